@@ -1,0 +1,124 @@
+"""How the energy changes: energy, forces, stress and composition gradients from one reverse pass."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from alchemjax.model.load import Potential
+from alchemjax.system.graph import Topology, make_graph, make_topology
+from alchemjax.system.neighbours import find_pairs
+from alchemjax.system.sites import flat_weights
+from alchemjax.system.structure import volume
+from alchemjax.system.system import System, checked_alpha
+
+
+class Output(NamedTuple):
+    """Results at one structure and composition."""
+
+    energy: Float[Array, ""]  # eV
+    site_energies: Float[Array, "sites"]  # eV
+    forces: Float[Array, "sites 3"]  # eV/A
+    stress: Float[Array, "3 3"] | None  # eV/A^3, tension positive; None without a cell volume
+    weights_gradient: Float[Array, "weights"]  # dE/dw [eV]
+    alpha_gradient: Float[Array, ""] | None  # dE/dalpha [eV]; None unless the coupling is `correlated`
+
+
+class Derivatives(NamedTuple):
+    """What the traced evaluation returns."""
+
+    energy: Float[Array, ""]
+    site_energies: Float[Array, "sites"]
+    positions: Float[Array, "sites 3"]  # dE/dx
+    strain: Float[Array, "3 3"]  # dE/dstrain, symmetric
+    weights: Float[Array, "weights"]
+    alpha: Float[Array, ""]
+
+
+def energy(
+    node_energies, config, params, topology: Topology, positions, cell, weights, alpha, strain=None
+) -> tuple[Float[Array, ""], Float[Array, "sites"]]:
+    """E = sum_n w_n e_n [eV] and its parts by site; traced, differentiable in every array."""
+    graph = make_graph(topology, positions, cell, weights, alpha, far=2 * config.cutoff, strain=strain)
+    nodes = graph.node_weight * node_energies(params, config, graph)
+    sites = jax.ops.segment_sum(nodes, graph.node_site, len(positions))
+    return jnp.sum(sites), sites
+
+
+def derivatives(node_energies, config, params, topology, positions, cell, weights, alpha) -> Derivatives:
+    """Energy and all first derivatives from one reverse pass; traced. vmap it over weights: geometry stays shared."""
+
+    def of(positions, strain, weights, alpha):
+        return energy(node_energies, config, params, topology, positions, cell, weights, alpha, strain)
+
+    strain = jnp.zeros((3, 3), positions.dtype)
+    (total, sites), grads = jax.value_and_grad(of, (0, 1, 2, 3), has_aux=True)(positions, strain, weights, alpha)
+    return Derivatives(total, sites, grads[0], (grads[1] + grads[1].T) / 2, grads[2], grads[3])
+
+
+@lru_cache(maxsize=32)
+def compiled_derivatives(node_energies, config):
+    """`derivatives` of one network, compiled once per shape."""
+    return jax.jit(lambda *arrays: derivatives(node_energies, config, *arrays))
+
+
+def precision(potential: Potential):
+    """Context in which the potential's dtype exists, whatever JAX's global setting."""
+    return jax.enable_x64(potential.dtype == "float64")
+
+
+def species_rows(potential: Potential, system: System) -> dict[str, int]:
+    """Row of every species of the system in the potential's table. Errors: ValueError for one it lacks."""
+    rows = {s: potential.species.index(s) for s in set(system.sites.node_species) if s in potential.species}
+    if missing := sorted(set(system.sites.node_species) - set(rows)):
+        raise ValueError(
+            f"species '{missing[0]}' is not in {potential.name} ({len(potential.species)} elements); "
+            "see alchemjax models"
+        )
+    return rows
+
+
+def topology_of(potential: Potential, system: System, *, skin: float = 0.0, shapes=None) -> Topology:
+    """Neighbour pairs within the cutoff plus skin [A], as index arrays of the alchemical graph."""
+    pairs = find_pairs(system.structure, potential.cutoff + skin)
+    return make_topology(system.sites, pairs, species_rows(potential, system), system.coupling, shapes=shapes)
+
+
+def calculate(potential: Potential, system: System, weights=None, alpha=None) -> Output:
+    """Energy, forces, stress and composition gradients at the composition `weights`.
+
+    stress = (1/|V|) dE/dstrain, strain acting on vectors from the right, tension positive. `weights` may be a tracer:
+    jit, vmap and grad go through. Errors: ValueError for wrong weights or alpha, a species that the potential lacks, sites closer than 0.1 A.
+
+    Nam, Peng, Gomez-Bombarelli, Nat. Commun. 16, 4350 (2025), eqs. (3)-(7).
+    """
+    weights = system.weights if weights is None else weights
+    traced = isinstance(weights, jax.core.Tracer) or isinstance(alpha, jax.core.Tracer)
+    if not traced:
+        weights = flat_weights(system.sites, weights)
+        alpha = checked_alpha(system, weights, alpha)
+    elif alpha is None:
+        alpha = checked_alpha(system, np.zeros(0), None)
+    with precision(potential):
+        cast = lambda a: jnp.asarray(a, potential.dtype)
+        out = compiled_derivatives(potential.node_energies, potential.config)(
+            potential.params,
+            topology_of(potential, system),
+            cast(system.structure.positions),
+            cast(system.structure.cell),
+            cast(weights),
+            cast(alpha),
+        )
+        space = volume(system.structure)
+        result = Output(
+            energy=out.energy,
+            site_energies=out.site_energies,
+            forces=-out.positions,
+            stress=None if space is None else out.strain / space,
+            weights_gradient=out.weights,
+            alpha_gradient=out.alpha if system.coupling == "correlated" else None,
+        )
+        return result if traced else jax.tree.map(np.asarray, result)

@@ -1,0 +1,108 @@
+"""A potential from a converted model: `model.safetensors` + `config.json`, and nothing else."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from alchemjax.model import sevennet
+
+FORMAT_VERSION = 1
+FAMILIES = {"sevennet": sevennet}
+
+
+class Potential(NamedTuple):
+    """A network with its parameters: `node_energies(params, config, graph)` in eV."""
+
+    name: str
+    params: dict[str, Any]
+    config: Any  # hashable hyper-parameters, static under jit
+    node_energies: Callable
+    species: tuple[str, ...]  # chemical symbols, in the order of the species table
+    cutoff: float  # A
+    dtype: str  # of parameters and results
+    sha256: str  # of the weights file
+    source: dict[str, Any]  # where the weights came from
+
+
+def read_model(folder: Path, dtype: str = "float32", *, modality: str | None = None) -> Potential:
+    """Read a converted model.
+
+    Errors: ValueError for a missing or malformed file, an unknown family or version, a wrong or missing array,
+    a modality that is not there or, in a model with several, not chosen.
+    """
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype '{dtype}' is not supported; allowed are float32 and float64")
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        tensors = load_file(folder / "model.safetensors")
+        sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, SafetensorError) as error:
+        raise ValueError(
+            f"'{folder}' is not a converted model: {str(error).splitlines()[0]}; it must hold config.json and "
+            "model.safetensors"
+        ) from None
+    if config.get("format_version") != FORMAT_VERSION or config.get("family") not in FAMILIES:
+        raise ValueError(
+            f"'{folder}' has family '{config.get('family')}', format version {config.get('format_version')}; "
+            f"this alchemjax reads {', '.join(FAMILIES)}, version {FORMAT_VERSION}: convert the model again"
+        )
+    family = FAMILIES[config["family"]]
+    row = _modality_row(config, modality)
+    _check_shapes(folder, tensors, family.parameter_shapes(config["architecture"], len(config["species"])))
+    with jax.enable_x64(dtype == "float64"):
+        params = _nested({k: jax.numpy.asarray(v, dtype) for k, v in tensors.items()})
+    network = family.read_config(config["architecture"], row)
+    return Potential(
+        name=config["name"] + (f"/{modality}" if modality else ""),
+        params=params,
+        config=network,
+        node_energies=family.node_energies,
+        species=tuple(config["species"]),
+        cutoff=network.cutoff,
+        dtype=dtype,
+        sha256=sha256,
+        source=config["source"],
+    )
+
+
+def _modality_row(config: dict, modality: str | None) -> int | None:
+    names = config["architecture"].get("modalities") or []
+    if not names and modality is None:
+        return None
+    if not names:
+        raise ValueError(f"{config['name']} has no modalities; '{modality}' was asked for: leave modality out")
+    if modality not in names:
+        what = "none was chosen" if modality is None else f"'{modality}' is not one of them"
+        raise ValueError(f"{config['name']} has the modalities {', '.join(names)}; {what}: pass modality=")
+    return names.index(modality)
+
+
+def _check_shapes(folder: Path, tensors: dict, shapes: dict) -> None:
+    if set(tensors) != set(shapes):
+        odd = sorted(set(tensors) ^ set(shapes))
+        raise ValueError(f"'{folder}' has missing or unexpected arrays: {', '.join(odd[:4])}; convert the model again")
+    for name, tensor in tensors.items():
+        if tensor.shape != shapes[name] or not np.isfinite(tensor).all():
+            raise ValueError(
+                f"array '{name}' in '{folder}' has shape {tensor.shape} or is not finite; "
+                f"expected {shapes[name]}: convert the model again"
+            )
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        level = nested
+        for part in path:
+            level = level.setdefault(part, {})
+        level[last] = value
+    return nested

@@ -1,0 +1,1 @@
+"""What is where, which species may sit there, and who sees whom."""

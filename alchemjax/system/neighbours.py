@@ -1,0 +1,39 @@
+"""Who sees whom: neighbour pairs of any cell, found on the host."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from vesin import NeighborList
+
+from alchemjax.system.structure import MINIMUM_DISTANCE, Structure, completed_cell
+
+
+class Pairs(NamedTuple):
+    """Directed pairs, sorted by receiver; r = x[sender] - x[receiver] + shift . cell."""
+
+    receiver: Int[np.ndarray, "pairs"]
+    sender: Int[np.ndarray, "pairs"]
+    shift: Int[np.ndarray, "pairs 3"]  # whole lattice vectors
+
+
+def find_pairs(structure: Structure, cutoff: float) -> Pairs:
+    """All pairs closer than the cutoff [A], periodic images and self-images included.
+
+    Right for cells smaller than the cutoff, triclinic, left-handed, and periodic in any subset of directions.
+    Errors: ValueError when two sites are closer than 0.1 A.
+    """
+    search = NeighborList(cutoff=float(cutoff), full_list=True, sorted=True)
+    i, j, shift, distance = search.compute(
+        points=np.ascontiguousarray(structure.positions, np.float64),
+        box=completed_cell(structure),
+        periodic=structure.pbc,
+        quantities="ijSd",
+    )
+    if len(distance) and distance.min() < MINIMUM_DISTANCE:
+        k = int(np.argmin(distance))
+        raise ValueError(
+            f"sites {int(i[k])} and {int(j[k])} are {distance[k]:.3g} A apart (image {np.asarray(shift[k]).tolist()}); "
+            f"sites must be at least {MINIMUM_DISTANCE} A apart: remove the duplicate or mix the species on one site"
+        )
+    return Pairs(i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64))

@@ -1,0 +1,108 @@
+"""Which species may sit on which site, and which weight drives them."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+WEIGHT_TOLERANCE = 1e-6  # rounding allowed when weights are checked against 0 and 1
+
+
+class Group(NamedTuple):
+    """Sites that share one set of weights."""
+
+    name: str
+    sites: tuple[int, ...]
+    species: tuple[str, ...]  # chemical symbols, in the order of the weights
+
+
+class Sites(NamedTuple):
+    """Nodes (site, species), ordered by site, and the groups whose weights drive them."""
+
+    groups: tuple[Group, ...]
+    node_site: Int[np.ndarray, "nodes"]
+    node_species: tuple[str, ...]
+    node_weight: Int[np.ndarray, "nodes"]  # index into the flat weights; len(weights) for an ordinary atom
+    node_group: Int[np.ndarray, "nodes"]  # -1 for an ordinary atom
+    node_index: Int[np.ndarray, "nodes"]  # position of the species in its group; 0 for an ordinary atom
+
+
+def make_sites(symbols, groups: tuple[Group, ...] = ()) -> Sites:
+    """Lay out the nodes; `symbols` are the species of the sites, used where a site is in no group.
+
+    Errors: ValueError for a site in two groups, a site out of range, or a species listed twice.
+    """
+    symbols = list(symbols)
+    owner: dict[int, int] = {}
+    offsets = np.cumsum([0] + [len(g.species) for g in groups])
+    for k, group in enumerate(groups):
+        if not group.sites or not group.species:
+            raise ValueError(f"group '{group.name}' has no sites or no species; give at least one of each")
+        if len(set(group.species)) != len(group.species):
+            raise ValueError(f"group '{group.name}' lists a species twice; list every species once")
+        for site in group.sites:
+            if not 0 <= site < len(symbols):
+                raise ValueError(f"group '{group.name}' names site {site}; sites run from 0 to {len(symbols) - 1}")
+            if site in owner:
+                raise ValueError(f"site {site} is in two groups; every site belongs to at most one group")
+            owner[site] = k
+    nodes = []
+    for site, symbol in enumerate(symbols):
+        if site in owner:
+            k = owner[site]
+            nodes += [(site, s, offsets[k] + i, k, i) for i, s in enumerate(groups[k].species)]
+        else:
+            nodes.append((site, symbol, offsets[-1], -1, 0))
+    site, species, weight, group, index = zip(*nodes, strict=True)
+    return Sites(groups, np.array(site), species, np.array(weight), np.array(group), np.array(index))
+
+
+def num_weights(sites: Sites) -> int:
+    """Length of the flat weights."""
+    return sum(len(g.species) for g in sites.groups)
+
+
+def flat_weights(sites: Sites, weights) -> np.ndarray:
+    """Flat weights from an array or from {group name: {species symbol: weight}}, checked.
+
+    Errors: ValueError naming the group for a wrong length, NaN, a weight below 0, or a group's sum over 1.
+    """
+    if isinstance(weights, dict):
+        weights = _weights_from_dict(sites, weights)
+    flat = np.asarray(weights, np.float64)
+    if flat.shape != (num_weights(sites),):
+        layout = ", ".join(f"{g.name}: {'/'.join(g.species)}" for g in sites.groups)
+        raise ValueError(
+            f"weights have shape {flat.shape}; this system takes {num_weights(sites)} numbers "
+            f"({layout or 'it has no mixed sites'})"
+        )
+    start = 0
+    for group in sites.groups:
+        part = flat[start : start + len(group.species)]
+        start += len(group.species)
+        if not np.isfinite(part).all():
+            raise ValueError(f"weights of group '{group.name}' contain NaN or infinity: {part.tolist()}")
+        if (part < -WEIGHT_TOLERANCE).any():
+            raise ValueError(f"weights of group '{group.name}' are {part.tolist()}; a weight may not be negative")
+        if part.sum() > 1 + WEIGHT_TOLERANCE * len(part):
+            raise ValueError(
+                f"weights of group '{group.name}' sum to {part.sum():.6g}; they may sum to at most 1 "
+                "(what is missing to 1 is vacancy)"
+            )
+    return flat
+
+
+def _weights_from_dict(sites: Sites, weights: dict) -> np.ndarray:
+    names = [g.name for g in sites.groups]
+    unknown = set(weights) - set(names)
+    missing = set(names) - set(weights)
+    if unknown or missing:
+        raise ValueError(f"weights name the groups {sorted(weights)}; this system has the groups {names}")
+    flat = []
+    for group in sites.groups:
+        given = weights[group.name]
+        own = list(group.species)
+        if extra := set(given) - set(own):
+            raise ValueError(f"group '{group.name}' holds {own}; weights name {sorted(extra)}")
+        flat += [float(given.get(s, 0.0)) for s in own]
+    return np.array(flat)

@@ -1,0 +1,50 @@
+"""A structure, its sites, and how neighbouring sites are coupled."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from alchemjax.system.graph import COUPLINGS
+from alchemjax.system.sites import Sites, flat_weights
+from alchemjax.system.structure import Structure
+
+
+class System(NamedTuple):
+    """Everything about the material except the composition that is asked for."""
+
+    structure: Structure
+    sites: Sites
+    weights: Float[np.ndarray, "weights"]  # the composition used where none is given
+    coupling: str = "independent"
+
+
+def make_system(structure: Structure, sites: Sites, weights, coupling: str = "independent") -> System:
+    """Check and store. Errors: ValueError for an unknown coupling, wrong weights or a wrong number of sites."""
+    if coupling not in COUPLINGS:
+        raise ValueError(f"coupling '{coupling}' is unknown; allowed are {', '.join(COUPLINGS)}")
+    if sites.node_site[-1] + 1 != len(structure.positions):
+        raise ValueError(f"{sites.node_site[-1] + 1} sites but {len(structure.positions)} positions were given")
+    return System(structure, sites, flat_weights(sites, weights), coupling)
+
+
+def checked_alpha(system: System, weights, alpha) -> float:
+    """Correlation between sites of one group: 0 for `independent`, 1 for `paired`, the user's for `correlated`.
+
+    Errors: ValueError if alpha is missing, not asked for, or outside -min_k w_k / (1 - w_k) <= alpha <= 1.
+    """
+    if system.coupling != "correlated":
+        if alpha is not None:
+            raise ValueError(f"alpha = {alpha} was given with coupling '{system.coupling}'; use coupling 'correlated'")
+        return 1.0 if system.coupling == "paired" else 0.0
+    if alpha is None:
+        raise ValueError("coupling 'correlated' needs alpha, the Warren-Cowley parameter between sites of one group")
+    alpha = float(alpha)
+    lowest, start = -np.inf, 0
+    for group in system.sites.groups:
+        w = np.asarray(weights[start : start + len(group.species)])
+        start += len(group.species)
+        lowest = max(lowest, *(-x / (1 - x) for x in w if x < 1)) if (w < 1).any() else lowest
+    if not lowest - 1e-9 <= alpha <= 1:
+        raise ValueError(f"alpha = {alpha:.6g} makes a probability negative; allowed here is {lowest:.6g} to 1")
+    return alpha
