@@ -1,6 +1,6 @@
 """How the energy changes: energy, forces, stress and composition gradients from one reverse pass."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from alchemjax.model.load import Potential
-from alchemjax.system.graph import Topology, make_graph, make_topology
+from alchemjax.system.graph import Topology, make_graph, make_topology, union
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import flat_weights
 from alchemjax.system.structure import volume
@@ -59,6 +59,25 @@ def derivatives(node_energies, config, params, topology, positions, cell, weight
     return Derivatives(total, sites, grads[0], (grads[1] + grads[1].T) / 2, grads[2], grads[3])
 
 
+def batch_derivatives(node_energies, config, params, topology, positions, cell, weights, alpha) -> Derivatives:
+    """`derivatives` of a batch of different geometries (a leading axis everywhere), run as one large structure."""
+    batch, sites = positions.shape[:2]
+
+    def of(positions, strain, weights, alpha):
+        graph = jax.vmap(partial(make_graph, far=2 * config.cutoff))(
+            topology, positions, cell, weights, alpha, strain=strain
+        )
+        graph = union(graph, sites)
+        nodes = graph.node_weight * node_energies(params, config, graph)
+        energies = jax.ops.segment_sum(nodes, graph.node_site, batch * sites).reshape(batch, sites)
+        return jnp.sum(energies), energies
+
+    strain = jnp.zeros((batch, 3, 3), positions.dtype)
+    (_, energies), grads = jax.value_and_grad(of, (0, 1, 2, 3), has_aux=True)(positions, strain, weights, alpha)
+    virial = (grads[1] + jnp.swapaxes(grads[1], 1, 2)) / 2
+    return Derivatives(jnp.sum(energies, axis=1), energies, grads[0], virial, grads[2], grads[3])
+
+
 @lru_cache(maxsize=32)
 def compiled_derivatives(node_energies, config):
     """`derivatives` of one network, compiled once per shape."""
@@ -91,7 +110,8 @@ def calculate(potential: Potential, system: System, weights=None, alpha=None) ->
     """Energy, forces, stress and composition gradients at the composition `weights`.
 
     stress = (1/|V|) dE/dstrain, strain acting on vectors from the right, tension positive. `weights` may be a tracer:
-    jit, vmap and grad go through. Errors: ValueError for wrong weights or alpha, a species that the potential lacks, sites closer than 0.1 A.
+    jit, vmap and grad go through. Errors: ValueError for wrong weights or alpha, a species that the potential
+    lacks, sites closer than 0.1 A.
 
     Nam, Peng, Gomez-Bombarelli, Nat. Commun. 16, 4350 (2025), eqs. (3)-(7).
     """

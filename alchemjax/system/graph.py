@@ -30,6 +30,10 @@ from alchemjax.system.sites import Sites, num_weights
 COUPLINGS = ("independent", "paired", "correlated")
 
 
+class ShapeOverflow(ValueError):
+    """The graph does not fit into the arrays that were asked for."""
+
+
 class Edges(NamedTuple):
     """Edges of one block in rows of equal width; every row has one target."""
 
@@ -90,7 +94,7 @@ def make_topology(
 ) -> Topology:
     """Index arrays of the graph. `shapes` asks for (rows, width) per block, e.g. those of an earlier topology.
 
-    Errors: ValueError for an unknown coupling or shapes that are too small.
+    Errors: ValueError for an unknown coupling, ShapeOverflow for shapes that are too small.
     """
     if coupling not in COUPLINGS:
         raise ValueError(f"coupling '{coupling}' is unknown; allowed are {', '.join(COUPLINGS)}")
@@ -186,7 +190,7 @@ def _pack(pairs: Pairs, which, source, target, coupled, num_targets: int, shape)
     rows, width = shape
     rows_each = -(-counts // width)
     if rows_each.sum() > rows:
-        raise ValueError(f"the graph needs {rows_each.sum()} rows of {width} edges; {rows} were provided")
+        raise ShapeOverflow(f"the graph needs {rows_each.sum()} rows of {width} edges; {rows} were provided")
     rank = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
     row = np.repeat(np.cumsum(rows_each) - rows_each, counts) + rank // width
 
@@ -259,3 +263,39 @@ def _edges(rows: Rows, positions, cell, strain, weights, alpha, far: float) -> E
     if rows.weight is not None:
         weight = _probability(weights, alpha, rows.weight, rows.correlated, rows.same)
     return Edges(vectors, rows.source, rows.target, weight)
+
+
+def union(graphs: Graph, num_sites: int) -> Graph:
+    """One graph from a batch of graphs (a leading axis on every array): structures that do not see each other."""
+    batch = len(graphs.node_site)
+    nodes, targets = graphs.node_site.shape[1], graphs.target_node.shape[1]
+
+    def flat(indices, size, nothing=None):
+        """Number the members one after another; `nothing` marks an index that points nowhere."""
+        number = jnp.arange(batch).reshape(-1, *[1] * (indices.ndim - 1))
+        moved = indices + number * size
+        if nothing is not None:
+            moved = jnp.where(indices == nothing, nothing * (batch if nothing > 0 else 1), moved)
+        return moved
+
+    def block(edges: Edges) -> Edges:
+        along_rows = lambda a: jnp.moveaxis(a, 0, 1).reshape(a.shape[1], -1, *a.shape[3:])
+        return Edges(
+            vectors=edges.vectors.reshape(-1, *edges.vectors.shape[2:]),
+            source=along_rows(flat(edges.source, graphs.source_node.shape[1])),
+            target=along_rows(flat(edges.target, targets, targets)),
+            weight=None if edges.weight is None else edges.weight.reshape(-1, edges.weight.shape[2]),
+        )
+
+    return Graph(
+        blocks=tuple(block(edges) for edges in graphs.blocks),
+        mix_source=flat(graphs.mix_source, graphs.source_node.shape[1]).reshape(-1),
+        mix_node=flat(graphs.mix_node, nodes).reshape(-1),
+        mix_weight=graphs.mix_weight.reshape(-1),
+        source_node=flat(graphs.source_node, nodes, -1).reshape(-1),
+        target_node=flat(graphs.target_node, nodes, -1).reshape(-1),
+        node_targets=flat(graphs.node_targets, targets, targets).reshape(batch * nodes, -1),
+        node_species=graphs.node_species.reshape(-1),
+        node_weight=graphs.node_weight.reshape(-1),
+        node_site=flat(graphs.node_site, num_sites).reshape(-1),
+    )

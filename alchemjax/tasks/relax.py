@@ -1,0 +1,221 @@
+"""Relaxation of positions and cell: the host makes neighbour lists, compiled FIRE steps do the rest."""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from alchemjax.calculate import Output, precision, topology_of
+from alchemjax.model.load import Potential
+from alchemjax.system.graph import ShapeOverflow, Topology, block_shapes
+from alchemjax.system.sites import flat_weights
+from alchemjax.system.structure import Structure, volume
+from alchemjax.system.system import System, checked_alpha
+from alchemjax.tasks.fire import Limits, State, initial_state, run
+from alchemjax.tasks.freedom import Freedom, make_freedom
+
+SKIN = 0.3  # A, beyond the cutoff
+HEADROOM = 0.02  # linear compression that the arrays of the neighbour list have room for
+STEPS_PER_CALL = 50  # between two looks of the host
+
+
+class Relaxed(NamedTuple):
+    """Result of a relaxation."""
+
+    structure: Structure
+    weights: Float[np.ndarray, "weights"]
+    output: Output  # at the relaxed structure
+    converged: bool
+    steps: int
+    max_force: float  # eV/A, over the free sites
+    max_stress: float  # eV/A^3, of the allowed stress plus pressure
+
+
+@lru_cache(maxsize=32)
+def _compiled_run(node_energies, config, devices: tuple):
+    """`run`, every device with its part of the batch."""
+    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+    one, split = jax.P(), jax.P("batch")
+    specs = (one, split, one, one, one, one, split, split, one, split)
+    function = partial(run, node_energies, config)
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
+
+
+def relax_batch(
+    potential: Potential,
+    system: System,
+    weights: Float[np.ndarray, "batch weights"],
+    alpha: Float[np.ndarray, "batch"],
+    freedom: Freedom,
+    limits: Limits,
+    on_steps: Callable[[State], None] | None = None,
+) -> State:
+    """Relax one structure at many compositions; the batch is a multiple of the number of devices.
+
+    `on_steps` is called with the state from time to time. A member whose sites collapse ends unconverged, energy NaN.
+    """
+    devices = tuple(jax.devices()) if len(weights) % len(jax.devices()) == 0 else tuple(jax.devices()[:1])
+    with precision(potential):
+        cast = lambda a: jnp.asarray(a, potential.dtype)
+        cell, freedom, limits = cast(system.structure.cell), *jax.tree.map(cast, (freedom, limits))
+        limits = limits._replace(steps=limits.steps.astype(int))
+        start = initial_state(cast(system.structure.positions), len(freedom.strains), weights.shape[1])
+        state = jax.tree.map(lambda a: jnp.repeat(a[None], len(weights), axis=0), start)
+        lists = _Lists(potential, system, freedom, len(weights))
+        step = _compiled_run(potential.node_energies, potential.config, devices)
+        until = 0
+        while not np.asarray(state.finished).all():
+            state = lists.refresh(state)
+            until = max(until, int(np.asarray(state.step)[~np.asarray(state.finished)].min(initial=0)) + STEPS_PER_CALL)
+            topology, skin = lists.stacked(), cast(SKIN)
+            arguments = (potential.params, topology, cell, freedom, limits, skin, cast(weights), cast(alpha))
+            state = step(*arguments, jnp.asarray(until), state)
+            if on_steps is not None:
+                on_steps(state)
+        return jax.tree.map(np.asarray, state)
+
+
+class _Lists:
+    """Neighbour lists of a batch, all of one shape, so that a new list does not recompile."""
+
+    def __init__(self, potential: Potential, system: System, freedom: Freedom, batch: int):
+        self.potential, self.system, self.strains = potential, system, np.asarray(freedom.strains)
+        self.structures = [system.structure] * batch
+        self.shapes = self._roomy_shapes(system.structure)
+        self.members = [self._topology(system.structure, self.shapes)] * batch
+        self._stack: Topology | None = None
+
+    def _topology(self, structure: Structure, shapes) -> Topology:
+        return topology_of(self.potential, self.system._replace(structure=structure), skin=SKIN, shapes=shapes)
+
+    def _roomy_shapes(self, structure: Structure):
+        scale = 1 - HEADROOM if len(self.strains) else 1.0
+        squeezed = structure._replace(positions=structure.positions * scale, cell=structure.cell * scale)
+        return block_shapes(self._topology(squeezed, None))
+
+    def stacked(self) -> Topology:
+        """All members' lists, along a new first axis."""
+        if self._stack is None:
+            self._stack = jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *self.members)
+        return self._stack
+
+    def refresh(self, state: State) -> State:
+        """Make the stale lists again and note where they were made."""
+        stale = np.asarray(state.stale & ~state.finished)
+        if not stale.any():
+            return state
+        lost = np.array([bool(stale[k]) and not self._replace(k, state) for k in range(len(stale))])
+        self._stack = None
+        return state._replace(
+            listed_reference=jnp.where(stale[:, None, None], state.reference, state.listed_reference),
+            listed_strain=jnp.where(stale[:, None], state.strain, state.listed_strain),
+            stale=state.stale & ~stale,
+            finished=state.finished | lost,
+            energy=jnp.where(lost, jnp.nan, state.energy),
+        )
+
+    def _replace(self, k: int, state: State) -> bool:
+        """New list of member k; False where there is none: sites on top of each other, or not finite."""
+        structure = structure_of(self.system.structure, self.strains, state, k)
+        try:
+            self.members[k] = self._topology(structure, self.shapes)
+        except ShapeOverflow:
+            self.structures[k] = structure
+            roomy = self._roomy_shapes(structure)
+            self.shapes = [tuple(np.maximum(a, b)) for a, b in zip(roomy, self.shapes, strict=True)]
+            self.members = [self._topology(s, self.shapes) for s in self.structures]
+        except ValueError:
+            return False
+        self.structures[k] = structure
+        return True
+
+
+def structure_of(start: Structure, strains: np.ndarray, state: State, k: int) -> Structure:
+    """Structure of member k of a batch, in float64."""
+    deformation = np.eye(3) + np.einsum("k,kxy->xy", np.asarray(state.strain[k], np.float64), strains)
+    return start._replace(
+        positions=np.asarray(state.reference[k], np.float64) @ deformation, cell=start.cell @ deformation
+    )
+
+
+def check_relaxable(system: System, freedom: Freedom, pressure: float) -> None:
+    """Errors: ValueError for a cell relaxation or a pressure without a cell volume."""
+    if volume(system.structure) is None and (len(freedom.strains) or pressure):
+        raise ValueError(
+            "stress and pressure need a cell with a volume; give the non-periodic direction a lattice vector, "
+            "or relax positions only at zero pressure"
+        )
+
+
+def make_limits(
+    system: System, freedom: Freedom, *, force: float, stress: float, steps: int, pressure: float
+) -> Limits:
+    """Checked stopping rules. Errors: ValueError for tolerances or step numbers that are not positive."""
+    if not (force > 0 and stress > 0 and steps >= 0 and np.isfinite(pressure)):
+        raise ValueError(
+            f"force tolerance {force}, stress tolerance {stress}, steps {steps}, pressure {pressure}: tolerances must "
+            "be positive, steps at least 0 and the pressure finite"
+        )
+    check_relaxable(system, freedom, pressure)
+    return Limits(*(np.asarray(x) for x in (force, stress, steps, pressure)))
+
+
+def relax(
+    potential: Potential,
+    system: System,
+    weights=None,
+    *,
+    alpha=None,
+    positions: bool = True,
+    cell=False,
+    pressure: float = 0.0,
+    fixed_sites=(),
+    fixed_axes=(),
+    force_tolerance: float = 0.005,
+    stress_tolerance: float = 2e-5,
+    max_steps: int = 500,
+    on_steps: Callable[[State], None] | None = None,
+) -> Relaxed:
+    """Minimise the enthalpy E + p V over positions and/or cell at one composition.
+
+    `cell` is True, False, "hydrostatic" or six flags (xx yy zz yz xz xy); `pressure` in eV/A^3; tolerances in eV/A
+    (norm of a site's force) and eV/A^3 (component of the allowed stress). `converged` tells if `max_steps` were enough.
+    Errors: ValueError as in `calculate`, and for a freedom that makes no sense.
+    """
+    weights = flat_weights(system.sites, system.weights if weights is None else weights)
+    alpha = checked_alpha(system, weights, alpha)
+    freedom = make_freedom(
+        system.structure, positions=positions, cell=cell, fixed_sites=fixed_sites, fixed_axes=fixed_axes
+    )
+    limits = make_limits(
+        system, freedom, force=force_tolerance, stress=stress_tolerance, steps=max_steps, pressure=pressure
+    )
+    state = relax_batch(potential, system, weights[None], np.array([alpha]), freedom, limits, on_steps)
+    return relaxed_member(system, freedom, weights, state, 0)
+
+
+def relaxed_member(system: System, freedom: Freedom, weights, state: State, k: int) -> Relaxed:
+    """Result of member k of a batch."""
+    structure = structure_of(system.structure, freedom.strains, state, k)
+    space = volume(structure)
+    output = Output(
+        energy=state.energy[k],
+        site_energies=state.site_energies[k],
+        forces=state.forces[k],
+        stress=None if space is None else state.virial[k] / state.virial.dtype.type(space),
+        weights_gradient=state.weights_gradient[k],
+        alpha_gradient=state.alpha_gradient[k] if system.coupling == "correlated" else None,
+    )
+    return Relaxed(
+        structure=structure,
+        weights=weights,
+        output=output,
+        converged=bool(state.converged[k]),
+        steps=int(state.step[k]),
+        max_force=float(state.max_force[k]),
+        max_stress=float(state.max_stress[k]),
+    )

@@ -1,0 +1,212 @@
+"""Many compositions of one structure: vmapped in batches, spread over devices, resumable batch by batch."""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from alchemjax.calculate import Derivatives, derivatives, precision, topology_of
+from alchemjax.model.load import Potential
+from alchemjax.system.graph import block_shapes
+from alchemjax.system.sites import flat_weights
+from alchemjax.system.structure import volume
+from alchemjax.system.system import System, checked_alpha
+from alchemjax.tasks.fire import Limits, strained
+from alchemjax.tasks.freedom import Freedom, make_freedom
+from alchemjax.tasks.relax import make_limits, relax_batch
+
+RELAX = ("none", "positions", "cell")
+MEMORY = 1.5e9  # bytes that the arrays of one batch may take
+BYTES_PER_EDGE = {"none": 3e3, "positions": 2e4, "cell": 2e4}  # of one composition, float32, measured
+LARGEST_BATCH = {"none": 32, "positions": 8, "cell": 8}
+
+
+class Table(NamedTuple):
+    """One row per composition."""
+
+    weights: Float[np.ndarray, "rows weights"]
+    energy: Float[np.ndarray, "rows"]  # eV
+    volume: Float[np.ndarray, "rows"]  # A^3, NaN without a cell volume
+    cell: Float[np.ndarray, "rows 3 3"]  # A
+    positions: Float[np.ndarray, "rows sites 3"]  # A
+    forces: Float[np.ndarray, "rows sites 3"]  # eV/A
+    stress: Float[np.ndarray, "rows 3 3"]  # eV/A^3, NaN without a cell volume
+    weights_gradient: Float[np.ndarray, "rows weights"]  # eV
+    max_force: Float[np.ndarray, "rows"]  # eV/A, over what may move
+    max_stress: Float[np.ndarray, "rows"]  # eV/A^3, of the allowed stress plus pressure
+    steps: Int[np.ndarray, "rows"]
+    converged: Bool[np.ndarray, "rows"]  # True for single points
+
+
+class Plan(NamedTuple):
+    """A sweep that has been checked."""
+
+    weights: Float[np.ndarray, "rows weights"]
+    alpha: Float[np.ndarray, "rows"]
+    relax: str
+    freedom: Freedom
+    limits: Limits
+    batch: int
+
+
+def make_plan(
+    potential: Potential,
+    system: System,
+    compositions,
+    relax: str = "cell",
+    *,
+    alpha=None,
+    pressure: float = 0.0,
+    cell=True,
+    fixed_sites=(),
+    fixed_axes=(),
+    force_tolerance: float = 0.005,
+    stress_tolerance: float = 2e-5,
+    max_steps: int = 500,
+    batch: int | None = None,
+) -> Plan:
+    """Check a sweep: arguments as in `relax`; `batch` compositions at a time, by default what memory allows.
+
+    Errors: ValueError as in `relax`, naming the row of a wrong composition.
+    """
+    if relax not in RELAX:
+        raise ValueError(f"relax = '{relax}' is not understood; use {', '.join(RELAX)}")
+    if not len(compositions):
+        raise ValueError("no compositions were given; give at least one")
+    weights = []
+    for row, composition in enumerate(compositions):
+        try:
+            weights.append(flat_weights(system.sites, composition))
+        except ValueError as error:
+            raise ValueError(f"composition {row}: {error}") from None
+    freedom = make_freedom(
+        system.structure,
+        positions=relax != "none",
+        cell=cell if relax == "cell" else False,
+        fixed_sites=fixed_sites,
+        fixed_axes=fixed_axes,
+    )
+    limits = make_limits(
+        system, freedom, force=force_tolerance, stress=stress_tolerance, steps=max_steps, pressure=pressure
+    )
+    alphas = np.array([checked_alpha(system, w, alpha) for w in weights])
+    if batch is None:
+        batch = _batch_size(potential, system, relax, len(weights))
+    elif batch < 1:
+        raise ValueError(f"batch = {batch} must be at least 1")
+    return Plan(np.array(weights), alphas, relax, freedom, limits, batch)
+
+
+def _batch_size(potential: Potential, system: System, relax: str, rows: int) -> int:
+    shapes = block_shapes(topology_of(potential, system))
+    edges = sum(r * w for r, w in shapes) * (1 if potential.dtype == "float32" else 2)
+    devices = len(jax.devices())
+    fits = int(MEMORY / (BYTES_PER_EDGE[relax] * edges))
+    each = max(1, min(LARGEST_BATCH[relax], fits, -(-rows // devices)))
+    return each * devices
+
+
+def sweep_batches(
+    potential: Potential, system: System, plan: Plan, *, done: int = 0, on_steps: Callable | None = None
+) -> Iterator[Table]:
+    """The batches of a sweep from number `done` on, in order; each is the same whatever came before it."""
+    run = _single_points if plan.relax == "none" else _relaxations
+    for start in range(done * plan.batch, len(plan.weights), plan.batch):
+        part = slice(start, start + plan.batch)
+        weights, alpha = plan.weights[part], plan.alpha[part]
+        rows = len(weights)
+        missing = plan.batch - rows  # the last batch is filled up: one shape, one compilation
+        filled = np.concatenate([weights, np.repeat(weights[-1:], missing, axis=0)])
+        table = run(potential, system, plan, filled, np.append(alpha, [alpha[-1]] * missing), on_steps)
+        yield Table(*(column[:rows] for column in table))
+
+
+def sweep(potential: Potential, system: System, compositions, relax: str = "cell", **options) -> Table:
+    """Energies, relaxed structures and derivatives at many compositions; `options` as in `make_plan`.
+
+    `relax`: "none" (single points at the given structure), "positions", or "cell" (positions and cell).
+    """
+    plan = make_plan(potential, system, compositions, relax, **options)
+    return join(list(sweep_batches(potential, system, plan)))
+
+
+def join(tables: list[Table]) -> Table:
+    """The rows of several tables, one after the other."""
+    return Table(*(np.concatenate(columns) for columns in zip(*tables, strict=True)))
+
+
+def _relaxations(potential, system, plan: Plan, weights, alpha, on_steps) -> Table:
+    state = relax_batch(potential, system, weights, alpha, plan.freedom, plan.limits, on_steps)
+    double = lambda a: np.asarray(a, np.float64)
+    deformed = [
+        strained(system.structure.cell, double(x), double(s), plan.freedom.strains)
+        for x, s in zip(state.reference, state.strain, strict=True)
+    ]
+    positions, cells = (np.asarray(np.stack([np.asarray(d[i]) for d in deformed]), np.float64) for i in (0, 1))
+    spaces = _volumes(system, cells)
+    return Table(
+        weights=weights,
+        energy=double(state.energy),
+        volume=spaces,
+        cell=cells,
+        positions=positions,
+        forces=double(state.forces),
+        stress=double(state.virial) / spaces[:, None, None],
+        weights_gradient=double(state.weights_gradient),
+        max_force=double(state.max_force),
+        max_stress=double(state.max_stress),
+        steps=state.step,
+        converged=state.converged,
+    )
+
+
+def _volumes(system: System, cells) -> np.ndarray:
+    return np.array([volume(system.structure._replace(cell=cell)) or np.nan for cell in cells])
+
+
+@lru_cache(maxsize=32)
+def _compiled_points(node_energies, config, devices: tuple):
+    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
+    one, split = jax.P(), jax.P("batch")
+    points = jax.vmap(partial(derivatives, node_energies, config), in_axes=(None, None, None, None, 0, 0))
+    specs = (one, one, one, one, split, split)
+    return jax.jit(jax.shard_map(points, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
+
+
+def _single_points(potential, system, plan: Plan, weights, alpha, on_steps) -> Table:
+    devices = tuple(jax.devices()) if len(weights) % len(jax.devices()) == 0 else tuple(jax.devices()[:1])
+    with precision(potential):
+        cast = lambda a: jnp.asarray(a, potential.dtype)
+        structure = system.structure
+        out: Derivatives = _compiled_points(potential.node_energies, potential.config, devices)(
+            potential.params,
+            topology_of(potential, system),
+            cast(structure.positions),
+            cast(structure.cell),
+            cast(weights),
+            cast(alpha),
+        )
+        out = jax.tree.map(lambda a: np.asarray(a, np.float64), out)
+    rows = len(weights)
+    repeat = lambda a: np.repeat(np.asarray(a)[None], rows, axis=0)
+    spaces = _volumes(system, repeat(structure.cell))
+    stress = out.strain / spaces[:, None, None]
+    pressure = float(plan.limits.pressure) * np.eye(3)
+    return Table(
+        weights=weights,
+        energy=out.energy,
+        volume=spaces,
+        cell=repeat(structure.cell),
+        positions=repeat(structure.positions),
+        forces=-out.positions,
+        stress=stress,
+        weights_gradient=out.weights,
+        max_force=np.linalg.norm(out.positions, axis=-1).max(-1),
+        max_stress=np.abs(stress + pressure).max((-2, -1)),
+        steps=np.zeros(rows, int),
+        converged=np.isfinite(out.energy),
+    )
