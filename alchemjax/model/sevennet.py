@@ -130,7 +130,7 @@ def _add_bias(config: Config, weights: dict, x: list) -> list:
     if config.modality is None:
         return x
     fan_in = len(weights["0"]) + len(weights["modality"])
-    return [x[0] + weights["modality"][config.modality] / sqrt(fan_in), *x[1:]]
+    return [x[0] + weights["modality"][None, None, config.modality] / sqrt(fan_in), *x[1:]]
 
 
 def _gate(config: Config, mul_out: tuple[int, ...], x: list) -> list:
@@ -245,7 +245,8 @@ def _map_rows(function, inputs, chunk: int):
 
 def _hidden(config: Config, radial: dict, r):
     """Bessel functions times the cutoff function, through all but the last layer of the radial network."""
-    x = 2 / config.cutoff * jnp.sin(radial["frequencies"] * r[..., None]) / r[..., None]
+    frequencies = jnp.expand_dims(radial["frequencies"], tuple(range(r.ndim)))
+    x = 2 / config.cutoff * jnp.sin(frequencies * r[..., None]) / r[..., None]
     x = x * cutoff_function(config, r)[..., None]
     for k in range(len(radial["layers"]) - 1):
         x = config.silu_norm * jax.nn.silu(x @ radial["layers"][str(k)] / sqrt(x.shape[-1]))
@@ -274,9 +275,8 @@ def _radial_weights_jvp(config, primals, tangents):
         dw = None
     if type(d_r) is not SymbolicZero:
         hidden, slope = jax.jvp(lambda s: _hidden(config, radial, s), (r,), (jnp.ones_like(r),))
-        both = _last(radial, jnp.stack([hidden, slope]))
-        along = both[1] * d_r[..., None]
-        w, dw = both[0], along if dw is None else dw + along
+        along = _last(radial, slope) * d_r[..., None]
+        w, dw = _last(radial, hidden), along if dw is None else dw + along
     return w, jnp.zeros_like(w) if dw is None else dw
 
 

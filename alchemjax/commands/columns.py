@@ -1,0 +1,116 @@
+"""The table of a sweep as named columns of numbers in the units of the surface."""
+
+import csv
+import io
+from collections.abc import Mapping
+
+import numpy as np
+from ase.cell import Cell
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from alchemjax.commands.compositions import between_corners, weight_names
+from alchemjax.commands.options import STRAINS
+from alchemjax.system.system import System
+from alchemjax.tasks.sweep import Table
+from alchemjax.units import EV_PER_A3_IN_GPA
+
+DIGITS = 12  # of what is calculated; weights are written in full
+
+UNITS = {  # of the columns of sweep.csv; weights have none
+    "energy_eV": ("eV", "energy of all sites"),
+    "energy_per_site_eV": ("eV", "energy divided by the number of sites"),
+    "mixing_energy_per_site_eV": (
+        "eV",
+        "energy per site minus that of the end members, weighted; empty where a group's weights do not sum to 1",
+    ),
+    "volume_A3": ("A^3", "volume of the cell"),
+    "a_A": ("A", "length of the lattice vector a"),
+    "b_A": ("A", "length of the lattice vector b"),
+    "c_A": ("A", "length of the lattice vector c"),
+    "alpha_deg": ("degree", "angle between the lattice vectors b and c"),
+    "beta_deg": ("degree", "angle between the lattice vectors a and c"),
+    "gamma_deg": ("degree", "angle between the lattice vectors a and b"),
+    "vegard_deviation_a_A": ("A", "a minus that of the end members, weighted; empty as the mixing energy"),
+    "pressure_GPa": ("GPa", "minus a third of the trace of the stress"),
+    **{f"stress_{name}_GPa": ("GPa", f"stress {name}, tension positive") for name in STRAINS},
+    "max_force_eV_per_A": ("eV/A", "largest norm of a force on a site, of what may move"),
+    "steps": ("1", "steps of the relaxation"),
+    "converged": ("1", "1 if the relaxation reached its tolerances, and for single points"),
+}
+
+
+def sweep_columns(system: System, table: Table) -> dict[str, np.ndarray]:
+    """Columns of `sweep.csv`: weights as `group:species`, then those of `UNITS`, then derivatives; NaN where empty."""
+    weights, sites = np.asarray(table.weights, np.float64), system.structure.positions.shape[0]
+    names = weight_names(system.sites)
+    lattice = np.array([_lattice_parameters(cell) for cell in table.cell])
+    stress = np.array([full_3x3_to_voigt_6_stress(s) for s in table.stress]) * EV_PER_A3_IN_GPA
+    energy = np.asarray(table.energy, np.float64)
+    columns = [
+        energy,
+        energy / sites,
+        (energy - between_corners(system.sites, weights, energy)) / sites,
+        table.volume,
+        *lattice.T,
+        lattice[:, 0] - between_corners(system.sites, weights, lattice[:, 0]),
+        -stress[:, :3].mean(1),
+        *stress.T,
+        table.max_force,
+        np.asarray(table.steps, int),
+        np.asarray(table.converged, int),
+    ]
+    gradients = {f"dE/d({name})_eV": column for name, column in zip(names, table.weights_gradient.T, strict=True)}
+    return dict(zip(names, weights.T, strict=True)) | dict(zip(UNITS, columns, strict=True)) | gradients
+
+
+def _lattice_parameters(cell: np.ndarray) -> np.ndarray:
+    """Lengths and angles, NaN where a lattice vector is missing."""
+    missing = np.linalg.norm(cell, axis=1) < 1e-9
+    parameters = Cell(cell).cellpar()
+    parameters[:3][missing] = np.nan
+    parameters[3:][[bool(missing[j] or missing[k]) for j, k in ((1, 2), (0, 2), (0, 1))]] = np.nan
+    return parameters
+
+
+def units_of(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, str]]:
+    """Unit and meaning of every column."""
+    known = {name: {"unit": unit, "meaning": meaning} for name, (unit, meaning) in UNITS.items()}
+
+    def other(name: str) -> dict[str, str]:
+        if name.startswith("dE/d("):
+            return {"unit": "eV", "meaning": "derivative of the energy with respect to this weight, the cell as it is"}
+        return {"unit": "1", "meaning": "weight of group:species"}
+
+    return {name: known.get(name) or other(name) for name in columns}
+
+
+def csv_text(columns: Mapping[str, np.ndarray]) -> str:
+    """The table as CSV, one line per composition."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    full = {name for name in columns if name not in UNITS and not name.startswith("dE/d(")}
+    cells = ([_cell(value, name in full) for value in column] for name, column in columns.items())
+    writer.writerows(zip(*cells, strict=True))
+    return text.getvalue()
+
+
+def _cell(value, full: bool) -> str:
+    if isinstance(value, np.integer):
+        return str(value)
+    if not np.isfinite(value):
+        return ""
+    return repr(float(value)) if full else f"{value:.{DIGITS}g}"
+
+
+def plain(value):
+    """Arrays and numbers of NumPy, paths and tuples as JSON has them; NaN and infinity as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value):
+        return [plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,124 @@
+"""The compositions of a sweep: simplex grids, CSV files, and the end members that both need."""
+
+import csv
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from alchemjax.system.sites import Sites, flat_weights
+
+LARGEST_GRID = 5000  # compositions; also the largest number of end members that are calculated
+SAME = 1e-9  # weights that differ by less are the same
+
+
+def weight_names(sites: Sites) -> list[str]:
+    """`group:species` of every weight, in order."""
+    return [f"{group.name}:{species}" for group in sites.groups for species in group.species]
+
+
+def grid(sites: Sites, points: int) -> Float[np.ndarray, "rows weights"]:
+    """Every group's simplex with `points` points per edge, and all combinations of the groups.
+
+    A group of one species runs from empty to full. Errors: ValueError for no groups, fewer than two points, too many.
+    """
+    if not sites.groups:
+        raise ValueError("no site is mixed; give --mix SITES=SPECIES,SPECIES or a file with partial occupancies")
+    if points < 2:
+        raise ValueError(f"--points {points} is too few; give at least 2 points per edge")
+    number = math.prod(_simplex_size(len(g.species), points - 1) for g in sites.groups)
+    if number > LARGEST_GRID:
+        each = ", ".join(f"{g.name}: {'/'.join(g.species)}" for g in sites.groups)
+        raise ValueError(
+            f"{points} points per edge make {number} compositions of {len(sites.groups)} groups ({each}), more than "
+            f"{LARGEST_GRID}; give fewer --points, or the ones you want with --compositions"
+        )
+    parts = [_simplex(len(group.species), points - 1) for group in sites.groups]
+    return np.array([np.concatenate(row) for row in itertools.product(*parts)])
+
+
+def _simplex_size(species: int, subdivisions: int) -> int:
+    return subdivisions + 1 if species == 1 else math.comb(subdivisions + species - 1, species - 1)
+
+
+def _simplex(species: int, subdivisions: int) -> np.ndarray:
+    """Points of a simplex grid, from the pure first species to the pure last."""
+    if species == 1:
+        return np.arange(subdivisions + 1)[:, None] / subdivisions
+    # bars between stars: the gaps are the counts of the species
+    bars = itertools.combinations(range(subdivisions + species - 1), species - 1)
+    edges = np.array([(-1, *places, subdivisions + species - 1) for places in bars])
+    return (np.diff(edges, axis=1) - 1)[::-1] / subdivisions
+
+
+def read_compositions(sites: Sites, path: Path) -> Float[np.ndarray, "rows weights"]:
+    """Compositions of a CSV file with one column `group:species` for every weight.
+
+    Errors: ValueError naming the line for columns or numbers that do not fit.
+    """
+    names = weight_names(sites)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(map(str.strip, row))]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"'{path}' is not a CSV file: {error}") from None
+    header = [name.strip() for name in lines[0][1]] if lines else []
+    if sorted(header) != sorted(names):
+        raise ValueError(
+            f"'{path}' has the columns {', '.join(header) or '(none)'}; "
+            f"this system takes exactly {', '.join(names) or '(none: no site is mixed)'}"
+        )
+    if len(lines) < 2:
+        raise ValueError(f"'{path}' has no compositions; give one line for each below the column names")
+    order = [header.index(name) for name in names]
+    return np.array([_row(sites, path, number, cells, order) for number, cells in lines[1:]])
+
+
+def _row(sites: Sites, path: Path, number: int, cells: list[str], order: list[int]) -> np.ndarray:
+    if len(cells) != len(order):
+        raise ValueError(f"'{path}', line {number}: {len(cells)} values for {len(order)} columns")
+    try:
+        return flat_weights(sites, [float(cells[k]) for k in order])
+    except ValueError as error:
+        raise ValueError(f"'{path}', line {number}: {error}") from None
+
+
+def corners(sites: Sites) -> Float[np.ndarray, "corners weights"] | None:
+    """End members: one species on every group, all combinations; None if there are too many to calculate."""
+    if math.prod(len(group.species) for group in sites.groups) > LARGEST_GRID:
+        return None
+    parts = [np.eye(len(group.species)) for group in sites.groups]
+    return np.array([np.concatenate(row) for row in itertools.product(*parts)]).reshape(-1, len(weight_names(sites)))
+
+
+def with_corners(sites: Sites, rows: Float[np.ndarray, "rows weights"]) -> Float[np.ndarray, "rows weights"]:
+    """`rows`, and after them the end members that are not among them."""
+    ends = corners(sites)
+    if ends is None:
+        return rows
+    present = set(map(_key, rows))
+    return np.concatenate([rows, *([end] for end in ends if _key(end) not in present)])
+
+
+def between_corners(sites: Sites, weights: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "rows"]:
+    """What mixing would give if it changed nothing: the sum over end members c of (product of weights) * value(c).
+
+    NaN where a group's weights do not sum to 1 (vacancies), and everywhere if an end member is not among the rows.
+    """
+    ends = corners(sites)
+    place = {_key(row): k for k, row in enumerate(weights)}
+    if ends is None or not all(_key(end) in place for end in ends):
+        return np.full(len(weights), np.nan)
+    shape = [len(group.species) for group in sites.groups]
+    ideal = np.broadcast_to(values[[place[_key(end)] for end in ends]].reshape(shape), (len(weights), *shape))
+    full = np.ones(len(weights), bool)
+    for part in np.split(weights, np.cumsum(shape)[:-1], axis=1):
+        ideal = np.einsum("rk...,rk->r...", ideal, part)
+        full &= np.abs(part.sum(1) - 1) < 1e-6
+    return np.where(full, ideal, np.nan)
+
+
+def _key(weights: np.ndarray) -> tuple[int, ...]:
+    return tuple(np.rint(weights / SAME).astype(np.int64).tolist())

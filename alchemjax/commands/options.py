@@ -1,0 +1,70 @@
+"""Texts of the command line to arguments of the library. Errors: ValueError saying what is allowed."""
+
+from alchemjax.commands.compositions import weight_names
+from alchemjax.system.sites import Sites
+
+STRAINS = ("xx", "yy", "zz", "yz", "xz", "xy")
+AXES = ("a", "b", "c")
+
+
+def parse_mix(entries: list[str] | None) -> dict[str, tuple[str, ...]] | None:
+    """`--mix Ce=Ce,Zr` to {"Ce": ("Ce", "Zr")}."""
+    mix: dict[str, tuple[str, ...]] = {}
+    for entry in entries or ():
+        selector, equals, species = entry.partition("=")
+        selector, symbols = selector.strip(), tuple(s.strip() for s in species.split(","))
+        if not equals or not selector or not all(s.isalpha() for s in symbols):
+            raise ValueError(
+                f"--mix '{entry}' is not understood; give SITES=SPECIES,SPECIES like Ce=Ce,Zr, where SITES is an element, "
+                "site numbers like 0,1 or tag:3"
+            )
+        if len(set(symbols)) != len(symbols):
+            raise ValueError(f"--mix '{entry}' lists a species twice; list every species once")
+        if selector in mix:
+            raise ValueError(f"--mix selects '{selector}' twice; give all its species in one --mix")
+        mix[selector] = symbols
+    return mix or None
+
+
+def parse_cell(text: str | None) -> bool | str | tuple[bool, ...]:
+    """`--cell all|hydrostatic|xx,yy,...` to what `make_freedom` takes."""
+    if text in (None, "all", "hydrostatic"):
+        return "hydrostatic" if text == "hydrostatic" else True
+    chosen = text.split(",")
+    if any(name not in STRAINS for name in chosen):
+        raise ValueError(f"strains '{text}' are not understood; give all, hydrostatic or some of {','.join(STRAINS)}")
+    return tuple(name in chosen for name in STRAINS)
+
+
+def parse_axes(text: str | None) -> tuple[int, ...]:
+    """`--fix-axes a,b` to (0, 1)."""
+    names = text.split(",") if text else []
+    if any(name not in AXES for name in names):
+        raise ValueError(f"--fix-axes '{text}' is not understood; give some of a,b,c")
+    return tuple(sorted({AXES.index(name) for name in names}))
+
+
+def parse_weights(sites: Sites, text: str | None) -> list[float] | None:
+    """`--weights 0.5,0.5` or `Ce=0.5,Zr=0.5` or, where a species is in several groups, `Ce:Zr=0.5,...`, to a flat list."""
+    if text is None:
+        return None
+    names = weight_names(sites)
+    entries = [entry.strip() for entry in text.split(",")]
+    try:
+        if "=" not in text:
+            return [float(entry) for entry in entries]
+        values = {name.strip(): float(value) for name, _, value in (entry.rpartition("=") for entry in entries)}
+    except ValueError:
+        raise ValueError(
+            f"--weights '{text}' is not understood; give numbers like 0.5,0.5 or names like {names[0] if names else 'Zr'}=0.5"
+        ) from None
+    if len(values) != len(entries):
+        raise ValueError(f"--weights '{text}' names a species twice")
+    flat = [0.0] * len(names)
+    for name, value in values.items():
+        meant = [k for k, full in enumerate(names) if name == full or name == full.rpartition(":")[2]]
+        if len(meant) != 1:
+            what = "is not one of" if not meant else "could be several of"
+            raise ValueError(f"--weights: '{name}' {what} {', '.join(names) or '(no site is mixed)'}")
+        flat[meant[0]] = value
+    return flat

@@ -1,0 +1,92 @@
+"""What every command needs: JAX made ready, the inputs read, and where a result comes from."""
+
+import hashlib
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jax
+import numpy as np
+import platformdirs
+
+import alchemjax
+from alchemjax.atoms import from_atoms, to_atoms
+from alchemjax.commands.columns import plain
+from alchemjax.io import read
+from alchemjax.model.load import Potential
+from alchemjax.selftest import check_compiler
+from alchemjax.system.system import System
+
+
+def warn(sentence: str) -> None:
+    """A plain warning on stderr."""
+    print(f"alchemjax: warning: {sentence}", file=sys.stderr)
+
+
+def prepare_jax() -> None:
+    """Keep compiled code in the user's cache folder, and check once for every version of JAX that it computes right.
+
+    Errors: ValueError if it does not.
+    """
+    cache = platformdirs.user_cache_path("alchemjax")
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    passed = cache / f"jax-{jax.__version__}-{jax.default_backend()}-is-right"
+    if passed.exists():
+        return
+    try:
+        check_compiler()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        passed.touch()
+    except OSError:
+        pass  # a cache that cannot be written only costs time
+
+
+def read_system(path: Path, mix, groups: str, coupling: str, *, needs_weights: bool = True) -> System:
+    """The system of a file. Without `needs_weights` a shared group may lack the weights that the file would have to give.
+
+    Errors: ValueError as in `alchemjax.read`.
+    """
+    if groups not in ("shared", "site"):
+        raise ValueError(f"--groups '{groups}' is unknown; allowed are shared and site")
+    try:
+        return read(path, mix, groups, coupling)
+    except ValueError as error:
+        if "pass weights=" not in str(error):
+            raise
+        if needs_weights or groups == "site":
+            what = "name every species that the sites hold in --mix, or " if groups == "site" else ""
+            raise ValueError(str(error).replace("pass weights=", f"{what}give --weights")) from None
+    first = np.concatenate([np.eye(len(species))[0] for species in mix.values()])
+    return from_atoms(to_atoms(read(path)), mix, groups, coupling, first)
+
+
+def provenance(path: Path, arguments: dict, potential: Potential, system: System) -> dict:
+    """Where a result comes from, for a JSON file."""
+    return {
+        "versions": {
+            "alchemjax": alchemjax.__version__,
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "arguments": plain(arguments),
+        "input": {"file": str(path), "sha256": _sha256(path)},
+        "model": {"name": potential.name, "sha256": potential.sha256, "source": plain(potential.source)},
+        "dtype": potential.dtype,
+        "coupling": system.coupling,
+        "groups": [{"name": g.name, "sites": list(g.sites), "species": list(g.species)} for g in system.sites.groups],
+    }
+
+
+def _sha256(path: Path) -> str | None:
+    """Of a file; None for one structure of several, like run.xyz@0, which is named beside it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

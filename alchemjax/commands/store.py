@@ -1,0 +1,98 @@
+"""The output folder of a sweep: what is there, the batches that are done, and when it is finished."""
+
+import contextlib
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from alchemjax.io import write_atomically
+from alchemjax.tasks.sweep import Table
+
+RESULTS = ("sweep.csv", "structures.extxyz", "sweep.png", "sweep.json")  # sweep.json is written last
+
+
+def is_finished(out: Path, fingerprint: str) -> bool:
+    """Does the folder hold the results of this very sweep?"""
+    try:
+        return json.loads((out / "sweep.json").read_text())["fingerprint"] == fingerprint
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextlib.contextmanager
+def opened(out: Path, fingerprint: str, *, overwrite: bool) -> Iterator[Path]:
+    """The folder of this sweep's batches, ours alone while it is open. The last act of a sweep is to remove it.
+
+    Batches of another sweep are discarded with `overwrite`. Errors: ValueError if the folder holds something else,
+    cannot be written, or is in use.
+    """
+    batches = out / ".batches"
+    ours = _fingerprint_of(batches) == fingerprint
+    strangers = any(batches.glob("*.npz")) and not ours
+    if strangers or (not ours and any((out / name).exists() for name in RESULTS)):
+        what = "batches of an unfinished sweep" if strangers else "a sweep"
+        if not overwrite:
+            raise ValueError(
+                f"'{out}' holds {what} of other input, options or versions; use another folder, or --overwrite"
+            )
+    try:
+        batches.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the folder '{out}' cannot be written: {error.strerror}") from None
+    with open(batches / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"another sweep is running in '{out}'; wait for it, or use another folder") from None
+        if not ours:
+            for batch in batches.glob("*.npz"):
+                batch.unlink()
+            write_atomically(batches / "fingerprint", lambda path: path.write_text(fingerprint))
+        try:
+            yield batches
+        finally:
+            if not any(batches.glob("*.npz")):
+                _remove(batches)
+
+
+def _fingerprint_of(batches: Path) -> str | None:
+    try:
+        return (batches / "fingerprint").read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def store_batch(batches: Path, number: int, table: Table, seconds: float) -> None:
+    """Keep a batch; there is a whole file or none."""
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as file:
+            np.savez(file, seconds=seconds, **table._asdict())
+
+    write_atomically(batches / f"{number:05d}.npz", write)
+
+
+def stored_batches(batches: Path) -> tuple[list[Table], float]:
+    """The batches that are done, from the first on without a gap, and the seconds that they took."""
+    tables, seconds = [], 0.0
+    while (path := batches / f"{len(tables):05d}.npz").exists():
+        with np.load(path, allow_pickle=False) as file:
+            tables.append(Table(*(file[name] for name in Table._fields)))
+            seconds += float(file["seconds"])
+    return tables, seconds
+
+
+def close(batches: Path) -> None:
+    """Remove the batches of a finished sweep."""
+    shutil.rmtree(batches)
+
+
+def _remove(batches: Path) -> None:
+    """Leave nothing behind if nothing was done, not even an empty folder."""
+    shutil.rmtree(batches, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        batches.parent.rmdir()

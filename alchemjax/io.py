@@ -1,0 +1,279 @@
+"""Files: potentials by name or path, structures, and writing that leaves a whole file or none."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import platformdirs
+from ase import Atoms
+from ase.data import atomic_numbers
+from ase.io.cif import CIFBlock, parse_cif, rhombohedral_spacegroups
+from ase.io.formats import filetype, open_with_compression
+from ase.spacegroup import Spacegroup
+from ase.spacegroup.spacegroup import SpacegroupNotFoundError, parse_sitesym
+
+import weights_convert
+from alchemjax.atoms import KINDS, OCCUPANCY, from_atoms
+from alchemjax.model.load import Potential, read_model
+from alchemjax.system.system import System
+from weights_convert.write import VERSION
+
+SHIPPED = Path(__file__).parent / "potentials"
+FOREIGN = {".pth": "sevennet", ".whl": "sevennet", "": "sevennet"}  # suffix ("" is a folder) -> family
+ELEMENTS = set(atomic_numbers) - {"X"} | {"D", "T"}
+SAME_SITE = 0.05  # A; rows of a CIF that are this close share a site
+
+
+def load(name_or_path, dtype: str = "float32", head: str | None = None, modality: str | None = None) -> Potential:
+    """A potential: a shipped or cached name, the folder of a converted model, or a foreign file (.pth, .whl, folder).
+
+    Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder.
+    Errors: ValueError for an unknown name, a refused file, an unknown dtype or modality, a head.
+    """
+    potential = read_model(_model_folder(name_or_path), dtype, modality=modality)
+    if head is not None:
+        raise ValueError(f"{potential.name} has no heads; '{head}' was asked for: leave head out")
+    return potential
+
+
+def list_models() -> list[dict]:
+    """Shipped and cached models: name, family, where, species (their number), licence, dtype and path."""
+    folders = [("shipped", path.parent) for path in sorted(SHIPPED.glob("*/config.json"))]
+    folders += [("cached", folder) for child in sorted(_cache().glob("*")) for folder in _models_in(child)]
+    models = []
+    for where, folder in folders:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not a model's config.json
+            config = json.loads((folder / "config.json").read_text())
+            model = {"name": config["name"], "family": config["family"], "where": where}
+            model |= {"species": len(config["species"]), "licence": config["source"].get("licence")}
+            models.append(model | {"dtype": config["dtype"], "path": str(folder)})
+    return models
+
+
+def read(path, mix=None, groups="shared", coupling: str = "independent") -> System:
+    """The system in a file that ASE reads, or in a CIF with partial occupancies; other arguments as in `from_atoms`.
+
+    One of several structures is chosen by its number: "run.xyz@0".
+    Errors: ValueError for a file that is missing, not understood, or holds no or several structures.
+    """
+    name, number = str(path), None
+    if not Path(name).exists() and re.search(r"@-?\d+$", name):
+        name, number = name.rsplit("@", 1)
+    try:
+        if filetype(name) == "cif":
+            with open_with_compression(name, "rb") as file:
+                images = [_cif_atoms(block) for block in parse_cif(file) if block.has_structure()]
+        else:
+            images = ase.io.read(name, ":", do_not_split_by_at_sign=True)
+        chosen = images if number is None else [images[int(number)]]
+    except Exception as error:  # ASE's readers raise every kind
+        what = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(f"'{path}' could not be read as a structure: {what}") from None
+    if len(chosen) != 1 or not len(chosen[0]):
+        count = f"{len(chosen)} structures" if len(chosen) > 1 else "no structure"
+        raise ValueError(f"'{path}' holds {count}; give a file with one, or choose one like '{name}@0'")
+    return from_atoms(chosen[0], mix, groups, coupling)
+
+
+def write_atomically(path, writer: Callable[[Path], object]) -> None:
+    """Call `writer` with a temporary path in the same folder, then move the file to `path`; whatever was there stays
+    until then.
+
+    Errors: ValueError if the file cannot be written; what `writer` raises otherwise, after removing its file.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    try:
+        writer(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise ValueError(f"'{path}' could not be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cache() -> Path:
+    given = os.environ.get("ALCHEMJAX_MODELS")
+    return Path(given).expanduser() if given else platformdirs.user_data_path("alchemjax") / "models"
+
+
+def _models_in(folder: Path) -> list[Path]:
+    """Folders of converted models: the folder itself or those directly below it."""
+    return sorted(path.parent for pattern in ("config.json", "*/config.json") for path in folder.glob(pattern))
+
+
+def _model_folder(source) -> Path:
+    models = list_models()
+    if isinstance(source, str):
+        named = [m for m in models if m["name"] == source or Path(m["path"]).name == source]
+        if len(named) > 1 and named[0]["where"] != "shipped":
+            raise ValueError(
+                f"'{source}' is the name of {len(named)} models; give {' or '.join(m['path'] for m in named)}"
+            )
+        if named:
+            return Path(named[0]["path"])
+    path = Path(source).expanduser()
+    if path.is_file() and path.name in ("config.json", "model.safetensors"):
+        path = path.parent
+    if (path / "config.json").is_file():
+        return path
+    if path.exists():
+        return _convert(path)
+    names = ", ".join(dict.fromkeys(m["name"] for m in models))
+    raise ValueError(f"'{source}' is neither the name of a model nor a file; models here: {names or 'none'}")
+
+
+def _convert(path: Path) -> Path:
+    """The folder of the one converted model of a foreign file. Errors: ValueError where there are several."""
+    if (suffix := "" if path.is_dir() else path.suffix) not in FOREIGN:
+        allowed = ", ".join(s for s in FOREIGN if s)
+        raise ValueError(
+            f"'{path}' is not a model; give a converted model's folder, {allowed}, or the folder of sevenn"
+        )
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*.pth")) if path.is_dir() else [path]:
+        digest.update(file.read_bytes())
+    out = _cache() / digest.hexdigest()[:16]
+    if not (folders := _current(out)):
+        try:
+            weights_convert.convert(FOREIGN[suffix], path, out, overwrite=True)
+        except OSError as error:
+            if not _current(out):  # another process may have been faster
+                raise ValueError(
+                    f"the converted model could not be written to '{out}' ({error.strerror or error}); "
+                    "set ALCHEMJAX_MODELS to a folder that can be written"
+                ) from None
+        folders = _current(out)
+    if len(folders) > 1:
+        names = ", ".join(folder.name for folder in folders)
+        raise ValueError(f"'{path}' holds several models, now converted: load one of them by name ({names})")
+    return folders[0]
+
+
+def _current(folder: Path) -> list[Path]:
+    """Models in one folder of the cache, if this converter wrote them."""
+    found = _models_in(folder)
+    versions = [json.loads((one / "config.json").read_text())["converter"]["version"] for one in found]
+    return found if all(version == VERSION for version in versions) else []
+
+
+def _cif_atoms(block: CIFBlock) -> Atoms:
+    """The full cell of a CIF's data block, with occupancies in ASE's form; a kind is the number of a row.
+
+    ASE's own reader drops the occupancy of a second oxidation state and of a species listed at an equivalent place.
+    """
+    symbols, amounts = _cif_symbols(block), _cif_amounts(block)
+    unit = CIFBlock(block.name, {**block, "_atom_site_type_symbol": symbols}).get_unsymmetrized_structure()
+    if len(amounts) != len(symbols):
+        raise ValueError(f"it has {len(symbols)} atom sites and {len(amounts)} occupancies")
+    unit.pbc = unit.cell.rank == 3
+    operations = _cif_operations(block, unit.cell.cellpar()) if unit.pbc.all() else (np.eye(3)[None], np.zeros((1, 3)))
+    cell = unit.cell[:] if unit.pbc.all() else np.eye(3)
+    rows = unit.positions @ np.linalg.inv(cell)
+
+    def near(points, point):
+        apart = points - point
+        return np.linalg.norm((apart - np.rint(apart) * unit.pbc) @ cell, axis=-1) < SAME_SITE
+
+    points, kinds, owners = _images(rows, operations, near)
+    table = {}
+    for kind in dict.fromkeys(owners):
+        places: dict[int, Counter] = {}  # rows at the same coordinates hold the site together
+        for row in np.flatnonzero(np.array(owners) == kind).tolist():
+            place = next((p for p in places if near(rows[p], rows[row])), row)
+            places.setdefault(place, Counter())[symbols[row]] += amounts[row]
+        table[kind] = _one_site(list(places.values()))
+    majority = [max(table[kind], key=table[kind].get) for kind in kinds]
+    atoms = Atoms(majority, cell=unit.cell, pbc=unit.pbc, info={OCCUPANCY: {str(k): v for k, v in table.items()}})
+    atoms.positions = (points % 1.0 if unit.pbc.all() else points) @ cell
+    atoms.set_array(KINDS, np.array(kinds))
+    return atoms
+
+
+def _images(rows, operations, near) -> tuple[np.ndarray, list[int], list[int]]:
+    """All images of the rows, the row that each is an image of, and for every row the row whose sites it shares."""
+    points, kinds, owners = np.empty((0, 3)), [], []
+    rotations, shifts = operations
+    for row, at in enumerate(rows):
+        shared = np.flatnonzero(near(points, at))
+        owners.append(kinds[shared[0]] if len(shared) else row)
+        if not len(shared):
+            orbit = np.empty((0, 3))
+            for image in rotations @ at + shifts:
+                if not near(orbit, image).any():
+                    orbit = np.vstack([orbit, image])
+            points, kinds = np.vstack([points, orbit]), kinds + [row] * len(orbit)
+    return points, kinds, owners
+
+
+def _one_site(places: list[Counter]) -> dict[str, float]:
+    """One site listed at several equivalent coordinates: the same again and again, or a part at each."""
+    amounts, *others = places
+    for other in others:
+        if set(amounts) & set(other) and amounts != other:
+            raise ValueError(f"equivalent positions hold {dict(amounts)} and {dict(other)}; list every site once")
+        amounts = amounts | other
+    return dict(amounts)
+
+
+def _cif_operations(block: CIFBlock, cellpar) -> tuple[np.ndarray, np.ndarray]:
+    """Rotations and shifts: those listed, else those of the space group where it has one setting.
+
+    Listed ones are taken as they are (ASE adds an inversion at the origin where the group's number has one).
+    """
+    names = "_space_group_symop_operation_xyz", "_space_group_symop.operation_xyz", "_symmetry_equiv_pos_as_xyz"
+    if listed := next((block[name] for name in names if block.get(name)), None):
+        return parse_sitesym([listed] if isinstance(listed, str) else listed)
+    group = block.get_spacegroup(True)
+    if group.no in rhombohedral_spacegroups:
+        group = Spacegroup(group.no, 1 if np.allclose(cellpar[3:], (90, 90, 120), atol=0.1) else 2)
+    elif "_symmetry_space_group_setting" not in block:
+        with contextlib.suppress(SpacegroupNotFoundError):
+            Spacegroup(group.no, 2)
+            raise ValueError(f"space group {group.no} has several settings; list the symmetry operations in the file")
+    rotations, shifts = zip(*group.get_symop(), strict=True)
+    return np.array(rotations), np.array(shifts)
+
+
+def _column(block: CIFBlock, name: str) -> list:
+    values = block.get(name)
+    return values if isinstance(values, list) else [] if values is None else [values]
+
+
+def _cif_amounts(block: CIFBlock) -> list[float]:
+    amounts = _column(block, "_atom_site_occupancy") or [1.0] * len(_cif_symbols(block))
+    try:
+        return [1.0 if x in ("?", ".") else float(x) for x in amounts]
+    except ValueError:
+        raise ValueError(f"its occupancies are {amounts[:4]}, not numbers") from None
+
+
+def _cif_symbols(block: CIFBlock) -> list[str]:
+    """Elements from type symbols like Ce4+, or from labels like Ce1 and OW2."""
+    symbols = []
+    typed = _column(block, "_atom_site_type_symbol")
+    for text in typed or _column(block, "_atom_site_label"):
+        letters = re.match("[A-Za-z]*", str(text)).group()
+        pair, single = letters[:2].capitalize(), letters[:1].upper()
+        if typed and letters.capitalize() in ELEMENTS:
+            symbol = letters.capitalize()
+        elif pair in ELEMENTS and letters[1:2].isupper() and single in ELEMENTS:
+            raise ValueError(f"'{text}' may be {pair} or {single}; add _atom_site_type_symbol")
+        elif pair in ELEMENTS:
+            symbol = pair
+        elif len(letters) > 1 and single in ("C", "H", "N", "O", "P", "S"):  # OW, Hw, CB
+            symbol = single
+        else:
+            raise ValueError(f"'{text}' is not an element; leave vacancies out, an occupancy below 1 stands for them")
+        symbols.append("H" if symbol in ("D", "T") else symbol)
+    return symbols

@@ -1,0 +1,34 @@
+"""Foreign checkpoints to neutral files, without torch and without running anything from the checkpoint."""
+
+from pathlib import Path
+
+from .archive import RefusedFile as RefusedFile
+from .sevennet import convert_sevennet as convert_sevennet
+from .sevennet_sources import is_collection
+from .write import model_files, write_files
+
+FAMILIES = {"sevennet": convert_sevennet}
+
+
+def convert(
+    family: str, path: str | Path, out: str | Path, model: str | None = None, *, overwrite: bool = False
+) -> list[Path]:
+    """Convert the checkpoint or checkpoints at `path` and write them; return the folders written.
+
+    One checkpoint goes to the folder `out`, several (a wheel or folder without `model`) to `out`/<name>.
+
+    Raises:
+        RefusedFile: the file or the output folder cannot be used; nothing is written then.
+    """
+    if family not in FAMILIES:
+        raise RefusedFile(f"family {family!r} is not supported, only {', '.join(FAMILIES)}")
+    models = FAMILIES[family](path, model)
+    out = Path(out)
+    several = model is None and is_collection(Path(path))
+    folders = {name: Path(name) if several else Path() for name in models}
+    files = {}
+    for name, (config, tensors) in models.items():
+        for file, data in model_files(config, tensors).items():
+            files[str(folders[name] / file)] = data
+    write_files(out, files, overwrite=overwrite)
+    return [out / folder for folder in folders.values()]

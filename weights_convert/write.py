@@ -1,0 +1,73 @@
+"""Check a neutral model and write it: the same model gives the same bytes, on any machine."""
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from .archive import RefusedFile, short
+from .layout import tensor_shapes
+
+VERSION = "0.1.0"
+FORMAT_VERSION = 1
+
+Tensors = dict[str, np.ndarray]
+
+
+def check_model(config: Mapping[str, Any], tensors: Tensors) -> None:
+    """Refuse a model whose tensors are not exactly those its config calls for, full of finite float32."""
+    expected = tensor_shapes(len(config["species"]), config["architecture"])
+    if tensors.keys() != expected.keys():
+        wrong = min(tensors.keys() ^ expected.keys())
+        raise RefusedFile(f"the converted model {'also has' if wrong in tensors else 'lacks'} tensor {wrong}")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape or tensors[name].dtype != np.float32:
+            found = f"{list(tensors[name].shape)} of {tensors[name].dtype}"
+            raise RefusedFile(f"tensor {name} is {found}; {list(shape)} of float32 is needed")
+        if not np.isfinite(tensors[name]).all():
+            raise RefusedFile(f"tensor {name} has values that are not finite; all must be")
+
+
+def model_files(config: Mapping[str, Any], tensors: Tensors) -> dict[str, bytes]:
+    """Check a model and return the contents of its two files."""
+    check_model(config, tensors)
+    text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    return {
+        "config.json": text.encode("ascii"),
+        "model.safetensors": save({name: np.ascontiguousarray(array) for name, array in tensors.items()}),
+    }
+
+
+def write_files(out: Path, files: Mapping[str, bytes], *, overwrite: bool = False) -> None:
+    """Write files at paths below `out`; they appear together when all are complete, or not at all.
+
+    With `overwrite` files of these names are replaced in an existing folder and others are left alone.
+
+    Raises:
+        RefusedFile: `out` is a file, or a folder that is not empty without `overwrite`.
+    """
+    if out.exists() and not out.is_dir():
+        raise RefusedFile(f"output {short(str(out))} is a file; a new or empty folder is needed")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise RefusedFile(f"output folder {short(str(out))} is not empty; choose another or --overwrite")
+    out = Path(os.path.abspath(out))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
+    try:
+        for name, data in files.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(data)
+        if not out.exists():
+            partial.rename(out)
+            return
+        for name in files:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(partial / name, out / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
