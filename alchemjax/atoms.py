@@ -23,7 +23,7 @@ OCCUPANCY, KINDS = "occupancy", "spacegroup_kinds"  # ASE's names: weights by ki
 NAMES = "alchemjax_groups"  # in info: {kind: group name}
 
 
-def from_atoms(atoms: Atoms, mix=None, groups="shared", coupling="independent", weights=None) -> System:
+def from_atoms(atoms, mix=None, groups="shared", coupling="independent", weights=None) -> System:
     """The system of `atoms`, with several species on the sites that `mix` or `groups` select.
 
     `mix` is {selector: species}; a selector is a symbol (every site that holds it), a site index, a tuple of indices or
@@ -186,11 +186,13 @@ def _occupancies(atoms: Atoms) -> tuple[list[dict[str, float]], list[str] | None
     if not (table := atoms.info.get(OCCUPANCY)):
         return whole, None
     table = {str(kind): {s: float(x) for s, x in amounts.items()} for kind, amounts in table.items()}
-    kinds = [str(kind) for kind in atoms.arrays.get(KINDS, range(len(atoms)))]
-    if unknown := set(kinds) - set(table) or (KINDS not in atoms.arrays and set(table) - set(kinds)):
+    by_site = KINDS not in atoms.arrays and NAMES not in atoms.info and len(table) == len(atoms)  # ASE, without a cell
+    kinds = [str(kind) for kind in (range(len(atoms)) if by_site else atoms.arrays.get(KINDS, ()))]
+    if not kinds or set(kinds) - set(table):
         raise ValueError(
-            f"atoms.info['{OCCUPANCY}'] and the kinds of the atoms do not match (kind {min(unknown)}); "
-            f"read the file with alchemjax.read, or delete atoms.info['{OCCUPANCY}']"
+            f"atoms.info['{OCCUPANCY}'] has the kinds {', '.join(table)}, atoms.arrays['{KINDS}'] has "
+            f"{', '.join(sorted(set(kinds))) or 'none (.traj files lose them, extended XYZ does not)'}; correct them "
+            f"or delete atoms.info['{OCCUPANCY}']"
         )
     if NAMES not in atoms.info:
         _refuse_lost_occupancies(table, set(kinds))
@@ -209,11 +211,12 @@ def _occupancies(atoms: Atoms) -> tuple[list[dict[str, float]], list[str] | None
 
 def _refuse_lost_occupancies(table: dict, kinds: set[str]) -> None:
     """ASE reads one row of a CIF for a site: a second oxidation state or a species at an equivalent place is lost."""
-    partial = [kind for kind in kinds if sum(table[kind].values()) < 1 - ROUNDING]
-    for kind in partial:
-        alike = [k for k in table if table[k] == table[kind]]
-        strange = [k for k in set(table) - kinds if sum(table[k].values()) < 1 - ROUNDING and k not in alike]
-        if strange or len(alike) > len(table[kind]) * len(set(alike) & kinds):
+    partial = {kind for kind, amounts in table.items() if sum(amounts.values()) < 1 - ROUNDING}
+    kept = [table[kind] for kind in kinds]
+    strange = [kind for kind in partial - kinds if table[kind] not in kept]
+    for kind in partial & kinds:
+        rows = [other for other in table if table[other] == table[kind]]
+        if strange or len(rows) > len(table[kind]) * kept.count(table[kind]):
             raise ValueError(
                 f"ASE lost occupancies when it read these atoms (what is left of one site is {table[kind]}); read the "
                 f"file with alchemjax.read, or delete the kinds that no atom has from atoms.info['{OCCUPANCY}']"

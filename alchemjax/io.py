@@ -77,9 +77,10 @@ def read(path, mix=None, groups="shared", coupling: str = "independent") -> Syst
     except Exception as error:  # ASE's readers raise every kind
         what = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"'{path}' could not be read as a structure: {what}") from None
-    if len(chosen) != 1 or not len(chosen[0]):
-        count = f"{len(chosen)} structures" if len(chosen) > 1 else "no structure"
-        raise ValueError(f"'{path}' holds {count}; give a file with one, or choose one like '{name}@0'")
+    if len(chosen) > 1:
+        raise ValueError(f"'{path}' holds {len(chosen)} structures; choose one by its number, like '{name}@0'")
+    if not chosen or not len(chosen[0]):
+        raise ValueError(f"'{path}' holds no structure; give a file with atoms in it")
     return from_atoms(chosen[0], mix, groups, coupling)
 
 
@@ -99,7 +100,8 @@ def write_atomically(path, writer: Callable[[Path], object]) -> None:
     except OSError as error:
         raise ValueError(f"'{path}' could not be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _cache() -> Path:
@@ -176,6 +178,8 @@ def _cif_atoms(block: CIFBlock) -> Atoms:
     unit = CIFBlock(block.name, {**block, "_atom_site_type_symbol": symbols}).get_unsymmetrized_structure()
     if len(amounts) != len(symbols):
         raise ValueError(f"it has {len(symbols)} atom sites and {len(amounts)} occupancies")
+    if unit.cell.rank not in (0, 3):
+        raise ValueError(f"its cell {unit.cell.cellpar().tolist()} has no volume")
     unit.pbc = unit.cell.rank == 3
     operations = _cif_operations(block, unit.cell.cellpar()) if unit.pbc.all() else (np.eye(3)[None], np.zeros((1, 3)))
     cell = unit.cell[:] if unit.pbc.all() else np.eye(3)

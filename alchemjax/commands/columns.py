@@ -78,8 +78,8 @@ def units_of(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, str]]:
 
     def other(name: str) -> dict[str, str]:
         if name.startswith("dE/d("):
-            return {"unit": "eV", "meaning": "derivative of the energy with respect to this weight, the cell as it is"}
-        return {"unit": "1", "meaning": "weight of group:species"}
+            return {"unit": "eV", "meaning": "derivative of the energy of all sites with respect to this weight"}
+        return {"unit": "1", "meaning": "weight of group:species" if ":" in name else "short-range order"}
 
     return {name: known.get(name) or other(name) for name in columns}
 

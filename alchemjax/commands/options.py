@@ -2,6 +2,7 @@
 
 from alchemjax.commands.compositions import weight_names
 from alchemjax.system.sites import Sites
+from alchemjax.units import EV_PER_A3_IN_GPA
 
 STRAINS = ("xx", "yy", "zz", "yz", "xz", "xy")
 AXES = ("a", "b", "c")
@@ -15,8 +16,8 @@ def parse_mix(entries: list[str] | None) -> dict[str, tuple[str, ...]] | None:
         selector, symbols = selector.strip(), tuple(s.strip() for s in species.split(","))
         if not equals or not selector or not all(s.isalpha() for s in symbols):
             raise ValueError(
-                f"--mix '{entry}' is not understood; give SITES=SPECIES,SPECIES like Ce=Ce,Zr, where SITES is an element, "
-                "site numbers like 0,1 or tag:3"
+                f"--mix '{entry}' is not understood; give SITES=SPECIES,SPECIES like Ce=Ce,Zr, where SITES is an "
+                "element, site numbers like 0,1 or tag:3"
             )
         if len(set(symbols)) != len(symbols):
             raise ValueError(f"--mix '{entry}' lists a species twice; list every species once")
@@ -45,7 +46,7 @@ def parse_axes(text: str | None) -> tuple[int, ...]:
 
 
 def parse_weights(sites: Sites, text: str | None) -> list[float] | None:
-    """`--weights 0.5,0.5` or `Ce=0.5,Zr=0.5` or, where a species is in several groups, `Ce:Zr=0.5,...`, to a flat list."""
+    """`--weights 0.5,0.5` or `Ce=0.5,Zr=0.5` to a flat list; `Ce:Zr=0.5` where several groups hold the species."""
     if text is None:
         return None
     names = weight_names(sites)
@@ -56,7 +57,7 @@ def parse_weights(sites: Sites, text: str | None) -> list[float] | None:
         values = {name.strip(): float(value) for name, _, value in (entry.rpartition("=") for entry in entries)}
     except ValueError:
         raise ValueError(
-            f"--weights '{text}' is not understood; give numbers like 0.5,0.5 or names like {names[0] if names else 'Zr'}=0.5"
+            f"--weights '{text}' is not understood; give numbers like 0.5,0.5 or names like Ce=0.5,Zr=0.5"
         ) from None
     if len(values) != len(entries):
         raise ValueError(f"--weights '{text}' names a species twice")
@@ -68,3 +69,25 @@ def parse_weights(sites: Sites, text: str | None) -> list[float] | None:
             raise ValueError(f"--weights: '{name}' {what} {', '.join(names) or '(no site is mixed)'}")
         flat[meant[0]] = value
     return flat
+
+
+def check_relaxation(arguments: dict, strains: str, *, cell: bool, positions: bool) -> None:
+    """Errors: ValueError for options of a relaxation that does not take place; `strains` is the name of that option."""
+    for name in ("pressure", strains, "fix_axes", "stress_tolerance"):
+        if arguments[name] is not None and not cell:
+            raise ValueError(f"--{name.replace('_', '-')} has no effect unless the cell is relaxed; leave it out")
+    for name in ("force_tolerance", "max_steps"):
+        if arguments[name] is not None and not (positions or cell):
+            raise ValueError(f"--{name.replace('_', '-')} has no effect without a relaxation; leave it out")
+
+
+def relaxation_options(arguments: dict, strains: str | None) -> dict:
+    """What `relax` and `make_plan` take, in their units; without what was not given."""
+    in_gpa = {name: arguments[name] for name in ("pressure", "stress_tolerance")}
+    options = {
+        "cell": parse_cell(strains),
+        "fixed_axes": parse_axes(arguments["fix_axes"]),
+        "force_tolerance": arguments["force_tolerance"],
+        "max_steps": arguments["max_steps"],
+    } | {name: value if value is None else value / EV_PER_A3_IN_GPA for name, value in in_gpa.items()}
+    return {name: value for name, value in options.items() if value is not None}

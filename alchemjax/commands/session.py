@@ -29,12 +29,12 @@ def prepare_jax() -> None:
 
     Errors: ValueError if it does not.
     """
-    cache = platformdirs.user_cache_path("alchemjax")
+    cache = platformdirs.user_cache_path("alchemjax") / "jax" / _processor()
     if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    passed = cache / f"jax-{jax.__version__}-{jax.default_backend()}-is-right"
+    passed = cache / f"{jax.__version__}-{jax.default_backend()}-is-right"
     if passed.exists():
         return
     try:
@@ -48,8 +48,18 @@ def prepare_jax() -> None:
         pass  # a cache that cannot be written only costs time
 
 
+def _processor() -> str:
+    """Name of a folder: code compiled for one processor may crash another that shares the home directory."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    features = "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
 def read_system(path: Path, mix, groups: str, coupling: str, *, needs_weights: bool = True) -> System:
-    """The system of a file. Without `needs_weights` a shared group may lack the weights that the file would have to give.
+    """The system of a file. Without `needs_weights` a shared group may be one that the file has no weights for.
 
     Errors: ValueError as in `alchemjax.read`.
     """

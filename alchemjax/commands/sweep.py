@@ -19,7 +19,7 @@ from alchemjax.atoms import to_atoms
 from alchemjax.calculate import topology_of
 from alchemjax.commands.columns import csv_text, plain, sweep_columns, units_of
 from alchemjax.commands.compositions import LARGEST_GRID, corners, grid, read_compositions, weight_names, with_corners
-from alchemjax.commands.options import parse_axes, parse_cell, parse_mix
+from alchemjax.commands.options import check_relaxation, parse_mix, relaxation_options
 from alchemjax.commands.session import prepare_jax, provenance, read_system, warn
 from alchemjax.commands.store import close, is_finished, opened, store_batch, stored_batches
 from alchemjax.io import load, write_atomically
@@ -36,9 +36,7 @@ def run(arguments: dict) -> None:
     _check_together(arguments)
     mix = parse_mix(arguments["mix"])
     prepare_jax()
-    system = read_system(
-        arguments["file"], mix, arguments["groups"], arguments["coupling"], needs_weights=False
-    )
+    system = read_system(arguments["file"], mix, arguments["groups"], arguments["coupling"], needs_weights=False)
     potential = load(arguments["model"], arguments["dtype"], modality=arguments["modality"])
     plan = _make_plan(potential, system, arguments)
     topology_of(potential, system)  # whatever is wrong with the structure is said before anything is written
@@ -52,39 +50,14 @@ def run(arguments: dict) -> None:
         report = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, system)
         _write(out, system, plan, table, report | {"wall_time_s": round(seconds, 3)}, plot=arguments["plot"])
         close(batches)
-    _say_summary(out, table, seconds)
+    _say_summary(out, plan, table, seconds)
 
 
 def _check_together(arguments: dict) -> None:
     """Errors: ValueError for options that contradict each other."""
     if arguments["compositions"] is not None and arguments["points"] is not None:
         raise ValueError("--compositions and --points were both given; give one of them")
-    check_relaxation(arguments, cell=arguments["relax"] == "cell", positions=arguments["relax"] != "none")
-
-
-def check_relaxation(arguments: dict, *, cell: bool, positions: bool) -> None:
-    """Errors: ValueError for options of a relaxation that does not take place."""
-    for name in ("pressure", "cell", "fix_axes", "stress_tolerance"):
-        if arguments.get(name) is not None and not cell:
-            raise ValueError(f"--{name.replace('_', '-')} has no effect unless the cell is relaxed; leave it out")
-    for name in ("force_tolerance", "max_steps"):
-        if arguments[name] is not None and not positions:
-            raise ValueError(f"--{name.replace('_', '-')} has no effect without a relaxation; leave it out")
-
-
-def relaxation_options(arguments: dict, strains: str | None) -> dict:
-    """What `relax` and `make_plan` take, in their units."""
-    options = {
-        "cell": parse_cell(strains),
-        "fixed_axes": parse_axes(arguments["fix_axes"]),
-        "pressure": (arguments["pressure"] or 0.0) / EV_PER_A3_IN_GPA,
-        "force_tolerance": arguments["force_tolerance"],
-        "max_steps": arguments["max_steps"],
-        "stress_tolerance": None,
-    }
-    if arguments["stress_tolerance"] is not None:
-        options["stress_tolerance"] = arguments["stress_tolerance"] / EV_PER_A3_IN_GPA
-    return {name: value for name, value in options.items() if value is not None}
+    check_relaxation(arguments, "cell", cell=arguments["relax"] == "cell", positions=arguments["relax"] != "none")
 
 
 def _make_plan(potential: Potential, system: System, arguments: dict) -> Plan:
@@ -92,19 +65,21 @@ def _make_plan(potential: Potential, system: System, arguments: dict) -> Plan:
         rows = read_compositions(system.sites, arguments["compositions"])
     else:
         rows = grid(system.sites, POINTS if arguments["points"] is None else arguments["points"])
-    alpha = arguments["alpha"]
-    for weights in rows:
-        checked_alpha(system, weights, alpha)
     if corners(system.sites) is None:
         number = math.prod(len(group.species) for group in system.sites.groups)
         warn(f"{number} end members are more than {LARGEST_GRID}; without them there is no mixing energy")
-    rows = with_corners(system.sites, rows)
-    # at an end member alpha changes nothing, but a negative one is refused there
+    rows, alpha = with_corners(system.sites, rows), arguments["alpha"]
     options = relaxation_options(arguments, arguments["cell"]) | {"batch": arguments["batch"]}
-    plan = make_plan(potential, system, rows, arguments["relax"], alpha=alpha and max(alpha, 0.0), **options)
-    if alpha is None or alpha >= 0:
-        return plan
+    if alpha is None or alpha >= 0 or system.coupling != "correlated":
+        return make_plan(potential, system, rows, arguments["relax"], alpha=alpha, **options)
+    # at an end member alpha changes nothing, but a negative one makes the probability of what is not there negative
     pure = np.isclose(rows, np.rint(rows)).all(1)
+    for weights in rows[~pure]:
+        try:
+            checked_alpha(system, weights, alpha)
+        except ValueError as error:
+            raise ValueError(f"composition {weights.round(6).tolist()}: {error}") from None
+    plan = make_plan(potential, system, rows, arguments["relax"], alpha=0.0, **options)
     return plan._replace(alpha=np.where(pure, 0.0, alpha))
 
 
@@ -183,24 +158,29 @@ def _image(system: System, table: Table, k: int):
     if np.isfinite(table.stress[k]).all():
         results["stress"] = full_3x3_to_voigt_6_stress(table.stress[k])
     atoms.calc = SinglePointCalculator(atoms, **results)
-    atoms.info |= {name: float(w) for name, w in zip(weight_names(system.sites), table.weights[k], strict=True)}
+    atoms.info["weights"] = dict(zip(weight_names(system.sites), table.weights[k].tolist(), strict=True))
     atoms.info["converged"] = bool(table.converged[k])
     return atoms
 
 
 def _warnings(table: Table) -> list[str]:
-    if (lost := int((~table.converged).sum())) == 0:
-        return []
-    largest = table.max_force[~table.converged].max()
-    return [
-        f"{lost} of {len(table.energy)} compositions did not converge (largest force {largest:.2g} eV/A); they have "
-        "0 under `converged` and open markers in the plot: try more --max-steps"
-    ]
+    warnings = []
+    number, broken = len(table.energy), ~np.isfinite(table.energy)
+    late = ~table.converged & ~broken
+    if late.any():
+        force, stress = table.max_force[late].max(), table.max_stress[late].max() * EV_PER_A3_IN_GPA
+        warnings.append(
+            f"{late.sum()} of {number} compositions did not converge (up to {force:.2g} eV/A and {stress:.2g} GPa are "
+            "left); they have 0 under 'converged' and open markers in the plot: try more --max-steps"
+        )
+    if broken.any():
+        warnings.append(f"{broken.sum()} of {number} compositions have no finite energy: their structures fell apart")
+    return warnings
 
 
-def _say_summary(out: Path, table: Table, seconds: float) -> None:
+def _say_summary(out: Path, plan: Plan, table: Table, seconds: float) -> None:
     for sentence in _warnings(table):
         warn(sentence)
     lost = int((~table.converged).sum())
-    state = f"{lost} of them not converged" if lost else "all converged"
+    state = "single points" if plan.relax == "none" else f"{lost} of them not converged" if lost else "all converged"
     print(f"{len(table.energy)} compositions in {seconds:.0f} s, {state}: {out / 'sweep.csv'}")

@@ -17,6 +17,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from alchemjax.model.contract import contract, weigh
 from alchemjax.system.graph import Edges, Graph
 
 EDGES_PER_CHUNK = 448  # messages of so many edges stay in a CPU's second-level cache, and memory stays small
@@ -197,13 +198,10 @@ def _convolve(config: Config, t: int, radial: dict, edges: Edges, distance, angu
         kernels, distance, weight, source = inputs
         w = _radial_weights(config, radial, distance)
         w = w if weight is None else w * weight[..., None]
-        start, out = 0, []
-        for mul, x, kernel, group in zip(mul_in, sources, kernels, by_l1, strict=True):
-            wl = w[..., start : start + len(group) * mul].reshape(*distance.shape, len(group), mul)
-            start += len(group) * mul
-            weighted = jnp.moveaxis(wl, 2, 1)[None, :, :, :, None, :] * x[source][:, :, None]
-            out.append(jnp.einsum("rpmac,krpmau->krpcu", kernel, weighted))
-        return out
+        return [
+            jnp.stack([_sum_neighbours(kernel, part, x[s]) for s in source])
+            for kernel, part, x in zip(kernels, _split_paths(w, mul_in, by_l1), sources, strict=True)
+        ]
 
     inputs = kernels, distance, edges.weight, jnp.moveaxis(edges.source, 0, 1)
     summed = _map_rows(lambda a: convolve_rows((*a[:3], jnp.moveaxis(a[3], 0, 1))), inputs, chunk)
@@ -223,9 +221,25 @@ def _convolve(config: Config, t: int, radial: dict, edges: Edges, distance, angu
 
 
 def _stack_kernels(tensors: list):
-    """[rows, paths, width, 2 l1 + 1, largest 2 l3 + 1], padded with zeros."""
+    """[rows, paths, largest 2 l3 + 1, width * (2 l1 + 1)], padded with zeros."""
     most = max(k.shape[-1] for k in tensors)
-    return jnp.stack([jnp.pad(k, [(0, 0)] * 3 + [(0, most - k.shape[-1])]) for k in tensors], axis=1)
+    stacked = jnp.stack([jnp.pad(k, [(0, 0)] * 3 + [(0, most - k.shape[-1])]) for k in tensors], axis=1)
+    return jnp.moveaxis(stacked, -1, 2).reshape(*stacked.shape[:2], most, -1)
+
+
+def _split_paths(w, mul_in, by_l1) -> list:
+    """Radial weights of every l1: [rows, paths, width, channels]."""
+    ends = np.cumsum([len(group) * mul for group, mul in zip(by_l1, mul_in, strict=True)])
+    parts = jnp.split(w, ends[:-1], axis=-1)
+    return [jnp.moveaxis(a.reshape(*a.shape[:2], -1, mul), 2, 1) for a, mul in zip(parts, mul_in, strict=True)]
+
+
+def _sum_neighbours(kernel, w, x):
+    """sum_(m,a) kernel[r, p, c, (m, a)] w[r, p, m, u] x[r, m, a, u] -> [r, p, c, u]."""
+    rows, paths, components, neighbours = kernel.shape
+    messages = weigh(w, x).reshape(rows * paths, neighbours, -1)
+    out = contract(kernel.reshape(-1, components, neighbours), messages)
+    return out.reshape(rows, paths, components, -1)
 
 
 def _map_rows(function, inputs, chunk: int):

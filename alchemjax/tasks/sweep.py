@@ -15,9 +15,9 @@ from alchemjax.system.graph import block_shapes
 from alchemjax.system.sites import flat_weights
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_alpha
-from alchemjax.tasks.fire import Limits, strained
+from alchemjax.tasks.fire import Limits
 from alchemjax.tasks.freedom import Freedom, make_freedom
-from alchemjax.tasks.relax import make_limits, relax_batch
+from alchemjax.tasks.relax import make_limits, relax_batch, structure_of
 
 RELAX = ("none", "positions", "cell")
 MEMORY = 1.5e9  # bytes that the arrays of one batch may take
@@ -142,18 +142,15 @@ def join(tables: list[Table]) -> Table:
 def _relaxations(potential, system, plan: Plan, weights, alpha, on_steps) -> Table:
     state = relax_batch(potential, system, weights, alpha, plan.freedom, plan.limits, on_steps)
     double = lambda a: np.asarray(a, np.float64)
-    deformed = [
-        strained(system.structure.cell, double(x), double(s), plan.freedom.strains)
-        for x, s in zip(state.reference, state.strain, strict=True)
-    ]
-    positions, cells = (np.asarray(np.stack([np.asarray(d[i]) for d in deformed]), np.float64) for i in (0, 1))
+    relaxed = [structure_of(system.structure, plan.freedom.strains, state, k) for k in range(len(weights))]
+    cells = np.stack([structure.cell for structure in relaxed])
     spaces = _volumes(system, cells)
     return Table(
         weights=weights,
         energy=double(state.energy),
         volume=spaces,
         cell=cells,
-        positions=positions,
+        positions=np.stack([structure.positions for structure in relaxed]),
         forces=double(state.forces),
         stress=double(state.virial) / spaces[:, None, None],
         weights_gradient=double(state.weights_gradient),

@@ -1,0 +1,111 @@
+"""alchemjax info: what a file contains and how its weights are laid out."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from ase.cell import Cell
+from ase.data import atomic_numbers
+from rich.console import Console
+from rich.table import Table
+
+from alchemjax.commands.compositions import weight_names
+from alchemjax.commands.options import parse_mix
+from alchemjax.commands.session import read_system
+from alchemjax.io import load
+from alchemjax.model.load import Potential
+from alchemjax.system.neighbours import find_pairs
+from alchemjax.system.structure import volume
+from alchemjax.system.system import System
+
+MOST_SITES = 40  # lines of the table of sites
+
+
+def run(file: Path, mix: list[str] | None, groups: str, model: str, modality: str | None) -> None:
+    """Carry out the command."""
+    system = read_system(file, parse_mix(mix), groups, "independent")
+    potential = load(model, modality=modality)
+    facts = Table(show_header=False, show_edge=False, box=None)
+    for name, text in _facts(system, potential):
+        facts.add_row(name, text)
+    console = Console(highlight=False, markup=False)
+    console.print(
+        facts, "", _sites(system), "", _groups(system) if system.sites.groups else "no site is mixed: no weights"
+    )
+
+
+def _occupations(system: System) -> list[dict[str, float]]:
+    """{species: weight} of every site."""
+    weights, sites = np.append(system.weights, 1.0), system.sites
+    holds: list[dict[str, float]] = [{} for _ in system.structure.positions]
+    for site, species, weight in zip(sites.node_site, sites.node_species, sites.node_weight, strict=True):
+        holds[site][species] = float(weights[weight])
+    return holds
+
+
+def _facts(system: System, potential: Potential) -> list[tuple[str, str]]:
+    structure, space = system.structure, volume(system.structure)
+    amounts: Counter = Counter()
+    for held in _occupations(system):
+        amounts.update(held)
+    formula = " ".join(f"{s}{x:.6g}" if abs(x - 1) > 1e-9 else s for s, x in amounts.items() if x > 0)
+    *lengths, alpha, beta, gamma = Cell(structure.cell).cellpar()
+    cell = f"{' '.join(f'{x:.4f}' for x in lengths)} A, {alpha:.2f} {beta:.2f} {gamma:.2f} deg"
+    missing = sorted({s for s in system.sites.node_species if s not in potential.species})
+    pairs = len(find_pairs(structure, potential.cutoff).receiver)
+    return [
+        ("formula", formula),
+        ("sites", f"{len(structure.positions)}, {sum(len(g.sites) for g in system.sites.groups)} of them mixed"),
+        ("cell", "none" if space is None else cell),
+        ("volume", "none" if space is None else f"{space:.3f} A^3"),
+        ("periodic", " ".join(x if p else "-" for x, p in zip("abc", structure.pbc, strict=True))),
+        ("space group", _space_group(system)),
+        ("model", f"{potential.name}, cutoff {potential.cutoff:g} A, {len(potential.species)} elements"),
+        ("neighbours", f"{pairs} directed pairs within the cutoff, {pairs / len(structure.positions):.1f} per site"),
+        ("not in the model", ", ".join(missing) or "nothing: every element is known"),
+    ]
+
+
+def _space_group(system: System) -> str:
+    """Sites of one composition count as one kind."""
+    if not system.structure.pbc.all():
+        return "not periodic in three directions"
+    try:
+        import spglib
+    except ImportError:
+        return "unknown (install spglib)"
+    kinds: dict[tuple, int] = {}
+    holds = [tuple(sorted((s, round(x, 6)) for s, x in held.items() if x > 0)) for held in _occupations(system)]
+    numbers = [kinds.setdefault(held, len(kinds) + 1) for held in holds]
+    structure = system.structure
+    scaled = structure.positions @ np.linalg.inv(structure.cell)
+    found = spglib.get_spacegroup((structure.cell, scaled, numbers), symprec=1e-3)
+    return f"{found}, tolerance 0.001 A" if found else "not found"
+
+
+def _sites(system: System) -> Table:
+    table = Table(title="sites", show_edge=False)
+    for name in ("site", "x [A]", "y [A]", "z [A]", "occupied by", "group"):
+        table.add_column(name, justify="left" if name in ("occupied by", "group") else "right")
+    owner = {site: group.name for group in system.sites.groups for site in group.sites}
+    holds = _occupations(system)
+    for site, at in enumerate(system.structure.positions[:MOST_SITES]):
+        held = ", ".join(s if x == 1 and len(holds[site]) == 1 else f"{s} {x:.4g}" for s, x in holds[site].items())
+        table.add_row(str(site), *(f"{x:.4f}" for x in at), held, owner.get(site, ""))
+    if (more := len(holds) - MOST_SITES) > 0:
+        table.add_row("", "", "", "", f"... and {more} more sites", "")
+    return table
+
+
+def _groups(system: System) -> Table:
+    table = Table(title="weights, in this order", show_edge=False)
+    for name in ("number", "name", "now", "Z", "sites of the group"):
+        table.add_column(name, justify="left" if name in ("name", "sites of the group") else "right")
+    names, start = weight_names(system.sites), 0
+    for group in system.sites.groups:
+        for species in group.species:
+            sites = ", ".join(map(str, group.sites[:12])) + (", ..." if len(group.sites) > 12 else "")
+            weight = f"{system.weights[start]:.6g}"
+            table.add_row(str(start), names[start], weight, str(atomic_numbers[species]), sites)
+            start += 1
+    return table

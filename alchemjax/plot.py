@@ -1,0 +1,251 @@
+"""Figures of sweeps, without matplotlib's global state; save them with `figure.savefig("sweep.png", dpi=200)`."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Okabe and Ito's colours, told apart with every kind of colour vision; the maps are perceptually uniform
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+MAP = "cividis"
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "mathtext.fontset": "dejavusans",
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.titlesize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.formatter.useoffset": False,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+}
+PANEL = (3.3, 2.9)  # inches
+
+
+class Curve(NamedTuple):
+    """One quantity of a panel."""
+
+    label: str
+    values: np.ndarray
+    linear: str = ""  # what the straight line between its end members is called, if it has one
+
+
+class Panel(NamedTuple):
+    """One pair of axes."""
+
+    title: str  # quantity and unit
+    curves: list[Curve]
+
+
+def plot_sweep(columns: Mapping[str, Any]) -> Figure:
+    """Lattice parameters, volume and mixing energy against composition.
+
+    `columns` are those of `sweep.csv`: `group:species` for every weight, `a_A` and so on; a data frame will do. Lines
+    and Vegard's law (dashed: linear between the end members) where two species vary, maps over the triangle where three
+    do, else points by row number. Open markers did not converge.
+    """
+    data = {name: np.asarray(columns[name], np.float64) for name in columns}
+    varying = {
+        group: names for group, names in _groups(data).items() if any(np.ptp(data[name]) > 1e-9 for name in names)
+    }
+    names = next(iter(varying.values())) if len(varying) == 1 else []
+    full = bool(names) and np.allclose(sum(data[name] for name in names), 1, atol=1e-5)
+    with matplotlib.rc_context(STYLE):
+        if (len(names) == 2 and full) or len(names) == 1:
+            return _lines(data, names)
+        if len(names) == 3 and full and _spans_area(data, names):
+            return _triangles(data, names)
+        return _rows(data)
+
+
+def _groups(data: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """Columns of the weights by group."""
+    groups: dict[str, list[str]] = {}
+    for name in data:
+        if ":" in name and not name.startswith("dE/d("):
+            groups.setdefault(name.rpartition(":")[0], []).append(name)
+    return groups
+
+
+def _species(name: str) -> str:
+    return name.rpartition(":")[2]
+
+
+def _converged(data: Mapping[str, np.ndarray]) -> np.ndarray:
+    rows = len(next(iter(data.values())))
+    return data.get("converged", np.ones(rows)) > 0
+
+
+def _panels(data: Mapping[str, np.ndarray]) -> list[Panel]:
+    """What there is to show: quantities without numbers, and cells that do not change, are left out."""
+    panels = []
+    if (lengths := _distinct(data, {"$a$": "a_A", "$b$": "b_A", "$c$": "c_A"}, 1e-3)) and _changes(lengths, 1e-6):
+        panels.append(Panel("Lattice parameters (Å)", lengths))
+        angles = _distinct(data, {r"$\alpha$": "alpha_deg", r"$\beta$": "beta_deg", r"$\gamma$": "gamma_deg"}, 0.02)
+        if angles and _changes(angles, 0.05):
+            panels.append(Panel("Cell angles (degrees)", [curve._replace(linear="") for curve in angles]))
+        panels.append(Panel("Volume of the cell (Å³)", [Curve("", data["volume_A3"], "linear")]))
+    mixing = 1000 * data["mixing_energy_per_site_eV"]
+    if np.isfinite(mixing).any():
+        panels.append(Panel("Mixing energy (meV per site)", [Curve("", mixing)]))
+    else:
+        panels.append(Panel("Energy (eV per site)", [Curve("", data["energy_per_site_eV"])]))
+    return panels
+
+
+def _distinct(data: Mapping[str, np.ndarray], names: dict[str, str], tolerance: float) -> list[Curve]:
+    """Curves of the columns that have numbers; those that agree everywhere share one label, like a = b."""
+    curves: list[Curve] = []
+    for label, name in names.items():
+        values = data[name]
+        if not np.isfinite(values).any():
+            continue
+        same = [k for k, c in enumerate(curves) if np.nanmax(np.abs(c.values - values)) < tolerance]
+        if same:
+            curves[same[0]] = curves[same[0]]._replace(label=f"{curves[same[0]].label} = {label}")
+        else:
+            curves.append(Curve(label, values, "Vegard's law"))
+    return curves
+
+
+def _changes(curves: list[Curve], tolerance: float) -> bool:
+    return any(np.nanmax(c.values) - np.nanmin(c.values) > tolerance for c in curves)
+
+
+def _figure(panels: int):
+    figure = Figure(figsize=(PANEL[0] * panels, PANEL[1]), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
+    return figure
+
+
+def vegard_line(x: np.ndarray, values: np.ndarray) -> np.ndarray | None:
+    """The straight line through the values at x = 0 and x = 1, at every x; None where an end member is missing."""
+    ends = [np.flatnonzero((np.abs(x - end) < 1e-9) & np.isfinite(values)) for end in (0, 1)]
+    if not all(len(end) for end in ends):
+        return None
+    first, last = (values[end[0]] for end in ends)
+    return first + (last - first) * x
+
+
+def _lines(data: Mapping[str, np.ndarray], names: list[str]) -> Figure:
+    panels = _panels(data)
+    figure = _figure(len(panels))
+    order = np.argsort(data[names[-1]], kind="stable")
+    x, converged = data[names[-1]][order], _converged(data)[order]
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        drawn = ""
+        for curve, colour in zip(panel.curves, COLOURS, strict=False):
+            values = curve.values[order]
+            axes.plot(x, values, "-", color=colour, linewidth=1.2)
+            _points(axes, x, values, converged, colour, curve.label)
+            if curve.linear and (line := vegard_line(x, values)) is not None:
+                axes.plot(x, line, "--", color=colour, linewidth=1, zorder=1)
+                drawn = curve.linear
+        if drawn:
+            axes.plot([], [], "--", color="0.3", linewidth=1, label=drawn)
+        _finish(axes, _composition_label(names), panel.title, converged)
+        axes.set_xlim(-0.03, 1.03)
+    return figure
+
+
+def _points(axes, x, values, converged, colour: str, label: str = "") -> None:
+    """Full markers, open ones where a relaxation did not converge."""
+    axes.plot(x[converged], values[converged], "o", color=colour, label=label or None)
+    axes.plot(x[~converged], values[~converged], "o", markerfacecolor="white", color=colour)
+
+
+def _finish(axes, xlabel: str, ylabel: str, converged: np.ndarray) -> None:
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.yaxis.set_major_locator(MaxNLocator(6))
+    if ylabel.startswith("Mixing"):
+        axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    if not converged.all():
+        axes.plot([], [], "o", color="0.3", markerfacecolor="white", label="not converged")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="best", handlelength=1.8)
+
+
+def _composition_label(names: list[str]) -> str:
+    """x in A(1-x)B(x); of a single species, which can only be missing, its occupancy."""
+    if len(names) == 1:
+        return f"Occupancy of {_species(names[0])}"
+    first, second = map(_species, names)
+    return rf"$x$ in {first}$_{{1-x}}${second}$_{{x}}$"
+
+
+def _rows(data: Mapping[str, np.ndarray]) -> Figure:
+    panels = [panel for panel in reversed(_panels(data)) if "energy" in panel.title.lower() or "Volume" in panel.title]
+    figure = _figure(len(panels))
+    converged = _converged(data)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _points(axes, np.arange(1, len(converged) + 1), panel.curves[0].values, converged, COLOURS[0])
+        _finish(axes, "Row of the table", panel.title, converged)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    return figure
+
+
+def _spans_area(data: Mapping[str, np.ndarray], names: list[str]) -> bool:
+    points = np.stack([data[name] for name in names[:2]], axis=1)
+    return len(points) > 2 and np.linalg.matrix_rank(points - points.mean(0), tol=1e-6) == 2
+
+
+def _triangles(data: Mapping[str, np.ndarray], names: list[str]) -> Figure:
+    import mpltern  # noqa: F401  registers the projection
+
+    maps = _maps(data)
+    figure = Figure(figsize=(4.1 * len(maps), 3.7), layout="constrained")
+    converged = _converged(data)
+    corners = [data[name] for name in names]
+    for number, (title, values) in enumerate(maps, start=1):
+        axes: Any = figure.add_subplot(1, len(maps), number, projection="ternary")
+        known = np.isfinite(values)
+        filled = axes.tripcolor(
+            *(w[known] for w in corners), values[known], shading="gouraud", cmap=MAP, rasterized=True
+        )
+        dot = {"markersize": 2, "color": "white", "markeredgecolor": "0.2", "markeredgewidth": 0.4}
+        ring = {"markersize": 5, "markerfacecolor": "none", "color": COLOURS[1]}
+        axes.plot(*(w[converged] for w in corners), "o", clip_on=False, **dot)
+        if not converged.all():
+            label = "not converged" if number == 1 else None
+            axes.plot(*(w[~converged] for w in corners), "o", clip_on=False, label=label, **ring)
+        _name_corners(axes, names)
+        bar = figure.colorbar(filled, ax=axes, shrink=0.8, pad=0.08)
+        bar.set_label(title)
+        bar.outline.set_linewidth(0.6)
+    if not converged.all():
+        figure.legend(loc="outside lower center")
+    return figure
+
+
+def _name_corners(axes, names: list[str]) -> None:
+    for side, name in zip("tlr", names, strict=True):
+        getattr(axes, f"set_{side}label")(_species(name))
+        getattr(axes, f"{side}axis").set_label_rotation_mode("horizontal")
+    axes.grid(color="white", alpha=0.25, linewidth=0.5)
+
+
+def _maps(data: Mapping[str, np.ndarray]) -> list[tuple[str, np.ndarray]]:
+    """The size of the cell, by a where that is all there is to it, and the mixing energy."""
+    maps = []
+    panels = _panels(data)
+    if panels[0].title.startswith("Lattice"):
+        lengths = panels[0].curves
+        cubic = len(lengths) == 1
+        maps.append(
+            ("Lattice parameter $a$ (Å)", lengths[0].values)
+            if cubic
+            else ("Cube root of the volume (Å)", np.cbrt(data["volume_A3"]))
+        )
+    curve = panels[-1]
+    return [*maps, (curve.title, curve.curves[0].values)]
