@@ -38,7 +38,7 @@ def from_atoms(atoms, mix=None, groups="shared", coupling="independent", weights
     if not isinstance(groups, str):
         if mix is not None:
             raise ValueError("mix and a list of groups were both given; give one of them")
-        entries = [_listed(item, len(atoms)) for item in groups]
+        entries = [_listed(item) for item in groups]
     elif groups not in ("shared", "site"):
         raise ValueError(f"groups '{groups}' is unknown; allowed are 'shared', 'site' or a list of dicts")
     else:
@@ -252,7 +252,9 @@ def _of_kinds(atoms: Atoms, occupancies, kinds) -> list[tuple]:
     return entries
 
 
-def _of_mix(atoms: Atoms, occupancies, mix: dict) -> list[tuple]:
+def _of_mix(atoms: Atoms, occupancies, mix) -> list[tuple]:
+    if not isinstance(mix, dict):
+        raise ValueError(f"mix is {mix!r}; give a dict like {{'Ce': ('Ce', 'Zr')}}")
     entries, owner = [], {}
     for selector, species in mix.items():
         name = ",".join(map(str, selector)) if isinstance(selector, tuple) else str(selector)
@@ -294,14 +296,15 @@ def _selected(atoms: Atoms, occupancies, selector) -> list[int]:
     return found
 
 
-def _listed(item, num_sites: int) -> tuple:
-    if not isinstance(item, dict) or not {"sites", "species"} <= set(item) <= {"sites", "species", "name"}:
+def _listed(item) -> tuple:
+    try:
+        if not set(item) <= {"sites", "species", "name"} or isinstance(item["species"], str):
+            raise TypeError
+        return item.get("name"), sorted({operator.index(site) for site in item["sites"]}), tuple(item["species"])
+    except (TypeError, KeyError, AttributeError):
         raise ValueError(
-            f"group {item!r} is not understood; give {{'sites': [0, 1], 'species': ['Ce', 'Zr']}}, and a name"
-        )
-    if isinstance(item["species"], str):
-        raise ValueError(f"species {item['species']!r} of a group is not a list; give ['{item['species']}']")
-    return item.get("name"), sorted({operator.index(site) for site in item["sites"]}), tuple(item["species"])
+            f"group {item!r} is not understood; give {{'sites': [0, 1], 'species': ['Ce', 'Zr']}}, with a 'name' or not"
+        ) from None
 
 
 def _groups(entries: list[tuple]) -> tuple[Group, ...]:

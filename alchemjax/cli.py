@@ -101,12 +101,13 @@ def _sentence(error: Exception) -> str | None:
     return " ".join(str(error).split())
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         import alchemjax
 
         print(f"alchemjax {alchemjax.__version__}")
         raise typer.Exit()
+    return wanted
 
 
 @app.callback()

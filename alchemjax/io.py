@@ -45,7 +45,7 @@ def load(name_or_path, dtype: str = "float32", head: str | None = None, modality
 
 
 def list_models() -> list[dict]:
-    """Shipped and cached models: name, family, where, species (their number), licence, dtype and path."""
+    """Shipped and cached models: name, family, where, number of species, licence, dtype, path, sha256 of the source."""
     folders = [("shipped", path.parent) for path in sorted(SHIPPED.glob("*/config.json"))]
     folders += [("cached", folder) for child in sorted(_cache().glob("*")) for folder in _models_in(child)]
     models = []
@@ -54,11 +54,12 @@ def list_models() -> list[dict]:
             config = json.loads((folder / "config.json").read_text())
             model = {"name": config["name"], "family": config["family"], "where": where}
             model |= {"species": len(config["species"]), "licence": config["source"].get("licence")}
-            models.append(model | {"dtype": config["dtype"], "path": str(folder)})
+            model |= {"dtype": config["dtype"], "path": str(folder), "sha256": config["source"].get("sha256")}
+            models.append(model)
     return models
 
 
-def read(path, mix=None, groups="shared", coupling: str = "independent") -> System:
+def read(path, mix=None, groups="shared", coupling: str = "independent", weights=None) -> System:
     """The system in a file that ASE reads, or in a CIF with partial occupancies; other arguments as in `from_atoms`.
 
     One of several structures is chosen by its number: "run.xyz@0".
@@ -81,12 +82,11 @@ def read(path, mix=None, groups="shared", coupling: str = "independent") -> Syst
         raise ValueError(f"'{path}' holds {len(chosen)} structures; choose one by its number, like '{name}@0'")
     if not chosen or not len(chosen[0]):
         raise ValueError(f"'{path}' holds no structure; give a file with atoms in it")
-    return from_atoms(chosen[0], mix, groups, coupling)
+    return from_atoms(chosen[0], mix, groups, coupling, weights)
 
 
 def write_atomically(path, writer: Callable[[Path], object]) -> None:
-    """Call `writer` with a temporary path in the same folder, then move the file to `path`; whatever was there stays
-    until then.
+    """Call `writer` with a temporary path in the same folder, then move what it wrote to `path`.
 
     Errors: ValueError if the file cannot be written; what `writer` raises otherwise, after removing its file.
     """
@@ -116,14 +116,11 @@ def _models_in(folder: Path) -> list[Path]:
 
 def _model_folder(source) -> Path:
     models = list_models()
-    if isinstance(source, str):
-        named = [m for m in models if m["name"] == source or Path(m["path"]).name == source]
-        if len(named) > 1 and named[0]["where"] != "shipped":
-            raise ValueError(
-                f"'{source}' is the name of {len(named)} models; give {' or '.join(m['path'] for m in named)}"
-            )
-        if named:
-            return Path(named[0]["path"])
+    named = [m for m in models if source in (m["name"], Path(m["path"]).name)]  # a Path equals no name
+    if len({m["sha256"] for m in named}) > 1 and named[0]["where"] != "shipped":
+        raise ValueError(f"'{source}' is the name of {len(named)} models; give {' or '.join(m['path'] for m in named)}")
+    if named:
+        return Path(named[0]["path"])
     path = Path(source).expanduser()
     if path.is_file() and path.name in ("config.json", "model.safetensors"):
         path = path.parent
@@ -142,10 +139,7 @@ def _convert(path: Path) -> Path:
         raise ValueError(
             f"'{path}' is not a model; give a converted model's folder, {allowed}, or the folder of sevenn"
         )
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*.pth")) if path.is_dir() else [path]:
-        digest.update(file.read_bytes())
-    out = _cache() / digest.hexdigest()[:16]
+    out = _cache() / _digest(path)[:16]
     if not (folders := _current(out)):
         try:
             weights_convert.convert(FOREIGN[suffix], path, out, overwrite=True)
@@ -162,11 +156,26 @@ def _convert(path: Path) -> Path:
     return folders[0]
 
 
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of the checkpoints in the folder of sevenn or the one above it."""
+    digest = hashlib.sha256()
+    places = "*/*.pth", "pretrained_potentials/*/*.pth", "sevenn/pretrained_potentials/*/*.pth"
+    try:
+        for file in sorted(f for place in places for f in path.glob(place)) if path.is_dir() else [path]:
+            digest.update(file.read_bytes())
+    except OSError as error:
+        raise ValueError(f"'{path}' could not be read: {error.strerror or error}") from None
+    return digest.hexdigest()
+
+
 def _current(folder: Path) -> list[Path]:
     """Models in one folder of the cache, if this converter wrote them."""
     found = _models_in(folder)
-    versions = [json.loads((one / "config.json").read_text())["converter"]["version"] for one in found]
-    return found if all(version == VERSION for version in versions) else []
+    try:
+        versions = {json.loads((one / "config.json").read_text())["converter"]["version"] for one in found}
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return found if versions == {VERSION} else []
 
 
 def _cif_atoms(block: CIFBlock) -> Atoms:
@@ -180,14 +189,14 @@ def _cif_atoms(block: CIFBlock) -> Atoms:
         raise ValueError(f"it has {len(symbols)} atom sites and {len(amounts)} occupancies")
     if unit.cell.rank not in (0, 3):
         raise ValueError(f"its cell {unit.cell.cellpar().tolist()} has no volume")
-    unit.pbc = unit.cell.rank == 3
-    operations = _cif_operations(block, unit.cell.cellpar()) if unit.pbc.all() else (np.eye(3)[None], np.zeros((1, 3)))
-    cell = unit.cell[:] if unit.pbc.all() else np.eye(3)
+    unit.pbc = periodic = unit.cell.rank == 3
+    operations = _cif_operations(block, unit.cell.cellpar()) if periodic else (np.eye(3)[None], np.zeros((1, 3)))
+    cell = unit.cell[:] if periodic else np.eye(3)
     rows = unit.positions @ np.linalg.inv(cell)
 
     def near(points, point):
         apart = points - point
-        return np.linalg.norm((apart - np.rint(apart) * unit.pbc) @ cell, axis=-1) < SAME_SITE
+        return np.linalg.norm((apart - np.rint(apart) * periodic) @ cell, axis=-1) < SAME_SITE
 
     points, kinds, owners = _images(rows, operations, near)
     table = {}
@@ -199,7 +208,7 @@ def _cif_atoms(block: CIFBlock) -> Atoms:
         table[kind] = _one_site(list(places.values()))
     majority = [max(table[kind], key=table[kind].get) for kind in kinds]
     atoms = Atoms(majority, cell=unit.cell, pbc=unit.pbc, info={OCCUPANCY: {str(k): v for k, v in table.items()}})
-    atoms.positions = (points % 1.0 if unit.pbc.all() else points) @ cell
+    atoms.positions = (points % 1.0 if periodic else points) @ cell
     atoms.set_array(KINDS, np.array(kinds))
     return atoms
 
@@ -267,7 +276,7 @@ def _cif_symbols(block: CIFBlock) -> list[str]:
     symbols = []
     typed = _column(block, "_atom_site_type_symbol")
     for text in typed or _column(block, "_atom_site_label"):
-        letters = re.match("[A-Za-z]*", str(text)).group()
+        letters = re.split("[^A-Za-z]", str(text))[0]
         pair, single = letters[:2].capitalize(), letters[:1].upper()
         if typed and letters.capitalize() in ELEMENTS:
             symbol = letters.capitalize()

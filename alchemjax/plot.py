@@ -204,7 +204,7 @@ def _triangles(data: Mapping[str, np.ndarray], names: list[str]) -> Figure:
     import mpltern  # noqa: F401  registers the projection
 
     maps = _maps(data)
-    figure = Figure(figsize=(4.1 * len(maps), 3.7), layout="constrained")
+    figure = Figure(figsize=(4.1 * len(maps), 3.4), layout="constrained")
     converged = _converged(data)
     corners = [data[name] for name in names]
     for number, (title, values) in enumerate(maps, start=1):

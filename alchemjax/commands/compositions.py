@@ -93,7 +93,7 @@ def corners(sites: Sites) -> Float[np.ndarray, "corners weights"] | None:
     return np.array([np.concatenate(row) for row in itertools.product(*parts)]).reshape(-1, len(weight_names(sites)))
 
 
-def with_corners(sites: Sites, rows: Float[np.ndarray, "rows weights"]) -> Float[np.ndarray, "rows weights"]:
+def with_corners(sites: Sites, rows: Float[np.ndarray, "rows weights"]) -> Float[np.ndarray, "more weights"]:
     """`rows`, and after them the end members that are not among them."""
     ends = corners(sites)
     if ends is None:

@@ -1,5 +1,6 @@
 """alchemjax info: what a file contains and how its weights are laid out."""
 
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -79,7 +80,11 @@ def _space_group(system: System) -> str:
     numbers = [kinds.setdefault(held, len(kinds) + 1) for held in holds]
     structure = system.structure
     scaled = structure.positions @ np.linalg.inv(structure.cell)
-    found = spglib.get_spacegroup((structure.cell, scaled, numbers), symprec=1e-3)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = spglib.get_spacegroup((structure.cell, scaled, numbers), symprec=1e-3)
+    except Exception:  # older versions return None, newer ones raise errors of their own
+        found = None
     return f"{found}, tolerance 0.001 A" if found else "not found"
 
 

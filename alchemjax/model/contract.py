@@ -3,9 +3,9 @@
     weigh     out[r, p, m, a, u] = w[r, p, m, u] x[r, m, a, u]              radial weights on the senders' features
     contract  out[b, i, j] = sum_k small[b, i, k] large[b, k, j]            angular part times the messages of all edges
 
-They equal the broadcast product and `lax.dot_general`; only what JAX derives from them differs. Its own gradient of `large`
-comes with swapped axes, and copying it back costs more than the product; its gradients of w and x are sums along inner axes,
-which XLA does not vectorise. Here gradients are products of the same kind and sums of a few slices.
+They equal the broadcast product and `lax.dot_general`; only what JAX derives from them differs. Its own gradient of
+`large` comes with swapped axes, and copying it back costs more than the product; its gradients of w and x are sums over
+inner axes, which XLA does not vectorise. Here gradients are products of the same kind and sums of a few slices.
 """
 
 import jax

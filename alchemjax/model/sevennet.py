@@ -35,6 +35,7 @@ class Config:
     silu_norm: float
     negative_w3j: tuple[tuple[int, int, int], ...]  # triples (l1, l2, l3) whose 3j symbol changes sign
     modality: int | None = None  # row of the modality, in models that have several
+    batch: int = 1  # compositions under one vmap: chunks are smaller then; changes no result
 
 
 def read_config(architecture: dict, modality: int | None) -> Config:
@@ -190,7 +191,7 @@ def _convolve(config: Config, t: int, radial: dict, edges: Edges, distance, angu
     paths = _paths(len(mul_in), config.lmax, len(mul_out))
     by_l1 = [[p for p in paths if p[0] == l1] for l1 in range(len(mul_in))]
     worlds, rows, width = edges.source.shape
-    chunk = min(rows, max(1, EDGES_PER_CHUNK // (width * worlds)))
+    chunk = min(rows, max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 4))))
     kernels = [_stack_kernels([angular[p] for p in group]) for group in by_l1]
 
     @jax.checkpoint

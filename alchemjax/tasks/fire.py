@@ -19,7 +19,7 @@ from alchemjax.tasks.freedom import Freedom
 
 DT_START, DT_MAX, DT_MIN = 0.1, 0.3, 0.002  # FIRE time steps, unit mass, eV and A
 ALPHA_START, ALPHA_SHRINK, DT_GROW, DT_SHRINK, DELAY = 0.25, 0.99, 1.1, 0.5, 5
-MAX_MOVE = 0.1  # A, largest displacement of a site in one step
+MAX_MOVE, MAX_STRAIN = 0.1, 0.02  # A and 1, largest displacement of a site and largest strain in one step
 
 
 class Limits(NamedTuple):
@@ -35,15 +35,15 @@ class State(NamedTuple):
     """One relaxation under way; derivatives are those at the stored positions once `finished`."""
 
     reference: Float[Array, "sites 3"]  # X [A]
-    strain: Float[Array, "strains"]
+    strain: Float[Array, "6"]
     velocity: Float[Array, "sites 3"]
-    strain_velocity: Float[Array, "strains"]
+    strain_velocity: Float[Array, "6"]
     dt: Float[Array, ""]
     mix: Float[Array, ""]
     downhill: Int[Array, ""]  # steps since the last uphill one
     step: Int[Array, ""]
     listed_reference: Float[Array, "sites 3"]  # X and strain when the neighbour list was made
-    listed_strain: Float[Array, "strains"]
+    listed_strain: Float[Array, "6"]
     stale: Bool[Array, ""]  # the neighbour list must be made again before the next evaluation
     finished: Bool[Array, ""]
     converged: Bool[Array, ""]
@@ -63,11 +63,11 @@ def strained(cell, reference, strain, strains):
     return reference @ deformation, cell @ deformation
 
 
-def initial_state(positions: Float[Array, "sites 3"], num_strains: int, num_weights: int) -> State:
+def initial_state(positions: Float[Array, "sites 3"], num_weights: int) -> State:
     """A state at rest that needs a neighbour list."""
     dtype, zero = positions.dtype, jnp.zeros((), positions.dtype)
     count, flag = jnp.zeros((), int), jnp.zeros((), bool)
-    still, strain = jnp.zeros_like(positions), jnp.zeros(num_strains, dtype)
+    still, strain = jnp.zeros_like(positions), jnp.zeros(6, dtype)
     return State(
         positions, strain, still, strain, zero + DT_START, zero + ALPHA_START, count, count, positions, strain, ~flag,
         flag, flag, zero, jnp.zeros(len(positions), dtype), still, jnp.zeros((3, 3), dtype),
@@ -98,9 +98,9 @@ def _advance(cutoff: float, cell, freedom: Freedom, limits: Limits, skin, state:
     virial = out.strain + limits.pressure * space * jnp.eye(3, dtype=cell.dtype)
     forces = -out.positions * freedom.free
     allowed = jnp.einsum("kxy,xy->k", freedom.strains, virial)
-    residual = jnp.einsum("k,kxy->xy", allowed, freedom.strains) / space if len(freedom.strains) else jnp.zeros((3, 3))
+    residual = jnp.einsum("k,kxy->xy", allowed, freedom.strains) / jnp.where(space > 0, space, 1.0)
     max_force = jnp.sqrt(jnp.max(jnp.sum(forces**2, axis=-1)))
-    max_stress = jnp.max(jnp.abs(residual)).astype(cell.dtype)
+    max_stress = jnp.max(jnp.abs(residual))
     broken = ~(jnp.isfinite(out.energy) & jnp.isfinite(max_force) & jnp.isfinite(max_stress))
     converged = (max_force <= limits.force) & (max_stress <= limits.stress) & ~broken
     state = state._replace(
@@ -117,8 +117,7 @@ def _advance(cutoff: float, cell, freedom: Freedom, limits: Limits, skin, state:
     )
     # generalised forces on X and on the strain amplitudes, the latter scaled to a stiffness like that of a site
     push = forces @ deformation.T * freedom.free
-    inverse = jnp.linalg.inv(deformation)
-    strain_push = -jnp.einsum("kxy,xy->k", freedom.strains, inverse @ virial) if len(freedom.strains) else state.strain
+    strain_push = -jnp.einsum("kxy,xy->k", freedom.strains, jnp.linalg.inv(deformation) @ virial)
     moved = _fire(state, push, strain_push / jnp.sqrt(float(len(push))))
     moved = moved._replace(stale=_is_stale(cutoff, skin, cell, freedom, moved))
     return jax.tree.map(lambda a, b: jnp.where(state.finished, a, b), state, moved)
@@ -146,8 +145,8 @@ def _fire(state: State, push, strain_push) -> State:
     strain_velocity = (1 - mix) * strain_velocity + ratio * strain_push
     move = dt * velocity + back * state.velocity
     strain_move = dt * strain_velocity + back * state.strain_velocity
-    largest = jnp.maximum(jnp.max(jnp.abs(move)), jnp.max(jnp.abs(strain_move), initial=0.0))
-    clip = jnp.minimum(1.0, MAX_MOVE / jnp.where(largest > 0, largest, 1.0))
+    largest = jnp.maximum(jnp.max(jnp.abs(move)) / MAX_MOVE, jnp.max(jnp.abs(strain_move)) / (scale * MAX_STRAIN))
+    clip = 1 / jnp.maximum(1.0, largest)
     return state._replace(
         reference=state.reference + clip * move,
         strain=state.strain + clip * strain_move / scale,

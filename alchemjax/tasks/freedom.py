@@ -12,13 +12,14 @@ class Freedom(NamedTuple):
     """What may move."""
 
     free: Float[np.ndarray, "sites 3"]  # 1 where a site may move along a Cartesian axis, else 0
-    strains: Float[np.ndarray, "strains 3 3"]  # orthonormal basis of the allowed symmetric strains
+    strains: Float[np.ndarray, "6 3 3"]  # orthonormal basis of the allowed symmetric strains, filled up with zeros
 
 
 def make_freedom(structure: Structure, *, positions=True, cell=False, fixed_sites=(), fixed_axes=()) -> Freedom:
     """What may move: `cell` is True, False, "hydrostatic", or six flags for the strains xx yy zz yz xz xy.
 
-    `fixed_sites`: indices that stay; `fixed_axes`: lattice vectors (0, 1, 2) that stay, in length and direction.
+    `fixed_sites`: indices that keep their fractional coordinates; `fixed_axes`: lattice vectors (0, 1, 2) that stay, in
+    length and direction.
     Directions without periodicity are never strained. Errors: ValueError for anything else.
     """
     sites = len(structure.positions)
@@ -28,17 +29,19 @@ def make_freedom(structure: Structure, *, positions=True, cell=False, fixed_site
     if any(a not in (0, 1, 2) for a in fixed_axes):
         raise ValueError(f"fixed_axes {list(fixed_axes)} must be lattice vectors 0, 1 or 2")
     free[list(fixed_sites)] = 0
-    return Freedom(free, _allowed_strains(structure, cell, fixed_axes))
+    strains = np.zeros((6, 3, 3))
+    if cell is not False:
+        allowed = _allowed_strains(structure, cell, fixed_axes)
+        strains[: len(allowed)] = allowed
+    return Freedom(free, strains)
 
 
 def _allowed_strains(structure: Structure, cell, fixed_axes) -> np.ndarray:
-    if cell is False:
-        return np.zeros((0, 3, 3))
     if not structure.pbc.any():
         raise ValueError("the cell of a structure without periodic directions cannot be relaxed; relax positions only")
-    basis = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0]], float)[:, :, None] * np.eye(3)
-    for k, (i, j) in enumerate(((1, 2), (0, 2), (0, 1)), start=3):
-        basis[k, i, j] = basis[k, j, i] = np.sqrt(0.5)
+    basis = np.zeros((6, 3, 3))
+    for k, (i, j) in enumerate(((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))):
+        basis[k, i, j] = basis[k, j, i] = 1.0 if i == j else np.sqrt(0.5)
     if isinstance(cell, str):
         if cell != "hydrostatic":
             raise ValueError(f"cell = '{cell}' is not understood; use True, False, 'hydrostatic' or six flags")

@@ -63,7 +63,7 @@ def relax_batch(
         cast = lambda a: jnp.asarray(a, potential.dtype)
         cell, freedom, limits = cast(system.structure.cell), *jax.tree.map(cast, (freedom, limits))
         limits = limits._replace(steps=limits.steps.astype(int))
-        start = initial_state(cast(system.structure.positions), len(freedom.strains), weights.shape[1])
+        start = initial_state(cast(system.structure.positions), weights.shape[1])
         state = jax.tree.map(lambda a: jnp.repeat(a[None], len(weights), axis=0), start)
         lists = _Lists(potential, system, freedom, len(weights))
         step = _compiled_run(potential.node_energies, potential.config, devices)
@@ -93,7 +93,7 @@ class _Lists:
         return topology_of(self.potential, self.system._replace(structure=structure), skin=SKIN, shapes=shapes)
 
     def _roomy_shapes(self, structure: Structure):
-        scale = 1 - HEADROOM if len(self.strains) else 1.0
+        scale = 1 - HEADROOM if self.strains.any() else 1.0
         squeezed = structure._replace(positions=structure.positions * scale, cell=structure.cell * scale)
         return block_shapes(self._topology(squeezed, None))
 
@@ -144,7 +144,7 @@ def structure_of(start: Structure, strains: np.ndarray, state: State, k: int) ->
 
 def check_relaxable(system: System, freedom: Freedom, pressure: float) -> None:
     """Errors: ValueError for a cell relaxation or a pressure without a cell volume."""
-    if volume(system.structure) is None and (len(freedom.strains) or pressure):
+    if volume(system.structure) is None and (freedom.strains.any() or pressure):
         raise ValueError(
             "stress and pressure need a cell with a volume; give the non-periodic direction a lattice vector, "
             "or relax positions only at zero pressure"

@@ -1,6 +1,7 @@
 """Many compositions of one structure: vmapped in batches, spread over devices, resumable batch by batch."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -174,12 +175,18 @@ def _compiled_points(node_energies, config, devices: tuple):
     return jax.jit(jax.shard_map(points, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
 
 
+def batched_config(config, batch: int):
+    """The config of a network that is vmapped over so many compositions."""
+    return replace(config, batch=batch)
+
+
 def _single_points(potential, system, plan: Plan, weights, alpha, on_steps) -> Table:
     devices = tuple(jax.devices()) if len(weights) % len(jax.devices()) == 0 else tuple(jax.devices()[:1])
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
         structure = system.structure
-        out: Derivatives = _compiled_points(potential.node_energies, potential.config, devices)(
+        config = batched_config(potential.config, len(weights) // len(devices))
+        out: Derivatives = _compiled_points(potential.node_energies, config, devices)(
             potential.params,
             topology_of(potential, system),
             cast(structure.positions),

@@ -1,0 +1,188 @@
+"""Settings of every test, and small potentials and structures that compile quickly."""
+
+import os
+import sys
+import zlib
+from functools import lru_cache, partial
+from pathlib import Path
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from beartype import BeartypeConf, FrozenDict, beartype
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# annotations of alchemjax, shapes included, are checked at every call; numpy's scalars count as Python's
+scalars = FrozenDict({bool: bool | np.bool_, int: int | np.integer})
+typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True, hint_overrides=scalars))
+sys.modules.setdefault("conftest", sys.modules[__name__])
+install_import_hook("alchemjax", "conftest.typechecker")
+
+hypothesis.settings.register_profile("alchemjax", derandomize=True, deadline=None, database=None, print_blob=True)
+hypothesis.settings.load_profile("alchemjax")
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "alchemjax" / "potentials" / "sevennet-0"
+WHEEL = os.environ.get("ALCHEMJAX_SEVENN_WHEEL")
+SPECIES = ("Cl", "K", "Li", "Mg", "Na", "O")
+CUTOFF = 3.2  # A, of the tiny potentials
+QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", "error")
+
+
+# --- potentials -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def potential64():
+    """SevenNet-0 in float64."""
+    from alchemjax.model.load import read_model
+
+    return read_model(SHIPPED, "float64")
+
+
+def tiny_potential(multiplicities, lmax, cutoff_function, *, modalities=None, seed=0, normalize_sph=True):
+    """A SevenNet with random parameters; every species has its own embedding, scale and shift."""
+    from alchemjax.model import sevennet
+    from alchemjax.model.load import Potential, _nested
+
+    architecture = {
+        "cutoff": CUTOFF,
+        "cutoff_function": cutoff_function,
+        "lmax": lmax,
+        "modalities": modalities,
+        "multiplicities": multiplicities,
+        "normalize_sph": normalize_sph,
+        "radial_basis": 4,
+        "radial_hidden": (11, 17),
+        "silu_norm": 1.679,
+        "w3j_signs": {"1,2,2": -1, "2,1,2": -1, "2,2,1": -1} if lmax > 1 else {},
+    }
+    rng = np.random.default_rng(seed)
+    shapes = sevennet.parameter_shapes(architecture, len(SPECIES))
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    params["bessel_frequencies"] = np.pi / CUTOFF * np.array([0.8, 1.9, 3.1, 4.0])
+    params["denominators"] = np.array([0.5, 0.4, 0.3, 0.6])[: len(multiplicities) - 1]
+    params["shift"] = 3 * params["shift"]  # eV; E0 differs by several eV between species
+    params["scale"] = np.exp(params["scale"] / 3)
+    config = sevennet.read_config(architecture, 1 if modalities else None)
+    return Potential(
+        name="tiny",
+        params=_nested({name: jax.numpy.asarray(value) for name, value in params.items()}),
+        config=config,
+        node_energies=sevennet.node_energies,
+        species=SPECIES,
+        cutoff=CUTOFF,
+        dtype="float64",
+        sha256="",
+        source={},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Four layers, two of them alike, l up to 2, XPLOR cutoff: every kind of path and of loop."""
+    mults = ((5,), (5, 4, 3), (5, 4, 3), (5, 4, 3), (5,))
+    return tiny_potential(mults, 2, {"name": "xplor", "on": 2.6}, seed=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_modal():
+    """Two layers, l up to 2, polynomial cutoff, two modalities: its first linear map is affine."""
+    function = {"name": "polynomial", "p": 6}
+    return tiny_potential(((6,), (6, 4, 3), (6,)), 2, function, modalities=("coarse", "fine"), seed=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_l3():
+    """Three layers, l up to 3, solid harmonics."""
+    mults = ((3,), (3, 2, 2, 1), (3, 2, 2, 1), (3,))
+    return tiny_potential(mults, 3, {"name": "polynomial", "p": 6}, seed=3, normalize_sph=False)
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Two layers, l up to 1: the quickest to compile, for high derivatives."""
+    return tiny_potential(((4,), (4, 3), (4,)), 1, {"name": "polynomial", "p": 6}, seed=4)
+
+
+# --- structures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers that depend on the name of the test only."""
+    return np.random.default_rng(zlib.crc32(request.node.nodeid.encode()))
+
+
+def random_structure(rng, *, left_handed=False, sites=4):
+    """Sites in a skewed cell; one lattice vector is shorter than the cutoff, so every site sees images of itself."""
+    from alchemjax.system.structure import make_structure
+
+    while True:
+        cell = np.diag([2.7, 5.1, 6.2]) * (sites / 4 if sites > 4 else 1) ** (1 / 3) + rng.uniform(-0.4, 0.4, (3, 3))
+        cell[0] *= 2.7 / np.linalg.norm(cell[0])
+        if left_handed:
+            cell = cell[[0, 2, 1]]
+        positions = rng.uniform(-0.5, 1.5, (sites, 3)) @ cell
+        shifts = np.stack(np.meshgrid(*[range(-3, 4)] * 3, indexing="ij"), -1).reshape(-1, 3) @ cell
+        distances = np.linalg.norm(positions[None, :, None] - positions[:, None, None] + shifts, axis=-1)
+        if np.sort(distances.ravel())[sites] > 1.3:  # the first `sites` are sites and themselves
+            return make_structure(positions, cell, True)
+
+
+def standard_sites(species=("Na", "K", "Li", "Cl", "Na"), extra=()):
+    """Four sites, nine nodes, five weights: two sites share three species, one holds two, one is ordinary."""
+    from alchemjax.system.sites import Group, make_sites
+
+    groups = (Group("a", (0, 1), tuple(species[:3])), Group("b", (2,), tuple(species[3:])))
+    return make_sites(["Na", "Na", "Cl", "O", *extra], groups)
+
+
+def random_weights(sites, rng):
+    """Weights in the interior; every group has some vacancy."""
+    return np.concatenate([rng.dirichlet(np.ones(len(g.species) + 1))[:-1] * 0.9 + 0.02 for g in sites.groups])
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+# (rows, width) per block: head room, so that all structures of one layout share a compilation
+ROOM = {"independent": [(32, 4)], "paired": [(32, 4), (24, 4)], "correlated": [(32, 4), (24, 4)]}
+ROOM_PER_NODE = [(96, 4)]
+
+
+def topology(potential, structure, sites, coupling, *, shapes="room", per_node=False, skin=0.0):
+    """As calculate.topology_of, in arrays with head room."""
+    from alchemjax.system.graph import make_topology
+    from alchemjax.system.neighbours import find_pairs
+
+    rows = {s: potential.species.index(s) for s in set(sites.node_species)}
+    if isinstance(shapes, str):
+        shapes = ROOM_PER_NODE if per_node else ROOM[coupling]
+    pairs = find_pairs(structure, potential.cutoff + skin)
+    return make_topology(sites, pairs, rows, coupling, per_node=per_node, shapes=shapes)
+
+
+@lru_cache
+def compiled(name, node_energies, config):
+    """`energy` or `derivatives` of alchemjax.calculate, compiled once per shape."""
+    from alchemjax.calculate import derivatives, energy
+
+    function = {"energy": energy, "derivatives": derivatives}[name]
+    return jax.jit(partial(function, node_energies, config), compiler_options=QUICK)
+
+
+def evaluate(potential, structure, sites, coupling, weights, alpha=None, *, only_energy=False, **options):
+    """Derivatives, or (energy, site energies), at one composition."""
+    alpha = {"independent": 0.0, "paired": 1.0}.get(coupling, alpha)
+    function = compiled("energy" if only_energy else "derivatives", potential.node_energies, potential.config)
+    arrays = topology(potential, structure, sites, coupling, **options)
+    numbers = structure.positions, structure.cell, np.asarray(weights, float), np.asarray(alpha, float)
+    return jax.tree.map(np.asarray, function(potential.params, arrays, *map(jax.numpy.asarray, numbers)))

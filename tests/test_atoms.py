@@ -1,0 +1,704 @@
+"""ASE and pymatgen atoms become systems and come back, and the ASE calculator says what `calculate` says."""
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import ase.io
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.filters import FrechetCellFilter
+from ase.neighborlist import neighbor_list
+from ase.optimize import BFGS
+from ase.spacegroup import crystal
+from ase.stress import voigt_6_to_full_3x3_stress
+from jax.ops import segment_sum
+
+import alchemjax as aj
+from alchemjax.model.load import Potential
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def rock_salt():
+    """Eight ions; sites 0, 2, 4 and 6 are sodium."""
+    atoms = bulk("NaCl", "rocksalt", a=5.6, cubic=True)
+    atoms.rattle(0.05, seed=3)
+    return atoms
+
+
+def fluorite(occupancies=(0.5, 0.5, 1.0)):
+    """Ce and Zr on sites 0 to 3, oxygen on sites 4 to 11, as ASE makes them from a CIF."""
+    basis = [(0, 0, 0), (0, 0, 0), (0.25, 0.25, 0.25)]
+    options = {"spacegroup": 225, "cellpar": [5.3] * 3 + [90] * 3, "onduplicates": "keep"}
+    return crystal(["Ce", "Zr", "O"], basis, occupancies=list(occupancies), **options)
+
+
+class ToyConfig(NamedTuple):
+    cutoff: float = 3.2  # A
+
+
+def toy_energies(params, config, graph):
+    """e_n = shift_n + c_n A_n + A_n^2 / 9 with A_n = sum over neighbours of c_m f(r); f is lowest near 2 A."""
+    charge = params["charge"][graph.node_species]
+    sources = segment_sum(graph.mix_weight * charge[graph.mix_node], graph.mix_source, len(graph.source_node))
+    num_targets, received = len(graph.target_node), 0.0
+    for block in graph.blocks:
+        square = jnp.sum(block.vectors**2, -1)
+        pair = jnp.maximum(1 - square / config.cutoff**2, 0) ** 3 * ((square / 4 - 1) ** 2 - 1)
+        messages = jnp.sum(sources[block.source] * pair[None], -1)
+        received += segment_sum(messages.ravel(), block.target.ravel(), num_targets + 1)
+    nodes = jnp.sum(received.at[-1].set(0.0)[graph.node_targets], -1)
+    return params["shift"][graph.node_species] + charge * nodes + nodes**2 / 9
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """A potential that compiles at once."""
+    params = {"charge": np.array([1.0, 0.7, 0.4, 0.6, 0.9, 1.3]), "shift": np.array([-1.0, 2.0, 0.5, 3.0, -2.0, 1.0])}
+    return Potential(
+        "toy", params, ToyConfig(), toy_energies, ("Cl", "K", "Li", "Mg", "Na", "O"), 3.2, "float64", "", {}
+    )
+
+
+def layout(system):
+    return [(g.name, g.sites, g.species) for g in system.sites.groups]
+
+
+def assert_same_system(one, other, atol=0.0):
+    assert one.sites.groups == other.sites.groups
+    assert one.sites.node_species == other.sites.node_species
+    for a, b in zip(one.sites[1:], other.sites[1:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(one.weights, other.weights)
+    assert one.coupling == other.coupling
+    for a, b in zip(one.structure, other.structure, strict=True):
+        np.testing.assert_allclose(a, b, atol=atol, rtol=0)
+
+
+# --- from_atoms: groups and weights -----------------------------------------------------------------------------------
+
+
+def test_ordinary_atoms_have_no_weights_and_keep_cell_and_periodicity():
+    atoms = rock_salt()
+    atoms.pbc = (True, False, True)
+    system = aj.from_atoms(atoms)
+    assert layout(system) == [] and len(system.weights) == 0 and system.coupling == "independent"
+    assert system.sites.node_species == tuple(atoms.symbols)
+    np.testing.assert_array_equal(system.structure.positions, atoms.positions)
+    np.testing.assert_array_equal(system.structure.cell, atoms.cell[:])
+    assert system.structure.pbc.tolist() == [True, False, True]
+
+
+def test_one_group_drives_all_sites_of_a_shared_entry():
+    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K"), 1: ["Cl"]}, coupling="paired")
+    assert layout(system) == [("Na", (0, 2, 4, 6), ("Na", "K")), ("1", (1,), ("Cl",))]
+    assert system.weights.tolist() == [1, 0, 1] and system.coupling == "paired"
+
+
+def test_site_groups_stand_in_order_of_site_whatever_the_order_of_mix():
+    system = aj.from_atoms(rock_salt(), {"Cl": ("O", "Cl"), (6, 0): ("K", "Na")}, groups="site")
+    names = ["Na[0]", "Cl[1]", "Cl[3]", "Cl[5]", "Na[6]", "Cl[7]"]
+    assert [(g.name, g.sites) for g in system.sites.groups] == [
+        (n, (s,)) for n, s in zip(names, [0, 1, 3, 5, 6, 7], strict=True)
+    ]
+    assert system.weights.tolist() == [0, 1] * 6
+
+
+def test_listed_groups_keep_their_order_and_get_distinct_names():
+    groups = [
+        {"sites": [4, 2], "species": ["K", "Na"]},
+        {"sites": (1, 3), "species": ("Cl",), "name": "halide"},
+        {"sites": np.array([0, 0]), "species": ["K", "Na"]},
+    ]
+    system = aj.from_atoms(rock_salt(), groups=groups)
+    expected = [("K/Na[2]", (2, 4), ("K", "Na")), ("halide", (1, 3), ("Cl",)), ("K/Na[0]", (0,), ("K", "Na"))]
+    assert layout(system) == expected
+    assert system.weights.tolist() == [0, 1, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "selector, sites",
+    [
+        ("Cl", (1, 3, 5, 7)),
+        (5, (5,)),
+        (np.int64(5), (5,)),
+        ((7, 1), (1, 7)),
+        ("7,1", (1, 7)),
+        ("5", (5,)),
+        ("tag:3", (3, 7)),
+    ],
+)
+def test_selector_finds_its_sites(selector, sites):
+    atoms = rock_salt()
+    atoms.set_tags([0, 1, 2, 3, 0, 1, 2, 3])
+    assert aj.from_atoms(atoms, {selector: ("Cl", "O")}).sites.groups[0].sites == sites
+
+
+def test_symbol_selects_sites_that_hold_any_of_it_and_none_that_hold_nothing_of_it():
+    atoms = fluorite((0.25, 0.75, 1))
+    assert str(atoms.symbols[:4]) == "Zr4"
+    assert aj.from_atoms(atoms, {"Ce": ("Ce", "Zr")}).sites.groups[0].sites == (0, 1, 2, 3)
+    with pytest.raises(ValueError, match="mix entry 'Ce' selects no site"):
+        aj.from_atoms(fluorite((0, 1, 1)), {"Ce": ("Ce", "Zr")})
+
+
+def test_given_weights_win_over_defaults():
+    atoms = rock_salt()
+    assert aj.from_atoms(atoms, {"Na": ("K", "Li")}, weights=[0.25, 0.5]).weights.tolist() == [0.25, 0.5]
+    assert aj.from_atoms(atoms, {"Na": ("K", "Li")}, weights={"Na": {"Li": 0.5}}).weights.tolist() == [0, 0.5]
+    assert aj.from_atoms(fluorite(), weights=[0.125, 0.25]).weights.tolist() == [0.125, 0.25]
+
+
+@pytest.mark.parametrize(
+    "mix, groups, sentence",
+    [
+        ({"Xe": ("Xe",)}, "shared", "mix entry 'Xe' selects no site; there are Na, Cl"),
+        ({"tag:4": ("Na",)}, "shared", "mix entry 'tag:4' selects no site; there are the tags 0"),
+        ({8: ("Na",)}, "shared", "mix entry 8 names a site that is not there; sites run 0 to 7"),
+        ({(0, -1): ("Na",)}, "shared", r"mix entry \(0, -1\) names a site that is not there; sites run 0 to 7"),
+        ({(): ("Na",)}, "shared", r"mix entry \(\) selects no site; there are 8 sites"),
+        ({1.5: ("Na",)}, "shared", "mix entry 1.5 is not understood; give a chemical symbol"),
+        ({"0,x": ("Na",)}, "shared", "mix entry '0,x' is not understood"),
+        (
+            {"Na": ("Na", "K"), (1, 2): ("Cl",)},
+            "shared",
+            "mix entries 'Na' and '1,2' both select site 2; select it once",
+        ),
+        ({"Na": ("Na", "K"), (1, 2): ("Cl",)}, "site", "both select site 2"),
+        ({"Na": "K"}, "shared", r"mix entry 'Na' gives 'K'; give a tuple of species, like \('K',\)"),
+        ({"Na": ("K", "Li")}, "shared", r"the sites of group 'Na' \(K/Li\) hold Na; pass weights="),
+        ({(0, 1): ("Na", "Cl")}, "shared", r"the sites of group '0,1' \(Na/Cl\) differ; pass weights="),
+        ({"Na": ("Na", "Na")}, "shared", "group 'Na' lists a species twice"),
+        ({"Na": ("Na", "Qq")}, "shared", "species 'Qq' is not a chemical element"),
+        (None, "all", "groups 'all' is unknown; allowed are 'shared', 'site' or a list of dicts"),
+        ({"Na": ("Na",)}, [{"sites": [0], "species": ["Na"]}], "mix and a list of groups were both given"),
+        (None, [{"sites": [0]}], "group {'sites': \\[0\\]} is not understood"),
+        (None, [{"sites": [0], "species": ["Na"], "weight": 1}], "is not understood; give {'sites'"),
+        (None, [{"sites": [0], "species": "Na"}], "group .* is not understood; give {'sites'"),
+        (None, [{"sites": ["Na"], "species": ["Na"]}], "group .* is not understood; give {'sites'"),
+        (None, ["Na"], "group 'Na' is not understood; give {'sites'"),
+        ([("Na", "K")], "shared", r"mix is \[\('Na', 'K'\)\]; give a dict like {'Ce': \('Ce', 'Zr'\)}"),
+        (None, [{"sites": [9], "species": ["Na"]}], "names site 9; sites run from 0 to 7"),
+        (None, [{"sites": [0], "species": ["Na"]}, {"sites": [2, 0], "species": ["K"]}], "site 0 is in two groups"),
+        (None, [{"sites": [s], "species": ["Na"], "name": "a"} for s in (0, 2)], "two groups are named 'a'"),
+    ],
+)
+def test_wrong_groups_are_refused_in_one_sentence(mix, groups, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        aj.from_atoms(rock_salt(), mix, groups)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("vacancy", ["X", "Va", "vacancy", ""])
+def test_vacancy_is_refused_as_a_species_with_the_way_to_write_it(vacancy):
+    for groups in ({"mix": {"Cl": ("Cl", vacancy)}}, {"groups": [{"sites": [1], "species": ["Cl", vacancy]}]}):
+        with pytest.raises(ValueError, match=r"a vacancy is not a species.*like \('O',\), and a weight below 1"):
+            aj.from_atoms(rock_salt(), **groups)
+    with pytest.raises(ValueError, match="a vacancy is not a species"):
+        aj.from_atoms(Atoms("X", [(0, 0, 0)]))
+
+
+@pytest.mark.parametrize("what", ["NaCl.cif", None, 3])
+def test_anything_but_atoms_is_refused(what):
+    with pytest.raises(ValueError, match="takes ase.Atoms, not (str|NoneType|int); files go through alchemjax.read"):
+        aj.from_atoms(what)
+
+
+def test_wrong_coupling_and_weights_are_refused():
+    with pytest.raises(ValueError, match="coupling 'strong' is unknown"):
+        aj.from_atoms(rock_salt(), coupling="strong")
+    with pytest.raises(ValueError, match="sum to 1.2"):
+        aj.from_atoms(rock_salt(), {"Na": ("Na", "K")}, weights=[0.6, 0.6])
+
+
+# --- from_atoms: occupancies ------------------------------------------------------------------------------------------
+
+
+def test_partial_occupancies_become_one_group_for_every_kind():
+    system = aj.from_atoms(fluorite((0.25, 0.5, 0.875)))
+    assert layout(system) == [("Ce/Zr", (0, 1, 2, 3), ("Ce", "Zr")), ("O", tuple(range(4, 12)), ("O",))]
+    assert system.weights.tolist() == [0.25, 0.5, 0.875]
+
+
+def test_partial_occupancies_become_a_group_for_every_site():
+    system = aj.from_atoms(fluorite((0.25, 0.75, 1)), groups="site")
+    assert layout(system) == [(f"Zr[{site}]", (site,), ("Ce", "Zr")) for site in range(4)]
+    assert system.weights.tolist() == [0.25, 0.75] * 4
+
+
+def test_whole_occupancies_are_ordinary_atoms():
+    assert (
+        layout(
+            aj.from_atoms(crystal("Fe", [(0, 0, 0)], occupancies=[1.0], spacegroup=229, cellpar=[2.9] * 3 + [90] * 3))
+        )
+        == []
+    )
+
+
+def test_occupancies_are_default_weights_of_mix():
+    system = aj.from_atoms(fluorite((0.25, 0.625, 1)), {"Ce": ("Zr", "Ti", "Ce")})
+    assert layout(system) == [("Ce", (0, 1, 2, 3), ("Zr", "Ti", "Ce"))]
+    assert system.weights.tolist() == [0.625, 0, 0.25]
+    with pytest.raises(ValueError, match=r"the sites of group 'Ce' \(Ce/Ti\) hold Zr; pass weights="):
+        aj.from_atoms(fluorite(), {"Ce": ("Ce", "Ti")})
+
+
+def test_partial_occupancies_that_mix_leaves_out_are_not_dropped_silently():
+    with pytest.raises(ValueError, match=r"site 0 is occupied by \{.*0.5.*\} and in no group; add it to mix or groups"):
+        aj.from_atoms(fluorite(), {"O": ("O",)})
+    with pytest.raises(ValueError, match="site 4 is occupied by {'O': 0.5} and in no group"):
+        aj.from_atoms(fluorite((0.5, 0.5, 0.5)), groups=[{"sites": [0, 1, 2, 3], "species": ["Ce", "Zr"]}])
+
+
+def test_kinds_survive_repetition_and_removal_of_atoms():
+    atoms = fluorite((0.25, 0.5, 0.875))
+    assert [len(g.sites) for g in aj.from_atoms(atoms.repeat((2, 1, 1))).sites.groups] == [8, 16]
+    del atoms[[0, 5]]
+    assert [g.sites for g in aj.from_atoms(atoms).sites.groups] == [(0, 1, 2), tuple(range(3, 10))]
+    whole = fluorite((0.25, 0.75, 1.0))[:4]
+    assert layout(aj.from_atoms(whole)) == [("Ce/Zr", (0, 1, 2, 3), ("Ce", "Zr"))]
+
+
+def test_replaced_symbol_counts_on_a_whole_site_and_is_refused_on_a_mixed_one():
+    atoms = fluorite()
+    atoms.symbols[4] = "F"
+    assert aj.from_atoms(atoms).sites.node_species[8] == "F"
+    atoms.symbols[1] = "Hf"
+    with pytest.raises(ValueError, match="site 1 is Hf, but its occupancies are {'Ce': 0.5, 'Zr': 0.5}"):
+        aj.from_atoms(atoms)
+
+
+def test_rounded_occupancies_are_scaled_to_one_and_larger_ones_refused():
+    atoms = fluorite()
+    atoms.info["occupancy"]["0"] = {"Ce": 0.334, "Zr": 0.668}
+    np.testing.assert_allclose(aj.from_atoms(atoms).weights, np.array([0.334, 0.668]) / 1.002, rtol=1e-12)
+    for amounts, total in (({"Ce": 0.4, "Zr": 0.7}, "1.1"), ({"Ce": -0.1, "Zr": 0.7}, "0.6"), ({"Zr": np.nan}, "nan")):
+        atoms.info["occupancy"]["0"] = amounts
+        with pytest.raises(ValueError, match=f"of kind 0 sum to {total}; give numbers from 0 to 1"):
+            aj.from_atoms(atoms)
+
+
+def test_occupancies_without_matching_kinds_are_refused():
+    atoms = fluorite()
+    del atoms.info["occupancy"]["0"]
+    with pytest.raises(
+        ValueError, match=r"\['occupancy'\] has the kinds 1, 2, .*\['spacegroup_kinds'\] has 0, 2; correct"
+    ):
+        aj.from_atoms(atoms)
+    atoms = fluorite()
+    del atoms.arrays["spacegroup_kinds"]
+    with pytest.raises(ValueError, match="has the kinds 0, 1, 2, .* has none .*delete atoms.info"):
+        aj.from_atoms(atoms)
+
+
+def test_kinds_that_a_trajectory_lost_are_not_taken_for_sites(tmp_path):
+    pair = aj.to_atoms(aj.from_atoms(rock_salt()[:2], {1: ("Cl", "O")}))
+    pair.write(tmp_path / "a.traj")
+    back = ase.io.read(tmp_path / "a.traj")
+    assert len(back.info["occupancy"]) == len(back) and "spacegroup_kinds" not in back.arrays
+    with pytest.raises(ValueError, match=r"has none \(.traj files lose them, extended XYZ does not\)"):
+        aj.from_atoms(back)
+
+
+@pytest.mark.parametrize(
+    "rows", ["Ce3+ 0 0 0 .25,Ce4+ 0 0 0 .25,Zr4+ 0 0 0 .5", "Ce 0 0 0 .5,Zr .5 .5 0 .5", "Fe2+ 0 0 0 .4,Fe3+ 0 0 0 .4"]
+)
+def test_occupancies_that_ase_lost_are_refused_not_guessed(rows):
+    labels, positions, amounts = [], [], []
+    for row in rows.split(","):
+        label, *rest = row.split()
+        labels.append(label[:2])
+        positions.append([float(x) for x in rest[:3]])
+        amounts.append(float(rest[3]))
+    options = {"spacegroup": 225, "cellpar": [5.3] * 3 + [90] * 3, "onduplicates": "keep"}
+    atoms = crystal([*labels, "O"], [*positions, (0.25, 0.25, 0.25)], occupancies=[*amounts, 1.0], **options)
+    with pytest.raises(
+        ValueError, match="ASE lost occupancies when it read these atoms.*read the file with alchemjax.read"
+    ):
+        aj.from_atoms(atoms)
+
+
+# --- pymatgen ---------------------------------------------------------------------------------------------------------
+
+
+def disordered(species, coordinates=((0, 0, 0), (0.5, 0.5, 0.5)), lattice=4.2):
+    core = pytest.importorskip("pymatgen.core")
+    return core.Structure(core.Lattice.cubic(lattice), species, coordinates)
+
+
+def test_ordered_pymatgen_structure_is_that_of_ase():
+    structure = disordered(["Na", "Cl"])
+    system = aj.from_pymatgen(structure, {"Na": ("Na", "K")}, coupling="paired")
+    atoms = Atoms("NaCl", [(0, 0, 0), (2.1, 2.1, 2.1)], cell=np.eye(3) * 4.2, pbc=True)
+    assert_same_system(system, aj.from_atoms(atoms, {"Na": ("Na", "K")}, coupling="paired"))
+
+
+def test_oxidation_states_of_one_element_are_summed():
+    system = aj.from_pymatgen(disordered([{"Fe2+": 0.25, "Mg2+": 0.125, "Fe3+": 0.5}, "O2-"]))
+    assert layout(system) == [("Fe/Mg", (0,), ("Fe", "Mg"))]
+    assert system.weights.tolist() == [0.75, 0.125]
+    assert system.sites.node_species == ("Fe", "Mg", "O")
+
+
+def test_pymatgen_sites_of_one_composition_share_a_group_only_under_one_label():
+    structure = disordered([{"Fe": 0.5}] * 4, [(0, 0, 0), (0.5, 0, 0), (0, 0.5, 0), (0, 0, 0.5)])
+    assert [g.sites for g in aj.from_pymatgen(structure).sites.groups] == [(0, 1, 2, 3)]
+    structure[1].label = structure[3].label = "M2"
+    system = aj.from_pymatgen(structure)
+    assert [(g.name, g.sites) for g in system.sites.groups] == [("Fe[0]", (0, 2)), ("Fe[1]", (1, 3))]
+    assert [g.sites for g in aj.from_pymatgen(structure, groups="site").sites.groups] == [(0,), (1,), (2,), (3,)]
+
+
+def test_pymatgen_periodicity_molecules_and_hydrogen_isotopes_are_understood():
+    core = pytest.importorskip("pymatgen.core")
+    slab = core.Structure(core.Lattice(np.diag([3.0, 4.0, 20.0]), pbc=(True, True, False)), ["D"], [(0, 0, 0.5)])
+    system = aj.from_pymatgen(slab)
+    assert system.structure.pbc.tolist() == [True, True, False] and system.sites.node_species == ("H",)
+    system = aj.from_pymatgen(core.Molecule(["O", "H", "H"], molecule("H2O").positions))
+    assert not system.structure.pbc.any() and not system.structure.cell.any()
+    np.testing.assert_allclose(system.structure.positions, molecule("H2O").positions)
+
+
+def test_pymatgen_dummies_and_foreign_objects_are_refused():
+    core = pytest.importorskip("pymatgen.core")
+    with pytest.raises(ValueError, match="species 'X' is not a chemical element; a vacancy is not a species"):
+        aj.from_pymatgen(disordered([{core.DummySpecies("X"): 0.5, "Fe": 0.5}, "O"]))
+    for wrong in (rock_salt(), [1, 2], "a.cif"):
+        with pytest.raises(ValueError, match="from_pymatgen takes a pymatgen Structure, not (Atoms|list|str)"):
+            aj.from_pymatgen(wrong)
+
+
+# --- to_atoms ---------------------------------------------------------------------------------------------------------
+
+MIXTURES = {
+    "ordinary": {},
+    "shared": {"mix": {"Na": ("Na", "K", "Li"), "Cl": ("Cl", "O")}, "weights": [0.3, 0.1, 1 / 3, 0.7, 0.2]},
+    "site": {"mix": {"Na": ("K", "Na")}, "groups": "site", "weights": np.linspace(0.05, 0.49, 16)},
+    "full vacancy variable": {"mix": {"Cl": ("Cl",)}},
+    "pure": {"mix": {"Na": ("K", "Na"), 1: ("O", "Cl")}},
+    "empty": {"mix": {"Na": ("K", "Na")}, "weights": [0, 0]},
+    "listed": {"groups": [{"sites": [s, s + 1], "species": ["Mg", "O"]} for s in (4, 0)], "weights": [0.5, 0.25] * 2},
+    "twelve": {
+        "groups": [{"sites": [s], "species": ["K"], "name": f"b {s}"} for s in range(12)],
+        "weights": np.arange(12) / 12,
+    },
+}
+
+
+@pytest.mark.parametrize("case", MIXTURES)
+@pytest.mark.parametrize("through", ["memory", "extxyz"])
+def test_system_survives_atoms_and_files(case, through, tmp_path):
+    atoms = rock_salt().repeat((1, 1, 2))
+    system = aj.from_atoms(atoms, coupling="paired", **MIXTURES[case])
+    back = aj.to_atoms(system)
+    if through != "memory":
+        ase.io.write(tmp_path / f"a.{through}", back)
+        back = ase.io.read(tmp_path / f"a.{through}")
+    assert_same_system(aj.from_atoms(back, coupling="paired"), system, atol=1e-7)
+
+
+@pytest.mark.parametrize("atoms", [molecule("H2O"), fcc111("Na", (1, 1, 2), a=4.0), rock_salt()[[1, 0]]])
+def test_periodicity_and_missing_vectors_survive_extended_xyz(atoms, tmp_path):
+    atoms.set_cell(atoms.cell[:] @ np.diag([1, 1, -1]))  # left-handed where it has a volume
+    system = aj.from_atoms(atoms, {0: (atoms.symbols[0], "K")})
+    ase.io.write(tmp_path / "a.xyz", aj.to_atoms(system))
+    assert_same_system(aj.from_atoms(ase.io.read(tmp_path / "a.xyz")), system, atol=1e-7)
+
+
+def test_symbols_are_the_majority_and_arguments_replace_what_the_system_holds():
+    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K"), 1: ("Cl", "O")}, weights=[0.25, 0.5, 0.3, 0.3])
+    assert str(aj.to_atoms(system).symbols) == "KClKClKClKCl"
+    atoms = aj.to_atoms(system, np.zeros((8, 3)), np.eye(3), {"Na": {"Na": 1}, "1": {"O": 0.1}})
+    assert str(atoms.symbols) == "NaONaClNaClNaCl"
+    assert not atoms.positions.any() and atoms.cell.volume == 1
+    assert atoms.info["occupancy"]["1"] == {"Cl": 0, "O": 0.1}
+
+
+def test_kinds_are_those_that_ase_writes_into_a_cif(tmp_path):
+    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")}, weights=[0.25, 0.5])
+    ase.io.write(tmp_path / "a.cif", aj.to_atoms(system))
+    back = aj.read(tmp_path / "a.cif")
+    assert [g.species for g in back.sites.groups] == [("K", "Na")] * 4
+    assert back.weights.tolist() == [0.5, 0.25] * 4
+
+
+def test_supercell_of_written_atoms_extends_the_groups():
+    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")}, groups="site", weights=np.arange(8) / 16)
+    double = aj.from_atoms(aj.to_atoms(system).repeat((2, 1, 1)))
+    assert [(g.name, g.sites) for g in double.sites.groups] == [(f"Na[{s}]", (s, s + 8)) for s in (0, 2, 4, 6)]
+    np.testing.assert_array_equal(double.weights, system.weights)
+
+
+def test_wrong_arguments_of_to_atoms_are_refused():
+    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")})
+    with pytest.raises(ValueError, match="7 positions were given for 8 sites"):
+        aj.to_atoms(system, np.zeros((7, 3)))
+    with pytest.raises(ValueError, match="weights have shape"):
+        aj.to_atoms(system, weights=[1.0])
+
+
+# --- Calculator -------------------------------------------------------------------------------------------------------
+
+
+def assert_agrees(atoms, out):
+    """The calculator of `atoms` says what `calculate` says."""
+    np.testing.assert_allclose(atoms.get_potential_energy(), out.energy, rtol=1e-10)
+    np.testing.assert_allclose(atoms.get_potential_energies(), out.site_energies, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(atoms.get_forces(), out.forces, rtol=1e-8, atol=1e-9)
+    assert np.abs(atoms.get_forces()).max() > 1e-3
+    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
+    if out.stress is not None:
+        np.testing.assert_allclose(atoms.get_stress(voigt=False), out.stress, rtol=1e-8, atol=1e-12)
+
+
+def test_ordinary_atoms_agree_with_calculate(toy):
+    atoms = rock_salt()
+    atoms.set_cell(atoms.cell[:] + 0.1 * np.arange(9).reshape(3, 3) / 9, scale_atoms=True)
+    atoms.calc = aj.Calculator(toy)
+    out = aj.calculate(toy, aj.from_atoms(atoms))
+    assert_agrees(atoms, out)
+    assert "weights_gradient" not in atoms.calc.results
+    stress = out.stress.copy()
+    assert np.ptp(np.r_[stress[np.triu_indices(3, 1)], 0]) > 1e-5  # Voigt's order matters
+
+
+@pytest.mark.parametrize("coupling, alpha", [("independent", None), ("paired", None), ("correlated", -0.1)])
+def test_mixture_agrees_with_calculate_at_the_positions_and_cell_of_the_atoms(toy, coupling, alpha):
+    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K"), 1: ("Cl",)}, coupling=coupling)
+    weights = {"Na": {"Na": 0.5, "K": 0.375}, "1": {"Cl": 0.75}}
+    atoms = aj.to_atoms(system)
+    atoms.rattle(0.1, seed=5)
+    atoms.set_cell(atoms.cell[:] * 1.03, scale_atoms=True)
+    moved = system._replace(structure=aj.from_atoms(atoms).structure)
+    atoms.calc = aj.Calculator(toy, system, weights, alpha)
+    out = aj.calculate(toy, moved, weights, alpha)
+    assert_agrees(atoms, out)
+    np.testing.assert_allclose(atoms.calc.results["weights_gradient"], out.weights_gradient, rtol=1e-8)
+    assert abs(out.energy - aj.calculate(toy, system, weights, alpha).energy) > 1e-3
+
+
+def test_weights_default_to_those_of_the_system_and_symbols_do_not_count(toy):
+    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")}, weights=[0.0, 1.0])
+    atoms = rock_salt()
+    atoms.calc = aj.Calculator(toy, system)
+    salt = rock_salt()
+    salt.symbols[salt.symbols == "Na"] = "K"
+    salt.calc = aj.Calculator(toy)
+    np.testing.assert_allclose(atoms.get_potential_energy(), salt.get_potential_energy(), rtol=1e-10)
+    np.testing.assert_allclose(atoms.get_stress(), salt.get_stress(), rtol=1e-8, atol=1e-10)
+
+
+def test_float32_results_are_float64_arrays_near_those_of_float64(toy):
+    cast = jax.tree.map(lambda x: np.asarray(x, np.float32), toy.params)
+    atoms, other = rock_salt(), rock_salt()
+    atoms.calc = aj.Calculator(toy._replace(dtype="float32", params=cast))
+    other.calc = aj.Calculator(toy)
+    assert atoms.get_forces().dtype == atoms.get_stress().dtype == np.float64
+    np.testing.assert_allclose(atoms.get_forces(), other.get_forces(), atol=1e-3)
+    assert np.abs(atoms.get_forces() - other.get_forces()).max() > 0
+
+
+def test_stress_of_a_left_handed_cell_is_that_of_the_right_handed_one(toy):
+    atoms = rock_salt()
+    atoms.set_cell(atoms.cell[:] + 0.3 * np.eye(3)[[1, 2, 0]], scale_atoms=True)
+    swapped = atoms.copy()
+    swapped.set_cell(atoms.cell[[1, 0, 2]])
+    assert np.linalg.det(swapped.cell[:]) < 0 < np.linalg.det(atoms.cell[:])
+    calculator = aj.Calculator(toy)
+    stress = [calculator.get_stress(one) for one in (atoms, swapped)]
+    np.testing.assert_allclose(*stress, rtol=1e-9, atol=1e-12)
+    assert voigt_6_to_full_3x3_stress(stress[0])[0, 0] != 0
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["molecule", "slab"])
+def test_stress_is_not_implemented_without_a_volume(toy, flat):
+    atoms = molecule("H2O") if not flat else fcc111("Na", (2, 2, 2), a=4.0)
+    if flat:
+        assert not atoms.cell[2].any() and atoms.pbc.tolist() == [True, True, False]
+    atoms.symbols[:] = "Na"
+    atoms.calc = aj.Calculator(toy)
+    out = aj.calculate(toy, aj.from_atoms(atoms))
+    assert out.stress is None
+    assert_agrees(atoms, out)
+    with pytest.raises(PropertyNotImplementedError, match="stress"):
+        atoms.get_stress()
+
+
+def test_partly_periodic_atoms_in_a_whole_cell_have_a_stress(toy):
+    atoms = rock_salt()
+    atoms.pbc = (True, True, False)
+    atoms.calc = aj.Calculator(toy)
+    assert_agrees(atoms, aj.calculate(toy, aj.from_atoms(atoms)))
+    assert np.abs(atoms.get_stress()).max() > 1e-3
+
+
+def counted(potential):
+    """The potential, and a list that grows whenever its network is traced."""
+    traces = []
+
+    def node_energies(*arguments):
+        traces.append(1)
+        return potential.node_energies(*arguments)
+
+    return potential._replace(node_energies=node_energies), traces
+
+
+@pytest.mark.parametrize("mix", [None, {"Na": ("Na", "K")}])
+def test_twenty_rattles_of_a_crystal_compile_once(toy, mix):
+    potential, traces = counted(toy)
+    atoms = rock_salt()
+    atoms.set_cell(np.eye(3) * 4.4, scale_atoms=True)  # the second neighbours are at 3.1 A
+    system = mix and aj.from_atoms(atoms, mix, coupling="paired", weights=[0.5, 0.5])
+    atoms.calc = aj.Calculator(potential, system)
+    start, counts = atoms.positions.copy(), set()
+    for seed in range(20):
+        atoms.set_cell(np.eye(3) * 4.4)
+        atoms.positions[:] = start
+        atoms.rattle(0.05, seed=seed)
+        atoms.set_cell(np.eye(3) * (4.4 + 0.002 * seed), scale_atoms=True)
+        atoms.get_forces()
+        counts.add(len(neighbor_list("i", atoms, toy.cutoff)))
+    assert len(counts) > 5  # pairs enter and leave the cutoff
+    assert len(traces) == 1
+
+
+def test_arrays_grow_when_atoms_crowd_and_shrink_with_their_number(toy):
+    potential, traces = counted(toy)
+    calculator, atoms = aj.Calculator(potential), rock_salt()
+    atoms.calc = calculator
+    atoms.get_forces()
+    atoms.set_cell(np.eye(3) * 4.4, scale_atoms=True)
+    assert_agrees(atoms, aj.calculate(toy, aj.from_atoms(atoms)))
+    assert len(traces) == 2
+    rows = calculator._shapes[1][0][0]
+    pair = Atoms("NaCl", [(0, 0, 0), (0, 0, 2.5)])
+    pair.calc = calculator
+    assert_agrees(pair, aj.calculate(toy, aj.from_atoms(pair)))
+    assert calculator._shapes[1][0][0] < rows
+
+
+def test_wrong_compositions_are_refused_when_the_calculator_is_made(toy):
+    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")})
+    for arguments, sentence in [
+        ((None, [0.5]), "weights and alpha belong to a system"),
+        ((None, None, 0.5), "weights and alpha belong to a system"),
+        ((system, [0.5]), "weights have shape"),
+        ((system, [0.7, 0.7]), "sum to 1.4"),
+        ((system, None, 0.5), "alpha = 0.5 was given with coupling 'independent'"),
+        ((system._replace(coupling="correlated"),), "needs alpha"),
+        ((aj.from_atoms(rock_salt(), {"Na": ("Na", "Rb")}),), "species 'Rb' is not in toy"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            aj.Calculator(toy, *arguments)
+
+
+def test_unsuitable_atoms_are_refused_and_the_calculator_stays_usable(toy):
+    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")})
+    calculator = aj.Calculator(toy, system)
+    with pytest.raises(ValueError, match="6 atoms were given for a system of 8 sites; make a new system"):
+        calculator.get_potential_energy(rock_salt()[:6])
+    mixed = aj.to_atoms(system, weights=[0.5, 0.5])
+    with pytest.raises(
+        ValueError, match=r"these atoms have partial occupancies; pass system=alchemjax.from_atoms\(atoms\)"
+    ):
+        aj.Calculator(toy).get_potential_energy(mixed)
+    with pytest.raises(ValueError, match="species 'Au' is not in toy"):
+        aj.Calculator(toy).get_forces(bulk("Au", cubic=True))
+    close = rock_salt()
+    close.positions[1] = close.positions[0] + 0.01
+    close.calc = calculator
+    for _ in range(2):
+        with pytest.raises(ValueError, match="sites 0 and 1 are 0.0173 A apart"):
+            close.get_forces()
+    assert_agrees_after = rock_salt()
+    assert_agrees_after.calc = calculator
+    assert_agrees(assert_agrees_after, aj.calculate(toy, system))
+
+
+def test_results_are_not_stale_after_atoms_or_cell_changed(toy):
+    atoms = rock_salt()
+    atoms.calc = aj.Calculator(toy)
+    energies = [atoms.get_potential_energy()]
+    atoms.positions[0, 0] += 0.1
+    energies.append(atoms.get_potential_energy())
+    atoms.symbols[0] = "K"
+    energies.append(atoms.get_potential_energy())
+    atoms.pbc = False
+    energies.append(atoms.get_potential_energy())
+    assert len(set(np.round(energies, 6))) == 4
+    results = atoms.calc.results
+    atoms.set_initial_magnetic_moments(np.ones(8))
+    atoms.get_potential_energy()
+    assert atoms.calc.results is results  # magnetic moments do not enter
+
+
+def test_results_are_written_with_the_atoms(toy, tmp_path):
+    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")}, weights=[0.5, 0.5])
+    atoms = aj.to_atoms(system)
+    atoms.calc = aj.Calculator(toy, system)
+    forces, stress = atoms.get_forces(), atoms.get_stress()
+    ase.io.write(tmp_path / "a.xyz", atoms)
+    back = ase.io.read(tmp_path / "a.xyz")
+    np.testing.assert_allclose(back.get_forces(), forces, atol=1e-7)
+    np.testing.assert_allclose(back.get_stress(), stress, rtol=1e-7)
+    assert_same_system(aj.from_atoms(back), system, atol=1e-7)
+
+
+def test_molecular_mixture_relaxes_with_an_ase_optimiser(toy):
+    atoms = Atoms("NaCl", [(0, 0, 0), (0, 0, 2.0)])
+    system = aj.from_atoms(atoms, {"Na": ("Na", "K")}, weights=[0.5, 0.5])
+    atoms.calc = aj.Calculator(toy, system)
+    before = atoms.get_potential_energy()
+    with BFGS(atoms, logfile=None) as optimiser:
+        assert optimiser.run(fmax=1e-3, steps=200)
+    assert atoms.get_potential_energy() < before
+    moved = system._replace(structure=aj.from_atoms(atoms).structure)
+    assert np.abs(aj.calculate(toy, moved).forces).max() < 1e-3
+
+
+@pytest.mark.slow
+def test_rock_salt_relaxes_to_no_stress_with_its_cell():
+    atoms = bulk("NaCl", "rocksalt", a=5.5)
+    atoms.set_cell(atoms.cell[:] @ (np.eye(3) + 0.02 * np.eye(3)[[1, 0, 2]]), scale_atoms=True)
+    atoms.calc = aj.Calculator(aj.load("sevennet-0", dtype="float64"))
+    assert np.abs(atoms.get_stress()).max() > 1e-2
+    with BFGS(FrechetCellFilter(atoms), logfile=None) as optimiser:
+        assert optimiser.run(fmax=1e-4, steps=100)
+    assert np.abs(atoms.get_stress()).max() < 1e-5
+    lengths = atoms.cell.lengths() * np.sqrt(2)
+    np.testing.assert_allclose(lengths, lengths.mean(), rtol=1e-3)
+    assert 5.6 < lengths.mean() < 5.75  # PBE: 5.70
+
+
+# --- import -----------------------------------------------------------------------------------------------------------
+
+
+def test_import_is_light_and_changes_no_setting():
+    code = (
+        "import jax, os, sys; before = dict(os.environ), jax.config.values.copy(); import alchemjax; "
+        "assert before[0] == os.environ and all(jax.config.values[k] == v for k, v in before[1].items()); "
+        "print(*{m.split('.')[0] for m in sys.modules})"
+    )
+    run = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    modules = set(run.stdout.split())
+    assert "alchemjax" in modules
+    assert modules.isdisjoint({"pymatgen", "matplotlib", "jax_md", "pymbar", "torch", "pytest"})
+
+
+def test_pymatgen_structure_of_a_file_is_the_system_that_read_makes():
+    core = pytest.importorskip("pymatgen.core")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        structure = core.Structure.from_file(EXAMPLES / "Ce0.5Zr0.5O2.cif")
+    system, other = aj.from_pymatgen(structure), aj.read(EXAMPLES / "Ce0.5Zr0.5O2.cif")
+    assert [(len(g.sites), g.species) for g in system.sites.groups] == [(4, ("Ce", "Zr"))]
+    np.testing.assert_array_equal(system.weights, other.weights)
+    assert sorted(system.sites.node_species) == sorted(other.sites.node_species)

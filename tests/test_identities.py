@@ -1,0 +1,765 @@
+"""Identities that every coupling must satisfy, on small networks with random parameters, in float64.
+
+`tiny` and `tiny_modal` share one layout of sites and arrays with head room (conftest), so that each is compiled once
+per coupling. The layouts of the graph themselves are tested at random with a network written in numpy.
+"""
+
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import (
+    CUTOFF,
+    QUICK,
+    SPECIES,
+    compiled,
+    evaluate,
+    random_structure,
+    random_weights,
+    standard_sites,
+    topology,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jaxtyping import jaxtyped
+
+from alchemjax.calculate import calculate, derivatives
+from alchemjax.calculate import energy as total_energy
+from alchemjax.model import sevennet
+from alchemjax.model.contract import contract, weigh
+from alchemjax.system.graph import block_shapes, make_graph, make_topology, union
+from alchemjax.system.neighbours import find_pairs
+from alchemjax.system.sites import Group, Sites, make_sites, num_weights
+from alchemjax.system.structure import make_structure
+from alchemjax.system.system import make_system
+
+COUPLINGS = [("independent", None), ("paired", None), ("correlated", 0.37)]
+every_coupling = pytest.mark.parametrize("coupling, alpha", COUPLINGS)
+
+
+@pytest.fixture(params=["tiny_modal", pytest.param("tiny", marks=pytest.mark.slow)])
+def network(request):
+    return request.getfixturevalue(request.param)
+
+
+def assert_close(one, two, names=("energy", "site_energies", "positions", "strain"), tolerance=1e-9):
+    for name in names:
+        np.testing.assert_allclose(getattr(one, name), getattr(two, name), rtol=0, atol=tolerance, err_msg=name)
+
+
+def varies(*values, by=1e-3):
+    """Whether no two of the values agree."""
+    values = np.sort(np.asarray([float(v) for v in values]))
+    return (np.diff(values) > by).all()
+
+
+def slope(function, h=3e-4):
+    """Derivative at 0 by a central difference of fourth order."""
+    return (8 * (function(h) - function(-h)) - (function(2 * h) - function(-2 * h))) / (12 * h)
+
+
+def moved(structure, displacement):
+    return structure._replace(positions=structure.positions + displacement)
+
+
+def strained(structure, strain):
+    stretch = np.eye(3) + strain
+    return structure._replace(positions=structure.positions @ stretch, cell=structure.cell @ stretch)
+
+
+# --- pure ends --------------------------------------------------------------------------------------------------------
+
+
+@every_coupling
+def test_one_hot_weights_give_the_ordinary_structure(network, rng, coupling, alpha):
+    structure, sites = random_structure(rng), standard_sites()
+    a, b = sites.groups
+    energies = []
+    for i, j in product(range(3), range(2)):
+        weights = np.eye(3)[i].tolist() + np.eye(2)[j].tolist()
+        mixed = evaluate(network, structure, sites, coupling, weights, alpha)
+        symbols = [a.species[i], a.species[i], b.species[j], "O"]
+        plain = evaluate(network, structure, make_sites(symbols), "independent", [])
+        assert_close(mixed, plain)
+        energies.append(plain.energy)
+    assert varies(*energies, by=1e-2)
+
+
+@every_coupling
+def test_energy_is_continuous_where_weights_become_one_hot(network, rng, coupling, alpha):
+    structure, sites = random_structure(rng), standard_sites()
+    end, inside = np.array([0, 1, 0, 1, 0.0]), random_weights(sites, rng)
+    energy = lambda x: float(evaluate(network, structure, sites, coupling, (1 - x) * end + x * inside, alpha).energy)
+    assert abs(energy(0.5) - energy(0)) > 0.01
+    for x in (1e-3, 1e-5, 1e-7):
+        assert 1e-2 * x < abs(energy(x) - energy(0)) < 300 * x
+
+
+@pytest.mark.parametrize("coupling", ["independent", "paired"])
+def test_sites_of_their_own_groups_give_every_ordering(tiny_modal, rng, coupling):
+    structure = random_structure(rng)
+    groups = tuple(Group(str(s), (s,), ("Na", "K")) for s in range(4))
+    sites = make_sites(["Na"] * 4, groups)
+    energies = []
+    for ordering in ([0, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 0]):
+        weights = np.eye(2)[ordering].ravel()
+        mixed, _ = evaluate(tiny_modal, structure, sites, coupling, weights, only_energy=True)
+        plain = evaluate(tiny_modal, structure, make_sites([("Na", "K")[k] for k in ordering]), "independent", [])
+        assert mixed == pytest.approx(plain.energy, abs=1e-9)
+        energies.append(mixed)
+    assert varies(*energies)
+
+
+def test_one_group_for_many_sites_is_one_group_per_site_with_equal_weights(tiny_modal, rng):
+    structure, shared = random_structure(rng), standard_sites()
+    a, b = shared.groups
+    own = make_sites(["Na", "Na", "Cl", "O"], (a._replace(sites=(0,)), a._replace(name="c", sites=(1,)), b))
+    weights = random_weights(shared, rng)
+    one = evaluate(tiny_modal, structure, shared, "independent", weights)
+    two = evaluate(tiny_modal, structure, own, "independent", [*weights[:3], *weights])
+    assert_close(one, two)
+    np.testing.assert_allclose(one.weights[:3], two.weights[:3] + two.weights[3:6], atol=1e-9)
+    assert varies(*two.weights)
+
+
+# --- nodes that make no difference ------------------------------------------------------------------------------------
+
+
+@every_coupling
+def test_a_node_of_weight_0_and_a_site_of_weight_0_are_not_there(network, rng, coupling, alpha):
+    structure, full = random_structure(rng), standard_sites()
+    weights = np.array([0.5, 0.3, 0, 0, 0])  # no Li, and nothing on site 2
+    with_all = evaluate(network, structure, full, coupling, weights, alpha)
+    filled = evaluate(network, structure, full, coupling, [0.5, 0.3, 0.1, 0.4, 0.3], alpha)
+    assert varies(with_all.energy, filled.energy) and abs(filled.positions[2]).max() > 1e-3
+    less = make_sites(["Na", "Na", "O"], (full.groups[0]._replace(species=("Na", "K")),))
+    removed = structure._replace(positions=structure.positions[[0, 1, 3]])
+    energy, energies = evaluate(network, removed, less, coupling, [0.5, 0.3], alpha, only_energy=True)
+    assert energy == pytest.approx(with_all.energy, abs=1e-9)
+    np.testing.assert_allclose(with_all.site_energies, np.insert(energies, 2, 0), atol=1e-9)
+    assert not with_all.positions[2].any()
+
+
+@every_coupling
+def test_splitting_a_species_over_two_nodes_changes_nothing(network, rng, coupling, alpha):
+    structure, whole = random_structure(rng), standard_sites()
+    a, b = whole.groups
+    split = whole._replace(  # make_sites refuses a species that is listed twice
+        groups=(a._replace(species=("Na", "Na", "Li")), b._replace(species=("Cl", "Cl"))),
+        node_species=("Na", "Na", "Li") * 2 + ("Cl", "Cl", "O"),
+    )
+    parts, sums = [0.2, 0.35, 0.3, 0.15, 0.6], [0.55, 0, 0.3, 0.75, 0]
+    one = evaluate(network, structure, split, coupling, parts, alpha)
+    two = evaluate(network, structure, whole, coupling, sums, alpha)
+    assert_close(one, two)
+    other = evaluate(network, structure, whole, coupling, parts, alpha)
+    assert varies(one.energy, other.energy)
+    if coupling == "independent":
+        np.testing.assert_allclose(one.weights, two.weights[[0, 0, 2, 3, 3]], atol=1e-9)
+
+
+# --- couplings among each other ---------------------------------------------------------------------------------------
+
+
+def test_correlated_runs_from_independent_at_0_to_paired_at_1(network, rng):
+    structure, sites = random_structure(rng), standard_sites()
+    weights = random_weights(sites, rng)
+    names = ("energy", "site_energies", "positions", "strain", "weights")
+    correlated = [evaluate(network, structure, sites, "correlated", weights, x) for x in (0.0, 0.5, 1.0)]
+    assert varies(*(out.energy for out in correlated), by=1e-5)
+    assert_close(correlated[0], evaluate(network, structure, sites, "independent", weights), names)
+    assert_close(correlated[2], evaluate(network, structure, sites, "paired", weights), names)
+
+
+def test_if_all_sites_are_one_paired_group_the_energy_is_the_weighted_sum_of_pure_crystals(tiny_modal, rng):
+    structure = random_structure(rng)
+    sites = make_sites(["Na"] * 4, (Group("all", (0, 1, 2, 3), ("Na", "Cl")),))
+    pure = [float(evaluate(tiny_modal, structure, make_sites([s] * 4), "independent", []).energy) for s in ("Na", "Cl")]
+    assert varies(*pure)
+    for weights in ([1, 0], [0, 1], [0.3, 0.7], [0.2, 0.1]):
+        out = evaluate(tiny_modal, structure, sites, "paired", weights)
+        assert out.energy == pytest.approx(np.dot(weights, pure), abs=1e-9)
+        np.testing.assert_allclose(out.weights, pure, atol=1e-9)
+    ends = np.array([[0.9, 0, 0.1, 0.2, 0.8], [0.1, 0.8, 0.1, 0.9, 0.1]])
+    path = [ends[0], ends.mean(0), ends[1]]
+    bend = [evaluate(tiny_modal, structure, standard_sites(), "independent", w).energy for w in path]
+    assert abs(bend[0] - 2 * bend[1] + bend[2]) > 1e-3, "otherwise the energy is not linear"
+
+
+@pytest.mark.parametrize("coupling, alpha", [*COUPLINGS, ("correlated", -0.2)])
+@pytest.mark.parametrize("left_handed", [False, True])
+def test_mixing_before_convolving_is_the_sum_over_all_pairs_of_nodes(network, rng, coupling, alpha, left_handed):
+    structure, sites = random_structure(rng, left_handed=left_handed), standard_sites()
+    weights = random_weights(sites, rng)
+    assert (topology(network, structure, sites, coupling).blocks[-1].shift != 0).any()
+    mixed = evaluate(network, structure, sites, coupling, weights, alpha)
+    pairwise = evaluate(network, structure, sites, coupling, weights, alpha, per_node=True)
+    assert_close(mixed, pairwise, ("energy", "site_energies", "positions", "strain", "weights", "alpha"))
+    other = evaluate(network, structure, sites, coupling, weights[[1, 0, 2, 4, 3]], alpha)
+    assert varies(mixed.energy, other.energy)
+
+
+# --- symmetries of space ----------------------------------------------------------------------------------------------
+
+
+@every_coupling
+def test_numbering_the_sites_differently_permutes_the_forces(network, rng, coupling, alpha):
+    structure, sites = random_structure(rng), standard_sites()
+    weights = random_weights(sites, rng)
+    one = evaluate(network, structure, sites, coupling, weights, alpha)
+    order = np.array([2, 3, 1, 0])  # site k of the new numbering is site order[k] of the old one
+    groups = tuple(g._replace(sites=tuple(np.flatnonzero(np.isin(order, g.sites)).tolist())) for g in sites.groups)
+    again = make_sites(np.array(["Na", "Na", "Cl", "O"])[order], groups)
+    two = evaluate(network, structure._replace(positions=structure.positions[order]), again, coupling, weights, alpha)
+    assert_close(one, two, ("energy", "strain", "weights", "alpha"))
+    np.testing.assert_allclose(one.positions[order], two.positions, atol=1e-9)
+    np.testing.assert_allclose(one.site_energies[order], two.site_energies, atol=1e-9)
+    exchanged = structure._replace(positions=structure.positions[order])
+    assert varies(one.energy, evaluate(network, exchanged, sites, coupling, weights, alpha).energy)
+
+
+def random_rotation(rng):
+    q = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    return q * np.linalg.det(q)
+
+
+def rotated(structure, rotation):
+    return structure._replace(positions=structure.positions @ rotation, cell=structure.cell @ rotation)
+
+
+@every_coupling
+def test_rotation_turns_forces_and_stress_and_leaves_the_energy(network, rng, coupling, alpha):
+    structure, sites = random_structure(rng), standard_sites()
+    weights = random_weights(sites, rng)
+    one = evaluate(network, structure, sites, coupling, weights, alpha)
+    turn = random_rotation(rng)
+    two = evaluate(network, rotated(structure, turn), sites, coupling, weights, alpha)
+    assert_close(one, two, ("energy", "site_energies", "weights", "alpha"))
+    np.testing.assert_allclose(one.positions @ turn, two.positions, atol=1e-9)
+    np.testing.assert_allclose(turn.T @ one.strain @ turn, two.strain, atol=1e-9)
+    assert abs(one.positions - two.positions).max() > 1e-2 and abs(one.strain - two.strain).max() > 1e-2
+    if len(network.config.multiplicities) > 3:  # fewer layers have no odd path
+        mirrored = evaluate(network, rotated(structure, -turn), sites, coupling, weights, alpha)
+        assert varies(one.energy, mirrored.energy, by=1e-4), "the network is not symmetric under reflection"
+
+
+def test_rotation_leaves_the_energy_with_l_up_to_3(tiny_l3, rng):
+    structure, sites = random_structure(rng), standard_sites()
+    weights = random_weights(sites, rng)
+    energy = lambda s: float(evaluate(tiny_l3, s, sites, "independent", weights, only_energy=True)[0])
+    turn = random_rotation(rng)
+    assert energy(rotated(structure, turn)) == pytest.approx(energy(structure), abs=1e-9)
+    assert varies(
+        energy(structure), energy(rotated(structure, -turn)), energy(strained(structure, 0.1 * turn)), by=1e-5
+    )
+
+
+@every_coupling
+def test_translation_and_other_images_of_sites_change_nothing(network, rng, coupling, alpha):
+    structure, sites = random_structure(rng), standard_sites()
+    weights = random_weights(sites, rng)
+    names = ("energy", "site_energies", "positions", "strain", "weights", "alpha")
+    one = evaluate(network, structure, sites, coupling, weights, alpha)
+    assert_close(one, evaluate(network, moved(structure, [0.7, -11.3, 5.1]), sites, coupling, weights, alpha), names)
+    images = rng.integers(-3, 4, (4, 3)) @ structure.cell
+    assert_close(one, evaluate(network, moved(structure, images), sites, coupling, weights, alpha), names)
+    one_site = np.array([[0.02, 0.03, -0.01], [0, 0, 0], [0, 0, 0], [0, 0, 0]])
+    assert varies(
+        one.energy, evaluate(network, moved(structure, one_site), sites, coupling, weights, alpha).energy, by=1e-5
+    )
+
+
+@pytest.mark.parametrize("coupling, alpha", [COUPLINGS[0], COUPLINGS[2]])
+def test_energy_of_a_supercell_is_that_of_its_cells(tiny_modal, rng, coupling, alpha):
+    structure, sites = random_structure(rng), standard_sites()
+    weights = random_weights(sites, rng)
+    one = evaluate(tiny_modal, structure, sites, coupling, weights, alpha)
+    groups = tuple(g._replace(sites=(*g.sites, *(s + 4 for s in g.sites))) for g in sites.groups)
+    shapes = [(64, 4), (48, 4)][: 1 if coupling == "independent" else 2]
+    twice = make_sites(["Na", "Na", "Cl", "O"] * 2, groups)
+    for axis in range(3):
+        cell = structure.cell.copy()
+        cell[axis] *= 2
+        positions = np.concatenate([structure.positions, structure.positions + structure.cell[axis]])
+        double = make_structure(positions, cell, True)
+        energy, energies = evaluate(
+            tiny_modal, double, twice, coupling, weights, alpha, only_energy=True, shapes=shapes
+        )
+        assert energy == pytest.approx(2 * one.energy, abs=1e-9)
+        np.testing.assert_allclose(energies, np.tile(one.site_energies, 2), atol=1e-9)
+    assert varies(*one.site_energies)
+
+
+@pytest.mark.parametrize("coupling, alpha", [COUPLINGS[0], COUPLINGS[2]])
+@pytest.mark.parametrize("traveller", [1, 3])
+def test_energy_vanishes_smoothly_with_the_cutoff_function_when_a_site_leaves(network, rng, coupling, alpha, traveller):
+    sites = standard_sites()
+    weights = random_weights(sites, rng)
+    places = np.array([[0, 0, 0], [-1.6, 0.3, 0], [-0.4, 1.9, 0.2]])
+    direction = np.array([0.96, 0.0, -0.28])
+
+    def at(distance):
+        positions = np.insert(places[[0, 1, 2]], traveller, distance * direction, axis=0)
+        return evaluate(network, make_structure(positions), sites, coupling, weights, alpha)
+
+    outside = at(CUTOFF + 1e-3)
+    assert_close(outside, at(CUTOFF + 0.5))
+    assert abs(outside.positions[traveller]).max() == 0
+    assert abs(at(CUTOFF - 0.3).energy - outside.energy) > 1e-5
+    gain = [float(at(CUTOFF - h).energy - outside.energy) for h in (2e-3, 1e-3)]
+    order = {"xplor": 2, "polynomial": 3}[network.config.cutoff_function[0]]
+    assert np.log2(gain[0] / gain[1]) == pytest.approx(order, abs=0.05)
+    pull = [float(at(CUTOFF - h).positions[traveller] @ direction) for h in (2e-3, 1e-3)]
+    assert np.log2(pull[0] / pull[1]) == pytest.approx(order - 1, abs=0.05)
+
+
+def test_pairs_listed_beyond_the_cutoff_change_nothing(network, rng):
+    structure, sites = random_structure(rng), standard_sites()
+    weights = random_weights(sites, rng)
+    more = [topology(network, structure, sites, "correlated", skin=s).blocks[0].used.sum() for s in (0.0, 0.5)]
+    assert more[0] < more[1]
+    outs = [evaluate(network, structure, sites, "correlated", weights, 0.2, skin=skin) for skin in (0.0, 0.5)]
+    assert_close(*outs, ("energy", "site_energies", "positions", "strain", "weights", "alpha"))
+
+
+# --- derivatives ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("left_handed", [False, True])
+@pytest.mark.parametrize("coupling, alpha", [COUPLINGS[0], COUPLINGS[2]])
+def test_first_derivatives_are_finite_differences(network, rng, coupling, alpha, left_handed):
+    structure, sites = random_structure(rng, left_handed=left_handed), standard_sites()
+    assert (np.linalg.det(structure.cell) < 0) == left_handed
+    weights = random_weights(sites, rng)
+
+    def energy(structure=structure, weights=weights, alpha=alpha):
+        return float(evaluate(network, structure, sites, coupling, weights, alpha).energy)
+
+    out = evaluate(network, structure, sites, coupling, weights, alpha)
+    close = partial(np.testing.assert_allclose, rtol=0, atol=2e-7)
+    close(out.weights, [slope(lambda h, e=e: energy(weights=weights + h * e)) for e in np.eye(5)])
+    units = np.eye(12).reshape(12, 4, 3)
+    close(out.positions.ravel(), [slope(lambda h, e=e: energy(moved(structure, h * e))) for e in units])
+    units = [(np.outer(a, b) + np.outer(b, a)) / 2 for a, b in product(np.eye(3), repeat=2)]
+    close(out.strain.ravel(), [slope(lambda h, e=e: energy(strained(structure, h * e))) for e in units])
+    assert varies(*out.weights) and abs(out.positions).min() > 1e-4 and abs(out.strain).min() > 1e-4
+    if coupling == "correlated":
+        close(out.alpha, slope(lambda h: energy(alpha=alpha + h)))
+        assert abs(out.alpha) > 1e-4
+
+
+def test_stress_is_per_volume_with_the_same_sign_in_left_handed_cells(small, rng):
+    structure, sites = random_structure(rng, left_handed=True), standard_sites()
+    assert np.linalg.det(structure.cell) < 0
+    weights = random_weights(sites, rng)
+    energy = lambda s: float(evaluate(small, s, sites, "independent", weights, only_energy=True)[0])
+    out = calculate(small, make_system(structure, sites, weights))
+    stretch = [slope(lambda h, e=e: energy(strained(structure, h * np.diag(e)))) for e in np.eye(3)]
+    np.testing.assert_allclose(np.diag(out.stress), stretch / abs(np.linalg.det(structure.cell)), atol=1e-8)
+    pull = [slope(lambda h, e=e: energy(moved(structure, h * np.outer([0, 1, 0, 0], e)))) for e in np.eye(3)]
+    np.testing.assert_allclose(out.forces[1], np.negative(pull), atol=1e-7)
+    np.testing.assert_allclose(out.forces.sum(0), 0, atol=1e-9)
+    assert abs(out.stress).min() > 1e-5 and abs(out.forces[1]).min() > 1e-4
+
+
+@pytest.fixture(scope="module", params=["small", pytest.param("tiny", marks=pytest.mark.slow)])
+def flat(request):
+    """Energy of one vector (positions, strain, weights, alpha) and the parameters; a point, directions, parameters."""
+    potential = request.getfixturevalue(request.param)
+    rng = np.random.default_rng(5)
+    structure, sites = random_structure(rng), standard_sites()
+    arrays, cell = topology(potential, structure, sites, "correlated"), jnp.asarray(structure.cell)
+
+    def energy(z, params=potential.params):
+        positions, strain, weights = z[:12].reshape(4, 3), z[12:21].reshape(3, 3), z[21:26]
+        args = potential.node_energies, potential.config, params, arrays, positions, cell, weights, z[26], strain
+        return total_energy(*args)[0]
+
+    z = jnp.asarray(np.concatenate([structure.positions.ravel(), np.zeros(9), random_weights(sites, rng), [0.3]]))
+    directions = jnp.asarray(rng.normal(size=(3, 27)) * np.repeat([0.3, 0.1, 0.3], [12, 9, 6]))
+    return energy, z, directions, potential.params
+
+
+def jit(function):
+    return jax.jit(function, compiler_options=QUICK)
+
+
+@pytest.fixture(scope="module")
+def second(flat):
+    """Hessian times vector, forward over reverse."""
+    return jit(lambda z, v: jax.jvp(jax.grad(flat[0]), (z,), (v,))[1])
+
+
+def test_second_derivatives_are_finite_differences_of_first_ones(flat, second):
+    energy, z, (_, v, _), _ = flat
+    gradient = jit(jax.grad(energy))
+    expected = slope(lambda h: gradient(z + h * v), h=1e-3)
+    assert abs(expected).min() > 1e-4
+    np.testing.assert_allclose(second(z, v), expected, rtol=1e-7, atol=1e-7)
+
+
+def test_second_derivatives_agree_whichever_mode_comes_first(flat, second):
+    energy, z, (_, v, _), _ = flat
+    reverse_over_forward = jit(jax.grad(lambda z, v: jax.jvp(energy, (z,), (v,))[1]))(z, v)
+    np.testing.assert_allclose(reverse_over_forward, second(z, v), rtol=0, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_hessian_is_symmetric_and_the_same_in_every_order_of_modes(flat, second):
+    energy, z, (_, v, _), _ = flat
+    hessian = jit(jax.jacfwd(jax.jacrev(energy)))(z)
+    assert (abs(hessian).max(1) > 1e-4).all()
+    np.testing.assert_allclose(hessian, hessian.T, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(hessian @ v, second(z, v), rtol=0, atol=1e-9)
+    for other in (jax.jacrev(jax.jacfwd(energy)), jax.jacrev(jax.grad(energy)), jax.jacfwd(jax.jacfwd(energy))):
+        np.testing.assert_allclose(jit(other)(z), hessian, rtol=0, atol=1e-9)
+
+
+def test_third_derivatives_are_finite_differences_of_second_ones(flat, second):
+    energy, z, (_, v, w), _ = flat
+    third = jit(lambda z: jax.jvp(lambda z: jax.jvp(jax.grad(energy), (z,), (v,))[1], (z,), (w,))[1])(z)
+    expected = slope(lambda h: second(z + h * w, v), h=1e-3)
+    np.testing.assert_allclose(third, expected, rtol=1e-6, atol=1e-6)
+    assert abs(third).max() > 0.01
+
+
+def test_derivatives_by_parameters_alone_and_with_positions_are_finite_differences(flat, rng):
+    energy, z, (u, _, _), params = flat
+    towards = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
+    along = lambda h, k: energy(z + h * u, jax.tree.map(lambda p, d: p + k * d, params, towards))
+    value, gradient = jit(along), jit(jax.grad(along, (0, 1)))
+    first = [float(g) for g in gradient(0.0, 0.0)]
+    assert first[1] == pytest.approx(slope(lambda k: float(value(0.0, k))), rel=1e-6)
+    both = jit(lambda: jax.jvp(along, (0.0, 0.0), (1.0, 1.0))[1])()
+    assert float(both) == pytest.approx(sum(first), abs=1e-9)
+    mixed = jit(jax.grad(jax.grad(along, 0), 1))(0.0, 0.0)
+    assert float(mixed) == pytest.approx(slope(lambda k: float(gradient(0.0, k)[0])), rel=1e-6)
+    assert min(abs(first[0]), abs(first[1]), abs(mixed)) > 1e-3
+
+
+def test_every_parameter_of_a_model_with_modalities_moves_the_energy(tiny_modal, rng):
+    structure, sites = random_structure(rng), standard_sites()
+    arrays = topology(tiny_modal, structure, sites, "independent")
+    args = jnp.asarray(structure.positions), jnp.asarray(structure.cell), jnp.asarray(random_weights(sites, rng))
+    energy = lambda params: total_energy(
+        tiny_modal.node_energies, tiny_modal.config, params, arrays, *args, jnp.zeros(())
+    )[0]
+    gradients = jit(jax.grad(energy))(tiny_modal.params)
+    absent = SPECIES.index("Mg")
+    for path, g in jax.tree.leaves_with_path(gradients):
+        name = jax.tree_util.keystr(path)
+        if "modality" in name or "shift" in name:  # the model was asked for the second modality
+            assert not g[0].any(), name
+            g = g[1]
+        if any(word in name for word in ("embedding", "scale", "shift")):
+            assert not g[absent].any(), name
+            g = np.delete(g, absent, axis=0)
+        assert (g != 0).all(), name
+
+
+@pytest.mark.parametrize(
+    "product_, plain, shapes",
+    [
+        (contract, lambda s, l: jnp.einsum("bik,bkj->bij", s, l), ((2, 3, 4), (2, 4, 5))),
+        (weigh, lambda w, x: jnp.einsum("rpmu,rmau->rpmau", w, x), ((2, 3, 4, 5), (2, 4, 2, 5))),
+    ],
+    ids=["contract", "weigh"],
+)
+@pytest.mark.parametrize("axes", [None, (0, None), (None, 0), (0, 0), (2, 1)])
+def test_products_of_the_convolution_and_their_derivatives_are_einsums_in_any_batch(rng, product_, plain, shapes, axes):
+    if axes:
+        shapes = [s if axis is None else (*s[:axis], 3, *s[axis:]) for s, axis in zip(shapes, axes, strict=True)]
+    points, towards = ([jnp.asarray(rng.normal(size=s)) for s in shapes] for _ in range(2))
+
+    def all_of(function):
+        function = jax.vmap(function, axes) if axes else function
+        cubed = lambda *args: jnp.sum(function(*args) ** 3)
+        gradient = jax.grad(cubed, (0, 1))
+        forward = lambda *args: jax.jvp(gradient, args, tuple(towards))[1]
+        return jit(lambda *args: (function(*args), gradient(*args), forward(*args), jax.vjp(forward, *args)[1](args)))
+
+    expected = jax.tree.leaves(all_of(plain)(*points))
+    assert all(abs(e).max() > 0.1 for e in expected)
+    for one, two in zip(jax.tree.leaves(all_of(product_)(*points)), expected, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-10, atol=1e-10)
+
+
+# --- batches, padding, precision --------------------------------------------------------------------------------------
+
+
+def test_vmap_over_compositions_is_a_loop_over_them(tiny_modal, rng):
+    structure, sites = random_structure(rng), standard_sites()
+    weights = np.stack([random_weights(sites, rng) for _ in range(3)])
+    alphas = np.array([-0.02, 0.3, 0.8])
+    arrays = topology(tiny_modal, structure, sites, "correlated")
+    run = partial(derivatives, tiny_modal.node_energies, tiny_modal.config, tiny_modal.params, arrays)
+    fixed = jnp.asarray(structure.positions), jnp.asarray(structure.cell)
+    batch = jit(jax.vmap(partial(run, *fixed)))(jnp.asarray(weights), jnp.asarray(alphas))
+    assert varies(*batch.energy)
+    for k in range(3):
+        alone = evaluate(tiny_modal, structure, sites, "correlated", weights[k], alphas[k])
+        assert_close(jax.tree.map(lambda a, k=k: a[k], batch), alone, alone._fields)
+
+
+def test_padding_splitting_rows_and_chunks_change_nothing(small, rng, monkeypatch):
+    structure, sites = random_structure(rng), standard_sites()
+    weights = random_weights(sites, rng)
+    run = partial(evaluate, small, structure, sites, "correlated", weights, 0.3)
+    bare = run(shapes=None)
+    shapes = block_shapes(topology(small, structure, sites, "correlated", shapes=None))
+    assert shapes[0][1] not in (1, 4)
+    assert_close(bare, run(), bare._fields)
+    assert_close(bare, run(shapes=[(150, 1), (80, 1)]), bare._fields)
+    monkeypatch.setattr(sevennet, "EDGES_PER_CHUNK", 24)  # the two blocks have two and three worlds in a row
+    compiled.cache_clear()
+    assert_close(bare, run(), bare._fields)
+    compiled.cache_clear()
+    for_a_batch = small._replace(config=replace(small.config, batch=3))
+    assert_close(bare, evaluate(for_a_batch, structure, sites, "correlated", weights, 0.3), bare._fields)
+
+
+def test_arrays_that_are_too_small_are_refused(small, rng):
+    structure, sites = random_structure(rng), standard_sites()
+    with pytest.raises(ValueError, match=r"the graph needs \d+ rows of 4 edges; 2 were provided"):
+        topology(small, structure, sites, "independent", shapes=[(2, 4)])
+
+
+def test_all_compositions_of_one_shape_are_traced_once(small, rng):
+    traces = []
+
+    def node_energies(params, config, graph):
+        traces.append(1)
+        return small.node_energies(params, config, graph)
+
+    counting = small._replace(node_energies=node_energies)
+    structure, sites = random_structure(rng), standard_sites()
+    system = make_system(structure, sites, random_weights(sites, rng), "correlated")
+    energies = [calculate(counting, system, random_weights(sites, rng), 0.1 * k).energy for k in range(3)]
+    assert varies(*energies, by=1e-4)
+    assert len(traces) == 1
+
+
+def equations(jaxpr):
+    """All equations, those of inner functions included."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+@pytest.mark.parametrize("coupling", ["independent", "correlated"])
+def test_a_float32_potential_computes_nothing_in_float64(tiny_modal, rng, coupling):
+    structure, sites = random_structure(rng), standard_sites()
+    cast = lambda a: jnp.asarray(a, "float32")
+    args = jax.tree.map(cast, (structure.positions, structure.cell, random_weights(sites, rng), 0.1))
+    arrays = topology(tiny_modal, structure, sites, coupling)
+    run = partial(derivatives, tiny_modal.node_energies, tiny_modal.config)
+    params = jax.tree.map(cast, tiny_modal.params)
+    traced = jax.make_jaxpr(run)(params, arrays, *args)
+    assert {str(a.dtype) for a in traced.out_avals} == {"float32"}
+    wide = [e for e in equations(traced.jaxpr) for v in e.outvars if str(v.aval.dtype) in ("float64", "complex128")]
+    assert not wide, wide[0]
+    double = jax.make_jaxpr(run)(tiny_modal.params, arrays, *jax.tree.map(lambda a: a.astype("float64"), args))
+    assert any(str(v.aval.dtype) == "float64" for e in equations(double.jaxpr) for v in e.outvars)
+
+
+BATCH = 19  # a size that nothing else has
+
+
+def batched_operations(potential, structure, sites, coupling, *, gradient, over):
+    """Equations with BATCH among the sizes of a result, when `over` is vmapped."""
+    arrays = topology(potential, structure, sites, coupling)
+    function = derivatives if gradient else total_energy
+    run = partial(function, potential.node_energies, potential.config, potential.params, arrays)
+    weights = jnp.ones((BATCH, num_weights(sites))) / 4
+    positions = jnp.broadcast_to(jnp.asarray(structure.positions), (BATCH, 4, 3))
+    cell, alpha = jnp.asarray(structure.cell), jnp.asarray(0.2)
+    if over == "weights":
+        traced = jax.make_jaxpr(jax.vmap(run, (None, None, 0, None)))(positions[0], cell, weights, alpha)
+    else:
+        traced = jax.make_jaxpr(jax.vmap(run, (0, None, None, None)))(positions, cell, weights[0], alpha)
+    return [e for e in equations(traced.jaxpr) if any(BATCH in v.aval.shape for v in e.outvars)]
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("coupling, chunk", [("independent", 448), ("correlated", 16)])
+def test_a_batch_of_compositions_computes_geometry_once(tiny, rng, monkeypatch, coupling, gradient, chunk):
+    monkeypatch.setattr(sevennet, "EDGES_PER_CHUNK", chunk)
+    structure, sites = random_structure(rng), standard_sites()
+    count = partial(batched_operations, tiny, structure, sites, coupling, gradient=gradient)
+    shared, separate = count(over="weights"), count(over="positions")
+    hidden = {len(w) for w in tiny.params["layers"]["0"]["radial"].values()} - {4}
+
+    def radial(operations):  # matrix products of the radial network, whose hidden widths no other array has
+        products = [e for e in operations if e.primitive.name == "dot_general"]
+        return [e for e in products if any(hidden & set(v.aval.shape) for v in (*e.invars, *e.outvars))]
+
+    transcendental = lambda operations: [e for e in operations if e.primitive.name in ("sin", "cos", "sqrt", "rsqrt")]
+    assert hidden == {11, 17}
+    assert len(radial(separate)) >= 6 and len(transcendental(separate)) >= 2
+    assert not radial(shared) and not transcendental(shared)
+    assert len(shared) < 0.8 * len(separate)
+
+
+def assert_shapes_as_declared(value):
+    """The arrays of a NamedTuple have the types and shapes of its annotations; within a context, sizes by name."""
+    for name, hint in type(value).__annotations__.items():
+        field = getattr(value, name)
+        if hasattr(field, "shape"):
+            assert isinstance(field, hint), f"{type(value).__name__}.{name} is {field.dtype}{field.shape}"
+
+
+@every_coupling
+@pytest.mark.parametrize("per_node", [False, True])
+def test_arrays_of_topology_and_graph_have_the_shapes_that_are_declared(small, rng, coupling, alpha, per_node):
+    structure, sites = random_structure(rng), standard_sites()
+    arrays = topology(small, structure, sites, coupling, per_node=per_node)
+    graph = jit(partial(make_graph, far=2 * CUTOFF))(
+        arrays, *structure[:2], random_weights(sites, rng), jnp.asarray(0.1)
+    )
+    with jaxtyped("context"):
+        for value in (sites, arrays, graph):
+            assert_shapes_as_declared(value)
+    for block in (*arrays.blocks, *graph.blocks):
+        with jaxtyped("context"):
+            assert_shapes_as_declared(block)
+    wrong = graph._replace(mix_weight=graph.mix_weight[1:])
+    with pytest.raises(AssertionError, match="Graph.mix_weight"), jaxtyped("context"):
+        assert_shapes_as_declared(wrong)
+
+
+# --- any layout, with a network in numpy ------------------------------------------------------------------------------
+
+
+class Toy:
+    """Two layers of messages that depend on direction, and the same thing by loops over nodes."""
+
+    def __init__(self, seed):
+        rng = np.random.default_rng(seed)
+        self.embedding = rng.normal(size=(len(SPECIES), 3))
+        self.bias, self.own, self.seen = rng.normal(size=3), rng.normal(size=(3, 3)), rng.normal(size=(3, 3))
+
+    def filter(self, r):
+        distance = np.linalg.norm(r, axis=-1)
+        return np.where(distance < CUTOFF, (1 - distance / CUTOFF) ** 2 * (1 + r @ [0.1, -0.2, 0.3]), 0)
+
+    def send(self, x):
+        return x + self.bias
+
+    def update(self, x, received):
+        return np.tanh(x @ self.own + received @ self.seen)
+
+    def on_graph(self, graph):
+        """Energies of the nodes, from the graph a model sees."""
+        graph = jax.tree.map(np.asarray, graph)
+        x = self.embedding[graph.node_species]
+        nowhere = len(graph.target_node)
+        for _ in range(2):
+            sources = np.zeros((len(graph.source_node), 3))
+            np.add.at(sources, graph.mix_source, graph.mix_weight[:, None] * self.send(x)[graph.mix_node])
+            targets = np.zeros((nowhere + 1, 3))
+            for edges in graph.blocks:
+                messages = self.filter(edges.vectors)[..., None] * sources[edges.source]
+                if edges.weight is not None:
+                    messages = messages * edges.weight[..., None]
+                np.add.at(targets, edges.target, messages.sum(2))
+            targets[nowhere] = 0
+            x = self.update(x, targets[graph.node_targets].sum(1))
+        return x.sum(-1)
+
+    def on_nodes(self, structure, sites, weights, coupling, alpha):
+        """Energies of the nodes, from P(m|n) in words."""
+        weights = np.append(weights, 1.0)[sites.node_weight]
+        pairs = find_pairs(structure, CUTOFF)
+        r = structure.positions[pairs.sender] - structure.positions[pairs.receiver] + pairs.shift @ structure.cell
+        x = self.embedding[[SPECIES.index(s) for s in sites.node_species]]
+        nodes_at = [np.flatnonzero(sites.node_site == s) for s in range(len(structure.positions))]
+        for _ in range(2):
+            received = np.zeros_like(x)
+            for i, j, vector in zip(pairs.receiver, pairs.sender, r, strict=True):
+                for n, m in product(nodes_at[i], nodes_at[j]):
+                    probability = weights[m]
+                    if sites.node_group[n] == sites.node_group[m] != -1 and coupling != "independent":
+                        a = 1.0 if coupling == "paired" else alpha
+                        probability = (1 - a) * weights[m] + a * (sites.node_index[n] == sites.node_index[m])
+                    received[n] += probability * self.filter(vector) * self.send(x)[m]
+            x = self.update(x, received)
+        return x.sum(-1)
+
+
+@st.composite
+def layouts(draw):
+    """Symbols of up to five sites, in any groups; a coupling."""
+    number = draw(st.integers(1, 5))
+    owner = draw(st.lists(st.integers(-1, 2), min_size=number, max_size=number))
+    species = st.lists(st.sampled_from(SPECIES), min_size=1, max_size=4, unique=True).map(tuple)
+    groups = tuple(
+        Group(str(k), tuple(s for s in range(number) if owner[s] == k), draw(species))
+        for k in sorted(set(owner) - {-1})
+    )
+    symbols = draw(st.lists(st.sampled_from(SPECIES), min_size=number, max_size=number))
+    return symbols, groups, draw(st.sampled_from([*COUPLINGS, ("correlated", -0.15)]))
+
+
+def graph_of(structure, sites: Sites, weights, coupling, alpha, shapes=None, per_node=False):
+    rows = {s: SPECIES.index(s) for s in SPECIES}
+    pairs = find_pairs(structure, CUTOFF)
+    arrays = make_topology(sites, pairs, rows, coupling, per_node=per_node, shapes=shapes)
+    alpha = {"independent": 0.0, "paired": 1.0}.get(coupling, alpha)
+    make = jit(partial(make_graph, far=2 * CUTOFF))
+    return arrays, make(arrays, structure.positions, structure.cell, np.asarray(weights, float), np.asarray(alpha))
+
+
+def check_any_layout(layout, left_handed, seed):
+    rng, toy = np.random.default_rng(seed), Toy(seed)
+    symbols, groups, coupling = layout
+    structure = random_structure(rng, sites=len(symbols), left_handed=left_handed)
+    sites = make_sites(symbols, groups)
+    weights = random_weights(sites, rng) if groups else np.zeros(0)
+    weights[rng.random(len(weights)) < 0.2] = 0
+    layout = structure, sites, weights, *coupling
+    expected = toy.on_nodes(*layout)
+    arrays, graph = graph_of(*layout)
+    np.testing.assert_allclose(toy.on_graph(graph), expected, atol=1e-9)
+    narrow = [(rows * width + 1, max(1, width // 3)) for rows, width in block_shapes(arrays)]
+    np.testing.assert_allclose(toy.on_graph(graph_of(*layout, shapes=narrow)[1]), expected, atol=1e-9)
+    np.testing.assert_allclose(toy.on_graph(graph_of(*layout, per_node=True)[1]), expected, atol=1e-9)
+
+
+@settings(max_examples=15)
+@given(layout=layouts(), left_handed=st.booleans(), seed=st.integers(0, 99))
+def test_graphs_of_any_layout_carry_the_messages_that_the_coupling_says(layout, left_handed, seed):
+    check_any_layout(layout, left_handed, seed)
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(layout=layouts(), left_handed=st.booleans(), seed=st.integers(0, 99))
+def test_graphs_of_very_many_layouts_carry_the_messages_that_the_coupling_says(layout, left_handed, seed):
+    check_any_layout(layout, left_handed, seed)
+
+
+@every_coupling
+def test_the_union_of_graphs_is_each_graph_for_itself(rng, coupling, alpha):
+    sites = standard_sites()
+    structures = [random_structure(rng)]
+    structures += [moved(structures[0], rng.normal(size=(4, 3)) * 0.05) for _ in range(2)]
+    weights = jnp.asarray([random_weights(sites, rng) for _ in range(3)])
+    arrays, _ = graph_of(structures[0], sites, weights[0], coupling, alpha)
+    cell = jnp.asarray(structures[0].cell)
+    one = lambda positions, weights: make_graph(arrays, positions, cell, weights, jnp.asarray(0.3), far=2 * CUTOFF)
+    graphs = jit(jax.vmap(one))(jnp.stack([s.positions for s in structures]), weights)
+    together = jit(partial(union, num_sites=4))(graphs)
+    toy = Toy(1)
+    apart = [toy.on_graph(jax.tree.map(lambda a, k=k: a[k], graphs)) for k in range(3)]
+    assert varies(*(energies.sum() for energies in apart), by=1e-4)
+    np.testing.assert_allclose(toy.on_graph(together), np.concatenate(apart), atol=1e-12)
+    np.testing.assert_array_equal(together.node_site, [4 * k + site for k in range(3) for site in sites.node_site])

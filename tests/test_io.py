@@ -1,0 +1,573 @@
+"""Potentials are found and converted once, structures of files become systems, and files are written whole."""
+
+import gzip
+import json
+import os
+import shutil
+import stat
+import warnings
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+from ase.neighborlist import neighbor_list
+from conftest import SHIPPED, WHEEL
+from tiny_checkpoint import checkpoint, members, neutral_tensors, settings, state_dict, zipped
+
+import alchemjax as aj
+import weights_convert
+from alchemjax.io import list_models, write_atomically
+from weights_convert.three_j import three_j
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+# --- load -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache of its own for every test."""
+    folder = tmp_path / "cache" / "models"
+    monkeypatch.setenv("ALCHEMJAX_MODELS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """Grows with every conversion."""
+    calls, convert = [], weights_convert.convert
+    monkeypatch.setattr(weights_convert, "convert", lambda *a, **k: calls.append(a[1]) or convert(*a, **k))
+    return calls
+
+
+def tiny_checkpoint(path, **changes):
+    """A tiny .pth file with elements H, O and Fe."""
+    config = settings() | changes
+    path.write_bytes(zipped(members(checkpoint(config, state_dict(neutral_tensors(), three_j)))))
+    return path
+
+
+def test_shipped_model_loads_by_name_in_either_precision():
+    potential = aj.load("sevennet-0")
+    assert (potential.name, potential.dtype, len(potential.species)) == ("sevennet-0", "float32", 89)
+    assert potential.params["shift"].dtype == np.float32
+    potential = aj.load("sevennet-0", dtype="float64")
+    assert potential.params["shift"].dtype == np.float64
+
+
+@pytest.mark.parametrize("file", ["", "config.json", "model.safetensors"])
+@pytest.mark.parametrize("kind", [str, Path])
+def test_converted_model_loads_from_its_folder_or_files(file, kind, tmp_path):
+    shutil.copytree(SHIPPED, tmp_path / "mine")
+    assert aj.load(kind(tmp_path / "mine" / file)).sha256 == aj.load("sevennet-0").sha256
+
+
+def test_folder_with_the_name_of_a_model_is_taken_as_a_path_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sevennet-0").mkdir()
+    assert aj.load("sevennet-0").name == "sevennet-0"
+    with pytest.raises(ValueError):
+        aj.load(Path("sevennet-0"))
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        ({"head": "mp"}, "sevennet-0 has no heads; 'mp' was asked for: leave head out"),
+        ({"modality": "PBE"}, "sevennet-0 has no modalities; 'PBE' was asked for"),
+        ({"dtype": "float16"}, "dtype 'float16' is not supported; allowed are float32 and float64"),
+    ],
+)
+def test_options_that_the_model_lacks_are_refused(arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        aj.load("sevennet-0", **arguments)
+
+
+@pytest.mark.parametrize("name", ["mace-9", "a/b.pth", "~/nothing", "../potentials", ""])
+def test_unknown_name_is_refused_with_the_models_that_are_there(name, cache, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(SHIPPED, cache / "mine")
+    _rename(cache / "mine", "other")
+    with pytest.raises(ValueError) as caught:
+        aj.load(name) if name else aj.load("nothing")
+    message = str(caught.value)
+    assert "is neither the name of a model nor a file; models here: sevennet-0, other" in message
+
+
+def _rename(folder, name):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"name": name}))
+
+
+def test_checkpoint_is_converted_once_and_found_under_any_file_name(tmp_path, cache, conversions):
+    path = tiny_checkpoint(tmp_path / "fine-tuned.pth")
+    potential = aj.load(path)
+    assert potential.name == "fine-tuned" and potential.species == ("O", "Fe", "H")
+    again = aj.load(str(path.rename(tmp_path / "moved.pth")))
+    assert again.sha256 == potential.sha256 and len(conversions) == 1
+    assert aj.load("fine-tuned").sha256 == potential.sha256
+    (folder,) = cache.iterdir()
+    assert aj.load(folder.name).sha256 == potential.sha256
+    assert len(conversions) == 1
+
+
+def test_another_checkpoint_of_one_name_is_another_model(tmp_path, conversions):
+    one = aj.load(tiny_checkpoint(tmp_path / "a.pth"))
+    other = aj.load(tiny_checkpoint(tmp_path / "a.pth", cutoff=4.5))
+    assert (one.cutoff, other.cutoff) == (4.0, 4.5) and len(conversions) == 2
+    with pytest.raises(ValueError, match="'a' is the name of 2 models; give .* or .*"):
+        aj.load("a")
+    assert aj.load(tmp_path / "a.pth").cutoff == 4.5
+
+
+def test_model_of_another_converter_is_converted_again(tmp_path, cache, conversions):
+    path = tiny_checkpoint(tmp_path / "a.pth")
+    aj.load(path)
+    (folder,) = cache.iterdir()
+    config = json.loads((folder / "config.json").read_text())
+    config["converter"]["version"], config["species"] = "0.0.0", ["O", "Fe", "Li"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert aj.load(path).species == ("O", "Fe", "H")
+    assert len(conversions) == 2
+
+
+def test_two_copies_of_one_checkpoint_are_one_model(tmp_path, cache):
+    potential = aj.load(tiny_checkpoint(tmp_path / "a.pth"))
+    (folder,) = cache.iterdir()
+    shutil.copytree(folder, cache / "copy")
+    assert aj.load("a").sha256 == potential.sha256
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"converter": {}}', None])
+def test_damaged_cache_is_made_again(damage, tmp_path, cache, conversions):
+    path = tiny_checkpoint(tmp_path / "a.pth")
+    aj.load(path)
+    (folder,) = cache.iterdir()
+    (folder / "config.json").write_text(damage) if damage else (folder / "config.json").unlink()
+    assert aj.load(path).name == "a" and len(conversions) == 2
+
+
+def test_file_that_is_no_checkpoint_is_refused_and_leaves_nothing(tmp_path, cache):
+    for name, sentence in [
+        ("a.pth", "."),
+        ("a.whl", "."),
+        ("a.cif", "'.*a.cif' is not a model; give a converted model's folder, .pth, .whl, or the folder of sevenn"),
+        ("empty", "."),
+    ]:
+        path = tmp_path / name
+        path.write_bytes(b"not a zip archive") if "." in name else path.mkdir()
+        with pytest.raises(ValueError, match=sentence) as caught:
+            aj.load(path)
+        assert "\n" not in str(caught.value)
+    assert not cache.exists()
+
+
+def test_cache_that_cannot_be_written_is_named_with_the_way_out(tmp_path, monkeypatch):
+    path = tiny_checkpoint(tmp_path / "a.pth")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ALCHEMJAX_MODELS", str(tmp_path / "file" / "models"))
+    with pytest.raises(ValueError, match="could not be written to '.*file/models.*set ALCHEMJAX_MODELS to a folder"):
+        aj.load(path)
+
+
+def test_cache_is_in_the_users_data_folder_by_default(tmp_path, monkeypatch):
+    monkeypatch.delenv("ALCHEMJAX_MODELS")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr("platformdirs.user_data_path", lambda name: tmp_path / "data" / name)
+    aj.load(tiny_checkpoint(tmp_path / "a.pth"))
+    assert len(list((tmp_path / "data" / "alchemjax" / "models").glob("*/model.safetensors"))) == 1
+
+
+def test_models_are_listed_with_where_they_are(tmp_path, cache):
+    aj.load(tiny_checkpoint(tmp_path / "a.pth"))
+    (cache / "broken").mkdir()
+    (cache / "broken" / "config.json").write_text("{")
+    (cache / "other").mkdir()
+    (cache / "other" / "config.json").write_text('{"name": "x"}')
+    shipped, cached = list_models()
+    facts = {"name": "sevennet-0", "family": "sevennet", "where": "shipped", "species": 89, "licence": "MIT"}
+    assert shipped.pop("sha256").startswith("7052cb42")
+    assert shipped == facts | {"dtype": "float32", "path": str(SHIPPED)}
+    assert (cached["name"], cached["where"], cached["species"], cached["licence"]) == ("a", "cached", 3, None)
+    assert cached["path"].startswith(str(cache)) and aj.load(cached["path"]).name == "a"
+
+
+@pytest.mark.skipif(WHEEL is None, reason="ALCHEMJAX_SEVENN_WHEEL is not the path of a wheel of sevenn 0.13.0")
+def test_models_of_a_wheel_are_converted_once_and_then_load_by_name(conversions):
+    for _ in range(2):
+        with pytest.raises(ValueError, match="holds several models, now converted: load one .*sevennet-l3i5"):
+            aj.load(WHEEL)
+    assert len(conversions) == 1
+    assert [m["name"] for m in list_models()].count("sevennet-0") == 2
+    assert aj.load("sevennet-0").sha256 == aj.load(SHIPPED).sha256
+    assert aj.load("sevennet-l3i5").name == "sevennet-l3i5"
+    assert aj.load("sevennet-mf-0", modality="PBE").name == "sevennet-mf-0/PBE"
+
+
+# --- read: examples and CIF -------------------------------------------------------------------------------------------
+
+# file: species of the sites, space group, shortest distance [A]
+EXAMPLE_FACTS = {
+    "CeO2": ("Ce4O8", "Fm-3m", 2.343),
+    "NaCl": ("Na4Cl4", "Fm-3m", 2.820),
+    "GaN": ("Ga2N2", "P6_3mc", 1.949),
+    "BiSBr": ("Bi4S4Br4", "Pnma", 2.636),
+    "CsPbI3": ("CsPbI3", "Pm-3m", 3.145),
+    "Fe": ("Fe2", "Im-3m", 2.482),
+    "Ce0.5Zr0.5O2": ("Ce4O8", "Fm-3m", 2.282),
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLE_FACTS)
+def test_example_is_the_structure_it_says(name):
+    spglib = pytest.importorskip("spglib")
+    formula, group, distance = EXAMPLE_FACTS[name]
+    system = aj.read(EXAMPLES / f"{name}.cif")
+    atoms = aj.to_atoms(system)
+    assert (str(atoms.symbols), atoms.pbc.all()) == (formula, True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        found = spglib.get_spacegroup((atoms.cell[:], atoms.get_scaled_positions(), atoms.numbers))
+    assert found.split()[0] == group
+    assert abs(neighbor_list("d", atoms, 4.0).min() - distance) < 1e-3
+    assert len(system.weights) == (2 if "0.5" in name else 0)
+
+
+def test_examples_are_all_described():
+    assert {path.stem for path in EXAMPLES.glob("*.cif")} == set(EXAMPLE_FACTS)
+    table = (EXAMPLES / "README.md").read_text()
+    assert all(f"`{name}.cif`" in table for name in EXAMPLE_FACTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, force, pressure", [("BiSBr", 0.005, 2.5), ("Ce0.5Zr0.5O2", 1e-4, 5)])
+def test_example_is_near_equilibrium_of_the_shipped_potential(name, force, pressure):
+    out = aj.calculate(aj.load("sevennet-0"), aj.read(EXAMPLES / f"{name}.cif"))
+    assert np.abs(out.forces).max() < force
+    assert 0.1 < np.abs(out.stress).max() * 160.2 < pressure  # GPa
+
+
+HEADER = """data_test
+_cell_length_a {a}
+_cell_length_b {b}
+_cell_length_c {c}
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma {gamma}
+{symmetry}
+loop_
+_atom_site_label
+{columns}
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+"""
+FCC = "_space_group_name_H-M_alt 'F m -3 m'\n_space_group_IT_number 225"
+
+
+def cif(tmp_path, rows, symmetry=FCC, a=5.3, b=5.3, c=5.3, gamma=90, typed=True, name="a.cif"):
+    """A CIF of `label type x y z occupancy` rows (without type where not `typed`)."""
+    columns = "_atom_site_type_symbol" if typed else "_atom_site_calc_flag"
+    text = HEADER.format(a=a, b=b, c=c, gamma=gamma, symmetry=symmetry, columns=columns)
+    (tmp_path / name).write_text(text + "\n".join(rows) + "\n")
+    return tmp_path / name
+
+
+def with_pymatgen(path):
+    core = pytest.importorskip("pymatgen.core")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return core.Structure.from_file(path, occupancy_tolerance=1)
+
+
+SYMOPS = "loop_\n_space_group_symop_operation_xyz\n{}\n"
+DISORDERED = {
+    "two species": (["Ce1 Ce 0 0 0 0.25", "Zr1 Zr 0 0 0 0.75", "O1 O .25 .25 .25 1"], FCC),
+    "vacancies": (["Ce1 Ce 0 0 0 1", "O1 O .25 .25 .25 0.875"], FCC),
+    "two oxidation states": (
+        ["Ce1 Ce3+ 0 0 0 0.25", "Ce2 Ce4+ 0 0 0 0.25", "Zr1 Zr4+ 0 0 0 0.5", "O1 O2- .25 .25 .25 1"],
+        FCC,
+    ),
+    "a whole cell away": (["Ce1 Ce 0 0 0 0.25", "Zr1 Zr 1 0 -1 0.5", "O1 O .25 .25 .25 1"], FCC),
+    "equivalent place": (["Ce1 Ce 0 0 0 0.25", "Zr1 Zr .5 .5 0 0.5", "O1 O .75 .25 .25 1"], FCC),
+    "rounded coordinates": (["Fe1 Fe 0.3333 0 0 0.5", "Mn1 Mn 0.33333 0 0 .25"], SYMOPS.format("'x,y,z'\n'-x,y,z'")),
+    "inversion off the origin": (
+        ["Fe1 Fe .1 .2 .3 0.5"],
+        SYMOPS.format("'x,y,z'\n'1/2-x,1/2-y,1/2-z'") + "_space_group_IT_number 2\n_space_group_name_H-M_alt 'P -1'",
+    ),
+    "one operation": (["Fe1 Fe .1 .2 .3 0.5", "O1 O .6 .2 .3 1(2)"], "_symmetry_equiv_pos_as_xyz x,y,z"),
+}
+
+
+@pytest.mark.parametrize("case", DISORDERED)
+def test_occupancies_are_those_that_pymatgen_reads(case, tmp_path):
+    path = cif(tmp_path, *DISORDERED[case])
+    system, other = aj.read(path, groups="site"), aj.from_pymatgen(with_pymatgen(path), groups="site")
+    assert len(system.weights) > 0
+
+    def table(system):  # fractional coordinates and weights of every site, in an order of their own
+        weights = np.append(system.weights, 1.0)[system.sites.node_weight]
+        sites = [{} for _ in system.structure.positions]
+        for site, species, weight in zip(system.sites.node_site, system.sites.node_species, weights, strict=True):
+            sites[site][species] = round(float(weight), 9)
+        places = np.round(system.structure.positions / 5.3, 3) % 1
+        return sorted((tuple(place.tolist()), sorted(site.items())) for place, site in zip(places, sites, strict=True))
+
+    assert table(system) == table(other)
+
+
+def test_two_oxidation_states_and_equivalent_places_are_summed_where_ase_drops_them(tmp_path):
+    for case, weights in (("two oxidation states", [0.5, 0.5]), ("equivalent place", [0.25, 0.5])):
+        path = cif(tmp_path, *DISORDERED[case])
+        system = aj.read(path)
+        assert [(len(g.sites), g.species) for g in system.sites.groups] == [(4, ("Ce", "Zr"))]
+        assert system.weights.tolist() == weights
+        with pytest.raises(ValueError, match="ASE lost occupancies"):
+            aj.from_atoms(ase.io.read(path))
+
+
+def test_deuterium_is_hydrogen_and_is_summed_with_it(tmp_path):
+    system = aj.read(cif(tmp_path, ["D1 D 0 0 0 0.5", "H1 H 0 0 0 0.25", "O1 O .25 .25 .25 1"]))
+    assert [g.species for g in system.sites.groups] == [("H",)] and system.weights.tolist() == [0.75]
+
+
+def test_redundant_rows_count_once_and_contradictions_are_refused(tmp_path):
+    rows = ["Ce1 Ce 0 0 0 .5", "Zr1 Zr 0 0 0 .25", "Ce2 Ce 0 .5 .5 .5", "Zr2 Zr 0 .5 .5 .25"]
+    system = aj.read(cif(tmp_path, rows))
+    assert [len(g.sites) for g in system.sites.groups] == [4] and system.weights.tolist() == [0.5, 0.25]
+    with pytest.raises(
+        ValueError, match="equivalent positions hold .*'Zr': 0.25.* and .*'Zr': 0.125.*; list every site once"
+    ):
+        aj.read(cif(tmp_path, [*rows[:3], "Zr2 Zr 0 .5 .5 .125", "Ce3 Ce .5 .5 0 .25"]))
+    with pytest.raises(ValueError, match="sum to 2; give numbers from 0 to 1"):
+        aj.read(cif(tmp_path, ["Ce1 Ce 0 0 0 1", "Zr1 Zr 0 0 0 1"]))
+
+
+def test_groups_mix_and_coupling_reach_the_system(tmp_path):
+    path = cif(tmp_path, DISORDERED["two species"][0])
+    system = aj.read(path, {"Ce": ("Zr", "Hf", "Ce")}, groups="site", coupling="paired")
+    assert [g.name for g in system.sites.groups] == [f"Zr[{site}]" for site in range(4)]
+    assert system.weights.tolist() == [0.75, 0, 0.25] * 4 and system.coupling == "paired"
+    assert aj.read(path, {"Ce": ("Ti",)}, weights={"Ce": {"Ti": 0.5}}).weights.tolist() == [0.5]
+    system = aj.read(path, groups=[{"sites": [0, 1, 2, 3], "species": ["Ce", "Zr"], "name": "A"}])
+    assert [g.name for g in system.sites.groups] == ["A"]
+
+
+def test_occupancy_that_is_unknown_or_absent_is_one(tmp_path):
+    path = cif(tmp_path, ["Ce1 Ce 0 0 0 ?", "O1 O .25 .25 .25 ."])
+    assert len(aj.read(path).weights) == 0
+    path.write_text(path.read_text().replace("_atom_site_occupancy", "_atom_site_thermal_displace_type"))
+    assert len(aj.read(path).weights) == 0
+
+
+@pytest.mark.parametrize(
+    "label, species",
+    [("Ce1", "Ce"), ("O", "O"), ("OW1", "O"), ("Ow2", "O"), ("CB", "C"), ("XE1", "Xe"), ("Fe3+", "Fe")],
+)
+def test_label_without_type_names_the_element(label, species, tmp_path):
+    system = aj.read(cif(tmp_path, [f"{label} d 0 0 0 1"], typed=False))
+    assert set(system.sites.node_species) == {species}
+
+
+@pytest.mark.parametrize("label", ["CA1", "CO2", "HO1", "NA1"])
+def test_ambiguous_label_is_refused_and_its_type_is_not(label, tmp_path):
+    with pytest.raises(ValueError, match=f"'{label}' may be .* or .; add _atom_site_type_symbol"):
+        aj.read(cif(tmp_path, [f"{label} d 0 0 0 1"], typed=False))
+    assert len(set(aj.read(cif(tmp_path, [f"{label} {label[:2]} 0 0 0 1"])).sites.node_species)) == 1
+
+
+@pytest.mark.parametrize("vacancy", ["Va", "Vac1", "X", "VAC", "Wat"])
+def test_vacancy_in_a_cif_is_refused_as_a_species(vacancy, tmp_path):
+    with pytest.raises(
+        ValueError, match="could not be read as a structure: '.*' is not an element; leave vacancies out"
+    ):
+        aj.read(cif(tmp_path, ["O1 O 0 0 0 0.5", f"V1 {vacancy} 0 0 0 0.5"]))
+
+
+def test_listed_operations_win_over_the_space_group_name(tmp_path):
+    listed = SYMOPS.format("'x,y,z'\n'x+1/2,y+1/2,z'") + FCC
+    assert len(aj.read(cif(tmp_path, ["Ce1 Ce 0 0 0 1"], listed)).structure.positions) == 2
+
+
+def test_space_group_with_two_origins_needs_its_operations(tmp_path):
+    symmetry = "_space_group_name_H-M_alt 'F d -3 m :2'\n_space_group_IT_number 227"
+    with pytest.raises(ValueError, match="space group 227 has several settings; list the symmetry operations"):
+        aj.read(cif(tmp_path, ["C1 C .125 .125 .125 1"], symmetry))
+    chosen = symmetry.replace(" :2", "") + "\n_symmetry_space_group_setting 2"
+    assert len(aj.read(cif(tmp_path, ["C1 C .125 .125 .125 1"], chosen)).structure.positions) == 8
+
+
+def test_rhombohedral_group_follows_the_cell(tmp_path):
+    symmetry = "_space_group_name_H-M_alt 'R -3 m'\n_space_group_IT_number 166"
+    path = cif(tmp_path, ["Bi1 Bi 0 0 .234 1"], symmetry, a=4.5, b=4.5, c=11.9, gamma=120)
+    assert len(aj.read(path).structure.positions) == 6
+    path.write_text(
+        path.read_text()
+        .replace("11.9", "4.5")
+        .replace("_alpha 90", "_alpha 57")
+        .replace("_beta 90", "_beta 57")
+        .replace("120", "57")
+    )
+    path.write_text(path.read_text().replace("0 0 .234", ".234 .234 .234"))
+    assert len(aj.read(path).structure.positions) == 2
+
+
+def test_crystal_system_in_the_file_raises_no_warning(tmp_path):
+    symmetry = SYMOPS.format("'x,y,z'") + "_space_group_crystal_system triclinic\n_symmetry_cell_setting cubic"
+    assert len(aj.read(cif(tmp_path, ["Fe1 Fe 0 0 0 1"], symmetry)).structure.positions) == 1
+
+
+def test_cif_without_a_cell_is_a_molecule(tmp_path):
+    atoms = molecule("H2O")
+    ase.io.write(tmp_path / "water.cif", atoms)
+    system = aj.read(tmp_path / "water.cif")
+    assert not system.structure.pbc.any() and system.sites.node_species == ("O", "H", "H")
+    np.testing.assert_allclose(system.structure.positions, atoms.positions)
+
+
+def test_compressed_cif_is_read(tmp_path):
+    (tmp_path / "a.cif.gz").write_bytes(gzip.compress((EXAMPLES / "GaN.cif").read_bytes()))
+    assert aj.read(tmp_path / "a.cif.gz").sites.node_species == ("Ga", "Ga", "N", "N")
+
+
+# --- read: other files and errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "a.xyz", "a.traj", "a.json", "a@b.xyz"])
+def test_files_of_ase_are_read(name, tmp_path):
+    atoms = bulk("NaCl", "rocksalt", a=5.6)
+    ase.io.write(tmp_path / name, atoms)
+    system = aj.read(str(tmp_path / name), {"Na": ("Na", "K")})
+    np.testing.assert_allclose(system.structure.positions, atoms.positions, atol=1e-7)
+    assert system.structure.pbc.all() and system.sites.groups[0].species == ("Na", "K")
+
+
+def test_existing_file_is_read_whatever_its_name_looks_like(tmp_path):
+    ase.io.write(tmp_path / "a.xyz", bulk("Na"))
+    (tmp_path / "a.xyz").rename(tmp_path / "a@1")
+    assert aj.read(tmp_path / "a@1").sites.node_species == ("Na",)
+
+
+def test_one_of_several_structures_is_chosen_by_number_only(tmp_path):
+    frames = [bulk("Na", a=a) for a in (4.0, 4.1, 4.2)]
+    ase.io.write(tmp_path / "run.xyz", frames)
+    with pytest.raises(ValueError, match="run.xyz' holds 3 structures; choose one by its number, like '.*run.xyz@0'"):
+        aj.read(tmp_path / "run.xyz")
+    for number in (0, 1, -1):
+        system = aj.read(f"{tmp_path}/run.xyz@{number}")
+        np.testing.assert_allclose(system.structure.cell, frames[number].cell[:])
+    with pytest.raises(ValueError, match="could not be read as a structure: list index out of range"):
+        aj.read(f"{tmp_path}/run.xyz@3")
+
+
+def test_several_data_blocks_are_ambiguous_unless_one_holds_a_structure(tmp_path):
+    text = (EXAMPLES / "NaCl.cif").read_text()
+    (tmp_path / "a.cif").write_text("data_global\n_journal_year 1953\n" + text)
+    assert len(aj.read(tmp_path / "a.cif").structure.positions) == 8
+    (tmp_path / "a.cif").write_text(text + (EXAMPLES / "Fe.cif").read_text())
+    with pytest.raises(ValueError, match="holds 2 structures; choose one"):
+        aj.read(tmp_path / "a.cif")
+    assert aj.read(f"{tmp_path}/a.cif@1").sites.node_species == ("Fe", "Fe")
+
+
+BAD = {
+    "missing.cif": (None, "No such file"),
+    "missing.xyz": (None, "No such file"),
+    "empty.cif": ("", "could not be read as a structure: Empty file"),
+    "blank.cif": ("# nothing\n", "holds no structure; give a file with atoms in it"),
+    "unknown.cif": ((EXAMPLES / "Fe.cif").read_text().replace("Fe1 Fe", "Fe1 ?"), "holds no structure"),
+    "empty.xyz": ("", "could not be read as a structure"),
+    "text.cif": ("hello\nworld\n", "could not be read as a structure"),
+    "words.cif": ("data_a\nhello\n", "could not be read as a structure: Unexpected CIF file entry"),
+    "cell.cif": ("data_a\n_cell_length_a 3\n", "holds no structure"),
+    "none.xyz": ("0\n\n", "holds no structure"),
+    "short.xyz": ("3\n\nH 0 0 0\n", "could not be read as a structure"),
+    "a.unknown": ("hello", "could not be read as a structure"),
+    "binary.cif": (bytes(range(256)) * 4, "could not be read as a structure"),
+    "group.cif": (
+        (EXAMPLES / "Fe.cif").read_text().replace("'I m -3 m'", "'I x'").replace("229", "999"),
+        "could not be read",
+    ),
+    "number.cif": (
+        (EXAMPLES / "Fe.cif").read_text().replace("Fe 0 0 0 1", "Fe 0 0 0 much"),
+        r"its occupancies are \['much'\]",
+    ),
+    "place.cif": ((EXAMPLES / "Fe.cif").read_text().replace("Fe 0 0 0 1", "Fe ? ? ? 1"), "could not be read"),
+    "flat.cif": (
+        (EXAMPLES / "Fe.cif").read_text().replace("length_c                   2.8664", "length_c 0"),
+        r"its cell \[.*\] has no volume",
+    ),
+    "row.cif": ((EXAMPLES / "Fe.cif").read_text().replace("Fe 0 0 0 1", "Fe 0 0"), "could not be read"),
+    "folder.cif": ("folder", "could not be read as a structure"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_file_that_is_no_structure_is_refused_in_one_sentence(name, tmp_path):
+    content, sentence = BAD[name]
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=sentence) as caught:
+        aj.read(path)
+    assert caught.type is ValueError and caught.value.__cause__ is None
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# --- write_atomically -------------------------------------------------------------------------------------------------
+
+
+def test_file_appears_whole_under_its_name_and_with_ordinary_rights(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a.tar.gz", lambda path: path.write_text(path.name))
+    finally:
+        os.umask(old)
+    assert (tmp_path / "a.tar.gz").read_text().endswith(".a.tar.gz")  # writers go by the suffix
+    assert stat.S_IMODE((tmp_path / "a.tar.gz").stat().st_mode) == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+def test_old_file_stays_until_the_new_one_is_complete(tmp_path):
+    target = tmp_path / "a.csv"
+    target.write_text("old")
+
+    def half(path):
+        path.write_text("ha")
+        assert target.read_text() == "old"
+        raise RuntimeError("lf")
+
+    with pytest.raises(RuntimeError, match="lf"):
+        write_atomically(target, half)
+    assert target.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
+    write_atomically(str(target), lambda path: path.write_text("new"))
+    assert target.read_text() == "new"
+
+
+def test_link_is_followed_not_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "a.csv").symlink_to(tmp_path / "real" / "a.csv")
+    write_atomically(tmp_path / "a.csv", lambda path: path.write_text("x"))
+    assert (tmp_path / "a.csv").is_symlink() and (tmp_path / "real" / "a.csv").read_text() == "x"
+
+
+def test_file_that_cannot_be_written_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside").write_text("")
+    for path, why in [
+        ("folder", "directory"),
+        ("no/a.csv", "No such file"),
+        ("folder/inside/a.csv", "Not a directory"),
+    ]:
+        with pytest.raises(ValueError, match=f"{path}' could not be written: .*{why}") as caught:
+            write_atomically(tmp_path / path, lambda path: path.write_text("x"))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="a.csv' could not be written"):
+        write_atomically(tmp_path / "a.csv", lambda path: None)  # a writer that wrote nothing
+    assert not list(tmp_path.glob(".*"))

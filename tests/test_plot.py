@@ -1,0 +1,146 @@
+"""Figures of sweeps say what the table says."""
+
+import numpy as np
+import pytest
+
+from alchemjax.plot import plot_sweep, vegard_line
+
+
+def table(weights, names, *, a, c=None, mixing=None, converged=None, gamma=90.0):
+    """Columns of a sweep as sweep.csv has them."""
+    weights, rows = np.asarray(weights, float), len(weights)
+    c = a if c is None else c
+    mixing = 0.1 * (1 - np.sum(weights**2, axis=1)) if mixing is None else mixing
+    columns = {name: weights[:, k] for k, name in enumerate(names)}
+    columns |= {"energy_per_site_eV": -3 - mixing, "mixing_energy_per_site_eV": mixing, "volume_A3": a * a * c}
+    columns |= {"a_A": a, "b_A": a, "c_A": c, "alpha_deg": np.full(rows, 90.0), "beta_deg": np.full(rows, 90.0)}
+    columns |= {"gamma_deg": np.full(rows, 1.0) * gamma, "converged": np.ones(rows, int)}
+    columns |= {f"dE/d({name})_eV": np.arange(rows) for name in names}
+    if converged is not None:
+        columns["converged"] = np.asarray(converged, int)
+    return columns
+
+
+X = np.linspace(0, 1, 5)
+BINARY = np.stack([1 - X, X], axis=1)
+NAMES = ["Ce:Ce", "Ce:Zr"]
+TERNARY = np.array([(i, j, 4 - i - j) for i in range(5) for j in range(5 - i)]) / 4
+
+
+def drawn(axes, style):
+    """Coordinates of the curves of one line style that hold points."""
+    return [line.get_xydata() for line in axes.lines if line.get_linestyle() == style and len(line.get_xydata())]
+
+
+def test_vegards_line_is_straight_between_the_end_members_and_absent_without_them():
+    values = np.array([5.0, 7.0, 1.0, 9.0, 4.0])
+    np.testing.assert_array_equal(vegard_line(X, values), [5.0, 4.75, 4.5, 4.25, 4.0])
+    assert vegard_line(X[1:], values[1:]) is None
+    assert vegard_line(X, np.where(X == 1, np.nan, values)) is None
+
+
+def test_a_binary_is_drawn_as_lines_with_vegards_law_dashed():
+    a = 5.4 - 0.3 * X + 0.2 * X * (1 - X)
+    figure = plot_sweep(table(BINARY, NAMES, a=a))
+    lattice, volume, mixing = figure.axes
+    assert lattice.get_ylabel() == "Lattice parameters (Å)"
+    assert volume.get_ylabel() == "Volume of the cell (Å³)"
+    assert mixing.get_ylabel() == "Mixing energy (meV per site)"
+    assert {axes.get_xlabel() for axes in figure.axes} == {"$x$ in Ce$_{1-x}$Zr$_{x}$"}
+    (dashed,) = drawn(lattice, "--")
+    np.testing.assert_allclose(dashed, np.stack([X, 5.4 - 0.3 * X], axis=1), rtol=1e-12)
+    np.testing.assert_allclose(drawn(lattice, "-")[0], np.stack([X, a], axis=1), rtol=1e-12)
+    np.testing.assert_allclose(drawn(mixing, "-")[0][:, 1], 200 * X * (1 - X), atol=1e-10)
+    assert not drawn(mixing, "--")
+    labels = [text.get_text() for text in lattice.get_legend().get_texts()]
+    assert labels == ["$a$ = $b$ = $c$", "Vegard's law"]
+
+
+def test_rows_in_any_order_make_the_same_lines():
+    shuffled = table(BINARY, NAMES, a=5 + X)
+    shuffled = {name: np.asarray(column)[[3, 0, 4, 2, 1]] for name, column in shuffled.items()}
+    np.testing.assert_allclose(drawn(plot_sweep(shuffled).axes[0], "-")[0], np.stack([X, 5 + X], axis=1))
+
+
+def test_different_lengths_and_changing_angles_are_all_shown():
+    figure = plot_sweep(table(BINARY, NAMES, a=4 + X, c=6 - X, gamma=90 + X))
+    assert [axes.get_ylabel() for axes in figure.axes][1] == "Cell angles (degrees)"
+    assert len(drawn(figure.axes[0], "--")) == 2
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels[:2] == ["$a$ = $b$", "$c$"]
+
+
+def test_a_cell_that_does_not_change_is_not_drawn():
+    figure = plot_sweep(table(BINARY, NAMES, a=np.full(5, 4.0)))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Mixing energy (meV per site)"]
+
+
+@pytest.mark.parametrize("weights, names", [(BINARY, NAMES), (TERNARY, ["Na:Na", "Na:K", "Na:Li"])])
+def test_what_did_not_converge_is_marked_and_named(weights, names):
+    def legends(converged):
+        figure = plot_sweep(table(weights, names, a=5 + weights[:, 1], converged=converged))
+        held = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+        return [text.get_text() for legend in held for text in legend.get_texts()]
+
+    rows = len(weights)
+    assert "not converged" in legends([1, 0] + [1] * (rows - 2))
+    assert "not converged" not in legends([1] * rows)
+
+
+def test_a_ternary_is_a_map_of_the_lattice_parameter_and_of_the_mixing_energy():
+    figure = plot_sweep(table(TERNARY, ["Na:Na", "Na:K", "Na:Li"], a=5 + TERNARY[:, 1]))
+    maps = [axes for axes in figure.axes if axes.name == "ternary"]
+    bars = [axes.get_ylabel() for axes in figure.axes if axes.name != "ternary"]
+    assert bars == ["Lattice parameter $a$ (Å)", "Mixing energy (meV per site)"]
+    for axes in maps:
+        assert [axes.get_tlabel(), axes.get_llabel(), axes.get_rlabel()] == ["Na", "K", "Li"]
+
+
+def test_a_ternary_of_unequal_axes_shows_the_cube_root_of_the_volume():
+    figure = plot_sweep(table(TERNARY, ["Na:Na", "Na:K", "Na:Li"], a=5 + TERNARY[:, 1], c=3 + TERNARY[:, 0]))
+    assert "Cube root of the volume (Å)" in [axes.get_ylabel() for axes in figure.axes]
+
+
+def test_several_groups_are_drawn_by_row_number():
+    weights = np.array([(*a, *b) for a in BINARY for b in BINARY])
+    figure = plot_sweep(table(weights, [*NAMES, "O:O", "O:S"], a=5 + weights[:, 1]))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Mixing energy (meV per site)", "Volume of the cell (Å³)"]
+    assert {axes.get_xlabel() for axes in figure.axes} == {"Row of the table"}
+
+
+def test_vacancies_are_drawn_against_the_occupancy_with_the_energy():
+    nothing = np.full(5, np.nan)
+    columns = table(X[:, None], ["O:O"], a=4 + X, mixing=nothing) | {"energy_per_site_eV": -X}
+    figure = plot_sweep(columns)
+    assert figure.axes[-1].get_ylabel() == "Energy (eV per site)"
+    assert figure.axes[-1].get_xlabel() == "Occupancy of O"
+
+
+def test_drawing_leaves_matplotlibs_settings_and_backend_alone(tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    for weights, names in ((BINARY, NAMES), (TERNARY, ["Na:Na", "Na:K", "Na:Li"])):
+        plot_sweep(table(weights, names, a=5 + weights[:, 1])).savefig(tmp_path / "figure.png")
+    assert dict(matplotlib.rcParams) == before
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("weights, names", [(BINARY, NAMES), (TERNARY, ["Na:Na", "Na:K", "Na:Li"])])
+def test_no_text_lies_on_other_text(weights, names):
+    figure = plot_sweep(table(weights, names, a=5 + weights[:, 1], converged=[0] + [1] * (len(weights) - 1)))
+    figure.draw_without_rendering()
+    boxes = []
+    for axes in figure.axes:
+        sides = ("taxis", "laxis", "raxis") if axes.name == "ternary" else ("xaxis", "yaxis")
+        for axis in (getattr(axes, side) for side in sides):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick.label2 if tick.label2.get_visible() else tick.label1 for tick in axis.get_major_ticks()]
+            places = zip(ticks, axis.get_majorticklocs(), strict=True)
+            inside = [tick for tick, place in places if low <= place <= high and axes.name != "ternary"]
+            boxes += [text.get_window_extent() for text in (axis.label, *inside) if text.get_text()]
+        boxes += [text.get_window_extent() for text in (axes.get_legend().get_texts() if axes.get_legend() else [])]
+    assert len(boxes) > 10
+    assert not [(a, b) for k, a in enumerate(boxes) for b in boxes[:k] if a.overlaps(b)]
+    width, height = figure.get_size_inches() * figure.dpi
+    assert all(b.x0 >= 0 and b.y0 >= 0 and b.x1 <= width and b.y1 <= height for b in boxes)
