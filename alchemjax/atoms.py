@@ -23,7 +23,7 @@ OCCUPANCY, KINDS = "occupancy", "spacegroup_kinds"  # ASE's names: weights by ki
 NAMES = "alchemjax_groups"  # in info: {kind: group name}
 
 
-def from_atoms(atoms, mix=None, groups="shared", coupling="independent", weights=None) -> System:
+def from_atoms(atoms, mix=None, groups: str | list = "shared", coupling="independent", weights=None) -> System:
     """The system of `atoms`, with several species on the sites that `mix` or `groups` select.
 
     `mix` is {selector: species}; a selector is a symbol (every site that holds it), a site index, a tuple of indices or
@@ -50,7 +50,7 @@ def from_atoms(atoms, mix=None, groups="shared", coupling="independent", weights
     _check_elements(sites.node_species)
     _check_covered(occupancies, sites.groups)
     weights = _default_weights(occupancies, sites.groups) if weights is None else weights
-    return make_system(make_structure(atoms.positions, atoms.cell[:], atoms.pbc), sites, weights, coupling)
+    return make_system(make_structure(atoms.positions, atoms.cell.array, atoms.pbc), sites, weights, coupling)
 
 
 def from_pymatgen(structure, mix=None, groups="shared", coupling="independent", weights=None) -> System:
@@ -65,9 +65,10 @@ def from_pymatgen(structure, mix=None, groups="shared", coupling="independent", 
         raise ValueError(f"from_pymatgen takes a pymatgen Structure, not {type(structure).__name__}") from None
     numbers, kinds = {}, []
     for label, species in labelled:
-        amounts: Counter = Counter()
+        amounts: dict[str, float] = {}
         for symbol, amount in species:
-            amounts["H" if symbol in ("D", "T") else symbol] += amount
+            symbol = "H" if symbol in ("D", "T") else symbol
+            amounts[symbol] = amounts.get(symbol, 0.0) + amount
         kinds.append(numbers.setdefault((label, tuple(amounts.items())), len(numbers)))
     table = {str(kind): dict(amounts) for (_, amounts), kind in numbers.items()}
     _check_elements(symbol for amounts in table.values() for symbol in amounts)
@@ -150,23 +151,24 @@ class Calculator(AseCalculator):
                 self.potential.params, self._topology(system), *(np.asarray(a, self.potential.dtype) for a in arrays)
             )
             out = type(out)(*(np.asarray(x, np.float64) for x in out))
-        self.results = {"energy": float(out.energy), "free_energy": float(out.energy)}
-        self.results |= {"energies": out.site_energies, "forces": -out.positions}
+        results: dict = {"energy": float(out.energy), "free_energy": float(out.energy)}
+        results |= {"energies": out.site_energies, "forces": -out.positions}
         if (space := volume(system.structure)) is not None:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(out.strain / space)
+            results["stress"] = full_3x3_to_voigt_6_stress(out.strain / space)
         if self.system is not None:
-            self.results["weights_gradient"] = out.weights
+            results["weights_gradient"] = out.weights
+        self.results = results
 
-    def _system_of(self, atoms: Atoms) -> System:
+    def _system_of(self, atoms) -> System:
         if self.system is None:
             if any(_is_mixed(amounts) for amounts in _occupancies(atoms)[0]):
                 raise ValueError("these atoms have partial occupancies; pass system=alchemjax.from_atoms(atoms)")
-            structure = make_structure(atoms.positions, atoms.cell[:], atoms.pbc)
+            structure = make_structure(atoms.positions, atoms.cell.array, atoms.pbc)
             return make_system(structure, make_sites(atoms.symbols), [])
         num_sites = len(self.system.structure.positions)
         if len(atoms) != num_sites:
             raise ValueError(f"{len(atoms)} atoms were given for a system of {num_sites} sites; make a new system")
-        return self.system._replace(structure=make_structure(atoms.positions, atoms.cell[:], atoms.pbc))
+        return self.system._replace(structure=make_structure(atoms.positions, atoms.cell.array, atoms.pbc))
 
     def _topology(self, system: System):
         """The graph in arrays of the shapes of the last call where it fits, so that nothing is compiled again."""

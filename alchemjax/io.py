@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,7 +72,7 @@ def read(path, mix=None, groups="shared", coupling: str = "independent", weights
             with open_with_compression(name, "rb") as file:
                 images = [_cif_atoms(block) for block in parse_cif(file) if block.has_structure()]
         else:
-            images = ase.io.read(name, ":", do_not_split_by_at_sign=True)
+            images = list(ase.io.iread(name, ":", do_not_split_by_at_sign=True))
         chosen = images if number is None else [images[int(number)]]
     except Exception as error:  # ASE's readers raise every kind
         what = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
@@ -184,14 +183,14 @@ def _cif_atoms(block: CIFBlock) -> Atoms:
     ASE's own reader drops the occupancy of a second oxidation state and of a species listed at an equivalent place.
     """
     symbols, amounts = _cif_symbols(block), _cif_amounts(block)
-    unit = CIFBlock(block.name, {**block, "_atom_site_type_symbol": symbols}).get_unsymmetrized_structure()
+    unit = CIFBlock(block.name, {**block, "_atom_site_type_symbol": [*symbols]}).get_unsymmetrized_structure()
     if len(amounts) != len(symbols):
         raise ValueError(f"it has {len(symbols)} atom sites and {len(amounts)} occupancies")
     if unit.cell.rank not in (0, 3):
         raise ValueError(f"its cell {unit.cell.cellpar().tolist()} has no volume")
     unit.pbc = periodic = unit.cell.rank == 3
     operations = _cif_operations(block, unit.cell.cellpar()) if periodic else (np.eye(3)[None], np.zeros((1, 3)))
-    cell = unit.cell[:] if periodic else np.eye(3)
+    cell = unit.cell.array if periodic else np.eye(3)
     rows = unit.positions @ np.linalg.inv(cell)
 
     def near(points, point):
@@ -201,10 +200,11 @@ def _cif_atoms(block: CIFBlock) -> Atoms:
     points, kinds, owners = _images(rows, operations, near)
     table = {}
     for kind in dict.fromkeys(owners):
-        places: dict[int, Counter] = {}  # rows at the same coordinates hold the site together
+        places: dict[int, dict[str, float]] = {}  # rows at the same coordinates hold the site together
         for row in np.flatnonzero(np.array(owners) == kind).tolist():
             place = next((p for p in places if near(rows[p], rows[row])), row)
-            places.setdefault(place, Counter())[symbols[row]] += amounts[row]
+            held = places.setdefault(place, {})
+            held[symbols[row]] = held.get(symbols[row], 0.0) + amounts[row]
         table[kind] = _one_site(list(places.values()))
     majority = [max(table[kind], key=table[kind].get) for kind in kinds]
     atoms = Atoms(majority, cell=unit.cell, pbc=unit.pbc, info={OCCUPANCY: {str(k): v for k, v in table.items()}})
@@ -229,14 +229,14 @@ def _images(rows, operations, near) -> tuple[np.ndarray, list[int], list[int]]:
     return points, kinds, owners
 
 
-def _one_site(places: list[Counter]) -> dict[str, float]:
+def _one_site(places: list[dict[str, float]]) -> dict[str, float]:
     """One site listed at several equivalent coordinates: the same again and again, or a part at each."""
     amounts, *others = places
     for other in others:
         if set(amounts) & set(other) and amounts != other:
-            raise ValueError(f"equivalent positions hold {dict(amounts)} and {dict(other)}; list every site once")
+            raise ValueError(f"equivalent positions hold {amounts} and {other}; list every site once")
         amounts = amounts | other
-    return dict(amounts)
+    return amounts
 
 
 def _cif_operations(block: CIFBlock, cellpar) -> tuple[np.ndarray, np.ndarray]:

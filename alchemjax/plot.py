@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 # Okabe and Ito's colours, told apart with every kind of colour vision; the maps are perceptually uniform
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MAP = "cividis"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "mathtext.fontset": "dejavusans",
@@ -122,10 +123,9 @@ def _changes(curves: list[Curve], tolerance: float) -> bool:
     return any(np.nanmax(c.values) - np.nanmin(c.values) > tolerance for c in curves)
 
 
-def _figure(panels: int):
-    figure = Figure(figsize=(PANEL[0] * panels, PANEL[1]), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.04)
-    return figure
+def _figure(panels: int) -> Figure:
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
+    return Figure(figsize=(PANEL[0] * panels, PANEL[1]), layout=layout)
 
 
 def vegard_line(x: np.ndarray, values: np.ndarray) -> np.ndarray | None:

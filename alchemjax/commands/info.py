@@ -82,7 +82,7 @@ def _space_group(system: System) -> str:
     scaled = structure.positions @ np.linalg.inv(structure.cell)
     try:
         with warnings.catch_warnings(action="ignore"):
-            found = spglib.get_spacegroup((structure.cell, scaled, numbers), symprec=1e-3)
+            found = spglib.get_spacegroup((structure.cell.tolist(), scaled.tolist(), numbers), symprec=1e-3)
     except Exception:  # older versions return None, newer ones raise errors of their own
         found = None
     return f"{found}, tolerance 0.001 A" if found else "not found"

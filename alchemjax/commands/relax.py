@@ -127,7 +127,7 @@ def _summary(system: System, relaxed: Relaxed) -> Table:
         for name, x, y in zip(("a (A)", "b (A)", "c (A)", "alpha", "beta", "gamma"), before, after, strict=True):
             table.add_row(name, f"{x:.4f}", f"{y:.4f}")
         table.add_row("volume (A^3)", f"{space:.3f}", f"{volume(relaxed.structure):.3f}")
-        pressure = -np.trace(relaxed.output.stress) / 3 * EV_PER_A3_IN_GPA
+        pressure = -np.trace(np.asarray(relaxed.output.stress)) / 3 * EV_PER_A3_IN_GPA
         table.add_row("pressure (GPa)", "", f"{pressure:.4f}")
     table.add_row("energy (eV)", "", f"{float(relaxed.output.energy):.6f}")
     table.add_row("energy per site (eV)", "", f"{float(relaxed.output.energy) / len(relaxed.output.forces):.6f}")

@@ -30,7 +30,7 @@ def prepare_jax() -> None:
     Errors: ValueError if it does not.
     """
     cache = platformdirs.user_cache_path("alchemjax") / "jax" / _processor()
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

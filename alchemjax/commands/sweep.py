@@ -117,7 +117,7 @@ def _calculate(potential: Potential, system: System, plan: Plan, batches: Path) 
             bar.update(task, completed=done + finished, description=f"compositions, step {int(state.step.max())}")
 
         started = time.monotonic()
-        for table in sweep_batches(potential, system, plan, done=0, on_steps=on_steps):
+        for table in sweep_batches(potential, system, plan, done=len(tables), on_steps=on_steps):
             elapsed, started = time.monotonic() - started, time.monotonic()
             store_batch(batches, len(tables), table, elapsed)
             tables.append(table)
