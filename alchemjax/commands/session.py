@@ -11,7 +11,6 @@ import numpy as np
 import platformdirs
 
 import alchemjax
-from alchemjax.atoms import from_atoms, to_atoms
 from alchemjax.commands.columns import plain
 from alchemjax.io import read
 from alchemjax.model.load import Potential
@@ -74,7 +73,7 @@ def read_system(path: Path, mix, groups: str, coupling: str, *, needs_weights: b
             what = "name every species that the sites hold in --mix, or " if groups == "site" else ""
             raise ValueError(str(error).replace("pass weights=", f"{what}give --weights")) from None
     first = np.concatenate([np.eye(len(species))[0] for species in mix.values()])
-    return from_atoms(to_atoms(read(path)), mix, groups, coupling, first)
+    return read(path, mix, groups, coupling, weights=first)
 
 
 def provenance(path: Path, arguments: dict, potential: Potential, system: System) -> dict:

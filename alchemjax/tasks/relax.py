@@ -41,8 +41,13 @@ def _compiled_run(node_energies, config, devices: tuple):
     mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
     one, split = jax.P(), jax.P("batch")
     specs = (one, split, one, one, one, one, split, split, one, split)
-    function = partial(run, node_energies, config)
-    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
+    sharded = jax.shard_map(
+        partial(run, node_energies, config), mesh=mesh, in_specs=specs, out_specs=split, check_vma=False
+    )
+    shardings = [jax.NamedSharding(mesh, spec) for spec in specs]
+    step = jax.jit(sharded)
+    # arguments always lie on the devices in the same way, or the second call would compile again
+    return lambda *arguments: step(*jax.device_put(arguments, tuple(shardings)))
 
 
 def relax_batch(
