@@ -101,15 +101,10 @@ def test_sevennet_0_in_float32_is_near_the_float64_numbers(name):
     assert_equal_to_original(potential, name, "sevennet-0", energy=2e-5, force=5e-4, stress=5e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [
-        "nacl_prim2_rattled",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("gan_wurtzite16_rattled", "mos2_layer_TTF_zero_c_vector", "water_molecule_nonperiodic")
-        ),
-    ],
+    ["nacl_prim2_rattled", "gan_wurtzite16_rattled", "mos2_layer_TTF_zero_c_vector", "water_molecule_nonperiodic"],
 )
 def test_calculate_gives_forces_and_stress_of_the_original_or_no_stress_without_a_volume(potential64, name):
     structure = structure_of(name)

@@ -52,6 +52,15 @@ def test_the_relaxed_cell_carries_the_pressure_that_was_asked_for(potential):
     assert volume(pressed.structure) < 0.9 * volume(free.structure)
 
 
+def test_a_relaxation_goes_on_after_the_host_has_looked(potential, monkeypatch):
+    monkeypatch.setattr(relax_module, "STEPS_PER_CALL", 4)
+    looks = []
+    result = aj.relax(
+        potential, rattled(5.5), [1, 0], cell=True, on_steps=lambda state: looks.append(int(state.step[0]))
+    )
+    assert result.converged and max(np.diff(looks)) <= 4 and looks[-1] == result.steps > 12
+
+
 @pytest.mark.parametrize("steps", [0, 3, 200])
 def test_reported_results_are_those_of_the_reported_structure(potential, steps):
     system = rattled(5.3)

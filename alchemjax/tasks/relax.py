@@ -75,7 +75,7 @@ def relax_batch(
         until = 0
         while not np.asarray(state.finished).all():
             state = lists.refresh(state)
-            until = max(until, int(np.asarray(state.step)[~np.asarray(state.finished)].min(initial=0)) + STEPS_PER_CALL)
+            until = max(until, int(np.asarray(state.step)[~np.asarray(state.finished)].min()) + STEPS_PER_CALL)
             topology, skin = lists.stacked(), cast(SKIN)
             arguments = (potential.params, topology, cell, freedom, limits, skin, cast(weights), cast(alpha))
             state = step(*arguments, jnp.asarray(until), state)
