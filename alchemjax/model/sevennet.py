@@ -193,15 +193,17 @@ def _convolve(config: Config, t: int, radial: dict, edges: Edges, distance, angu
     worlds, rows, width = edges.source.shape
     chunk = min(rows, max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 4))))
     kernels = [_stack_kernels([angular[p] for p in group]) for group in by_l1]
+    parts = tuple((len(group), mul) for group, mul in zip(by_l1, mul_in, strict=True))
 
     @jax.checkpoint
     def convolve_rows(inputs):
         kernels, distance, weight, source = inputs
-        w = _radial_weights(config, radial, distance)
-        w = w if weight is None else w * weight[..., None]
+        by_part = _radial_weights(config, parts, radial, distance)
+        if weight is not None:
+            by_part = [w * weight[:, None, :, None] for w in by_part]
         return [
-            jnp.stack([_sum_neighbours(kernel, part, x[s]) for s in source])
-            for kernel, part, x in zip(kernels, _split_paths(w, mul_in, by_l1), sources, strict=True)
+            jnp.stack([_sum_neighbours(kernel, w, x[s]) for s in source])
+            for kernel, w, x in zip(kernels, by_part, sources, strict=True)
         ]
 
     inputs = kernels, distance, edges.weight, jnp.moveaxis(edges.source, 0, 1)
@@ -226,13 +228,6 @@ def _stack_kernels(tensors: list):
     most = max(k.shape[-1] for k in tensors)
     stacked = jnp.stack([jnp.pad(k, [(0, 0)] * 3 + [(0, most - k.shape[-1])]) for k in tensors], axis=1)
     return jnp.moveaxis(stacked, -1, 2).reshape(*stacked.shape[:2], most, -1)
-
-
-def _split_paths(w, mul_in, by_l1) -> list:
-    """Radial weights of every l1: [rows, paths, width, channels]."""
-    ends = np.cumsum([len(group) * mul for group, mul in zip(by_l1, mul_in, strict=True)])
-    parts = jnp.split(w, ends[:-1], axis=-1)
-    return [jnp.moveaxis(a.reshape(*a.shape[:2], -1, mul), 2, 1) for a, mul in zip(parts, mul_in, strict=True)]
 
 
 def _sum_neighbours(kernel, w, x):
@@ -268,31 +263,35 @@ def _hidden(config: Config, radial: dict, r):
     return x
 
 
-def _last(radial: dict, hidden):
+def _last(parts, radial: dict, hidden) -> list:
+    """The last layer, for every l1: [rows, paths, width, channels]."""
     matrix = radial["layers"][str(len(radial["layers"]) - 1)]
-    return hidden @ (matrix / sqrt(len(matrix)))
+    matrices = jnp.split(matrix / sqrt(len(matrix)), np.cumsum([paths * mul for paths, mul in parts])[:-1], axis=1)
+    return [
+        jnp.moveaxis((hidden @ part).reshape(*hidden.shape[:-1], *shape), -2, -3)
+        for part, shape in zip(matrices, parts, strict=True)
+    ]
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _radial_weights(config: Config, radial: dict, r):
-    """Radial weights of all paths, a function of the distance alone; exactly 0 beyond the cutoff."""
-    return _last(radial, _hidden(config, radial, r))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _radial_weights(config: Config, parts: tuple[tuple[int, int], ...], radial: dict, r) -> list:
+    """Radial weights by l1, (paths, channels) in `parts`: functions of distance alone, exactly 0 beyond the cutoff."""
+    return _last(parts, radial, _hidden(config, radial, r))
 
 
-def _radial_weights_jvp(config, primals, tangents):
+def _radial_weights_jvp(config, parts, primals, tangents):
     """Forward derivative: the reverse pass becomes one contraction, and a batch of compositions shares dw/dr."""
     (radial, r), (d_radial, d_r) = primals, tangents
+    hidden, slope = jax.jvp(lambda s: _hidden(config, radial, s), (r,), (jnp.ones_like(r),))
+    w = _last(parts, radial, hidden)
+    dw = [jnp.zeros_like(a) for a in w]
+    if type(d_r) is not SymbolicZero:
+        dw = [a * d_r[:, None, :, None] for a in _last(parts, radial, slope)]
     if any(type(leaf) is not SymbolicZero for leaf in jax.tree.leaves(d_radial)):
         d_radial = jax.tree.map(lambda p, d: jnp.zeros_like(p) if type(d) is SymbolicZero else d, radial, d_radial)
-        w, dw = jax.jvp(lambda p: _last(p, _hidden(config, p, r)), (radial,), (d_radial,))
-    else:
-        w = _radial_weights(config, radial, r)
-        dw = None
-    if type(d_r) is not SymbolicZero:
-        hidden, slope = jax.jvp(lambda s: _hidden(config, radial, s), (r,), (jnp.ones_like(r),))
-        along = _last(radial, slope) * d_r[..., None]
-        w, dw = _last(radial, hidden), along if dw is None else dw + along
-    return w, jnp.zeros_like(w) if dw is None else dw
+        along = jax.jvp(lambda p: _last(parts, p, _hidden(config, p, r)), (radial,), (d_radial,))[1]
+        dw = [a + b for a, b in zip(dw, along, strict=True)]
+    return w, dw
 
 
 _radial_weights.defjvp(_radial_weights_jvp, symbolic_zeros=True)
