@@ -14,7 +14,7 @@ from alchemjax.calculate import compiled_derivatives, precision, species_rows, t
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import ShapeOverflow, block_shapes
 from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, flat_weights, make_sites
-from alchemjax.system.structure import make_structure, volume
+from alchemjax.system.structure import make_structure, volume, wrapped
 from alchemjax.system.system import System, checked_alpha, make_system
 
 ROUNDING = 0.005  # rounded occupancies may sum to this much over 1; they are scaled down
@@ -144,6 +144,7 @@ class Calculator(AseCalculator):
         """Fill `results`; called by ASE."""
         super().calculate(atoms, properties, system_changes)
         system = self._system_of(self.atoms)
+        system = system._replace(structure=wrapped(system.structure))
         weights, alpha = (np.zeros(0), 0.0) if self.system is None else (self.weights, self.alpha)
         with precision(self.potential):
             arrays = (system.structure.positions, system.structure.cell, weights, alpha)

@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import Topology, make_graph, make_topology, union
 from alchemjax.system.neighbours import find_pairs
-from alchemjax.system.sites import flat_weights
-from alchemjax.system.structure import volume
+from alchemjax.system.sites import check_shape, flat_weights, listed_weights
+from alchemjax.system.structure import volume, wrapped
 from alchemjax.system.system import System, checked_alpha
 
 
@@ -106,6 +106,19 @@ def topology_of(potential: Potential, system: System, *, skin: float = 0.0, shap
     return make_topology(system.sites, pairs, species_rows(potential, system), system.coupling, shapes=shapes)
 
 
+def _traced_weights(potential: Potential, system: System, weights):
+    if potential.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "jit, vmap and grad through a float64 potential need JAX's 64-bit mode: call "
+            "jax.config.update('jax_enable_x64', True) first, or load the potential in float32"
+        )
+    weights = (
+        jnp.stack([jnp.asarray(w) for w in weights]) if isinstance(weights, list | tuple) else jnp.asarray(weights)
+    )
+    check_shape(system.sites, weights.shape)
+    return weights
+
+
 def calculate(potential: Potential, system: System, weights=None, alpha=None) -> Output:
     """Energy, forces, stress and composition gradients at the composition `weights`.
 
@@ -115,13 +128,15 @@ def calculate(potential: Potential, system: System, weights=None, alpha=None) ->
 
     Nam, Peng, Gomez-Bombarelli, Nat. Commun. 16, 4350 (2025), eqs. (3)-(7).
     """
-    weights = system.weights if weights is None else weights
-    traced = isinstance(weights, jax.core.Tracer) or isinstance(alpha, jax.core.Tracer)
-    if not traced:
+    weights = listed_weights(system.sites, system.weights if weights is None else weights)
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((weights, alpha)))
+    if traced:
+        weights = _traced_weights(potential, system, weights)
+        alpha = checked_alpha(system, None, alpha)
+    else:
         weights = flat_weights(system.sites, weights)
         alpha = checked_alpha(system, weights, alpha)
-    elif alpha is None:
-        alpha = checked_alpha(system, np.zeros(0), None)
+    system = system._replace(structure=wrapped(system.structure))
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
         out = compiled_derivatives(potential.node_energies, potential.config)(

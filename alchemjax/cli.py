@@ -8,6 +8,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 from typer import Argument, Option
 
@@ -234,7 +235,14 @@ def main() -> None:
     """Entry point."""
     # XLA reports an error, wrongly, whenever compiled code comes from the cache; it looks here when jax is imported
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    app()
+    try:
+        status = app(standalone_mode=False)
+    except click.ClickException as error:  # a flag that cannot be read
+        print(f"alchemjax: {' '.join(error.format_message().split())} (see --help)", file=sys.stderr)
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 if __name__ == "__main__":

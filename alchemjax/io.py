@@ -75,7 +75,7 @@ def read(path, mix=None, groups="shared", coupling: str = "independent", weights
             images = list(ase.io.iread(name, ":", do_not_split_by_at_sign=True))
         chosen = images if number is None else [images[int(number)]]
     except Exception as error:  # ASE's readers raise every kind
-        what = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        what = (str(error).strip().splitlines() or ["its content makes no sense"])[0].rstrip(".")
         raise ValueError(f"'{path}' could not be read as a structure: {what}") from None
     if len(chosen) > 1:
         raise ValueError(f"'{path}' holds {len(chosen)} structures; choose one by its number, like '{name}@0'")

@@ -171,10 +171,48 @@ def test_a_molecule_relaxes_its_positions(potential):
     assert np.abs(bonds - 0.97).max() < 0.03
 
 
-def test_sites_that_fall_onto_each_other_end_unconverged_not_in_a_crash(potential):
+def test_sites_almost_on_top_of_each_other_end_unconverged_and_sites_on_top_are_refused(potential):
     clash = Atoms("H2", [[0, 0, 0], [0.12, 0, 0]])
     result = aj.relax(potential, aj.from_atoms(clash), max_steps=4)
-    assert not result.converged
+    assert not result.converged and np.isfinite(result.output.energy)  # four steps are not enough to part them
+    fallen = result.structure._replace(positions=result.structure.positions * 0.05)
+    with pytest.raises(ValueError, match="apart"):
+        aj.relax(potential, aj.from_atoms(Atoms("H2", fallen.positions)))
+
+
+def test_a_lost_member_stays_lost_and_the_others_go_on(potential, monkeypatch):
+    system = aj.from_atoms(Atoms("H2", [[0, 0, 0], [1.6, 0, 0]]), mix={"H": ("H", "C")})
+    freedom = make_freedom(system.structure)
+    limits = relax_module.make_limits(system, freedom, force=0.005, stress=1.0, steps=200, pressure=0.0)
+    calls = []
+    original = relax_module._Lists._replace
+
+    def losing(self, k, state):
+        calls.append(k)
+        return original(self, k, state) and not (k == 0 and calls.count(0) == 2)
+
+    monkeypatch.setattr(relax_module._Lists, "_replace", losing)
+    state = relax_batch(potential, system, np.array([[0.9, 0.0], [0.0, 1.0]]), np.zeros(2), freedom, limits)
+    assert calls.count(0) == 2
+    assert np.isnan(state.energy[0]) and not state.converged[0]
+    assert state.converged[1] and np.isfinite(state.energy[1])
+
+
+def test_a_start_far_too_close_is_pushed_apart(potential):
+    close = Atoms("C2", [[0, 0, 0], [0.75, 0, 0]])
+    result = aj.relax(potential, aj.from_atoms(close))
+    distance = np.linalg.norm(np.subtract(*result.structure.positions))
+    assert result.converged and 1.1 < distance < 1.5
+
+
+def test_sites_come_back_in_the_image_in_which_they_were_given(potential):
+    atoms = bulk("NaCl", "rocksalt", a=5.4)
+    near = aj.relax(potential, aj.from_atoms(atoms), cell=True)
+    atoms.positions += np.array([[40, -30, 20], [-10, 20, 30]]) @ atoms.cell.array
+    far = aj.relax(potential, aj.from_atoms(atoms), cell=True)
+    assert abs(near.output.energy - far.output.energy) < 1e-5
+    moved = (far.structure.positions - near.structure.positions) @ np.linalg.inv(far.structure.cell)
+    np.testing.assert_allclose(moved, [[40, -30, 20], [-10, 20, 30]], atol=1e-3)
 
 
 @pytest.mark.parametrize(

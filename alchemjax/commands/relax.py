@@ -64,7 +64,11 @@ def _check_output(out: Path, *, overwrite: bool) -> Path:
     for path in (out, report_file):
         if path.is_dir() or (path.exists() and not overwrite):
             raise ValueError(f"'{path}' exists; give another name, or --overwrite")
-    write_atomically(probe := out.with_name(f".{out.name}.probe"), lambda path: path.touch())
+    probe = out.with_name(f".{out.name}.probe")
+    try:
+        write_atomically(probe, lambda path: path.touch())
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(probe), str(out))) from None
     probe.unlink()
     return report_file
 

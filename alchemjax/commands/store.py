@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import shutil
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,9 +81,13 @@ def stored_batches(batches: Path) -> tuple[list[Table], float]:
     """The batches that are done, from the first on without a gap, and the seconds that they took."""
     tables, seconds = [], 0.0
     while (path := batches / f"{len(tables):05d}.npz").exists():
-        with np.load(path, allow_pickle=False) as file:
-            tables.append(Table(*(file[name] for name in Table._fields)))
-            seconds += float(file["seconds"])
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                table, took = Table(*(file[name] for name in Table._fields)), float(file["seconds"])
+        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile):
+            break  # damaged: it is calculated again
+        tables.append(table)
+        seconds += took
     return tables, seconds
 
 

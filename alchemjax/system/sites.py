@@ -67,15 +67,8 @@ def flat_weights(sites: Sites, weights) -> np.ndarray:
 
     Errors: ValueError naming the group for a wrong length, NaN, a weight below 0, or a group's sum over 1.
     """
-    if isinstance(weights, dict):
-        weights = _weights_from_dict(sites, weights)
-    flat = np.asarray(weights, np.float64)
-    if flat.shape != (num_weights(sites),):
-        layout = ", ".join(f"{g.name}: {'/'.join(g.species)}" for g in sites.groups)
-        raise ValueError(
-            f"weights have shape {flat.shape}; this system takes {num_weights(sites)} numbers "
-            f"({layout or 'it has no mixed sites'})"
-        )
+    flat = np.array(listed_weights(sites, weights), np.float64)
+    check_shape(sites, flat.shape)
     start = 0
     for group in sites.groups:
         part = flat[start : start + len(group.species)]
@@ -89,10 +82,27 @@ def flat_weights(sites: Sites, weights) -> np.ndarray:
                 f"weights of group '{group.name}' sum to {part.sum():.6g}; they may sum to at most 1 "
                 "(what is missing to 1 is vacancy)"
             )
+        part[:] = np.clip(part, 0, 1) / max(1.0, np.clip(part, 0, 1).sum())  # rounding errors of the caller
     return flat
 
 
-def _weights_from_dict(sites: Sites, weights: dict) -> np.ndarray:
+def check_shape(sites: Sites, shape: tuple[int, ...]) -> None:
+    """Errors: ValueError unless it is the shape of the flat weights."""
+    if shape != (num_weights(sites),):
+        layout = ", ".join(f"{g.name}: {'/'.join(g.species)}" for g in sites.groups)
+        raise ValueError(
+            f"weights have shape {shape}; this system takes {num_weights(sites)} numbers "
+            f"({layout or 'it has no mixed sites'})"
+        )
+
+
+def listed_weights(sites: Sites, weights):
+    """Weights in the order of the flat vector, from a {group: {species: weight}}; anything else as it is.
+
+    Errors: ValueError for a group or species that is not there.
+    """
+    if not isinstance(weights, dict):
+        return weights
     names = [g.name for g in sites.groups]
     unknown = set(weights) - set(names)
     missing = set(names) - set(weights)
@@ -104,5 +114,5 @@ def _weights_from_dict(sites: Sites, weights: dict) -> np.ndarray:
         own = list(group.species)
         if extra := set(given) - set(own):
             raise ValueError(f"group '{group.name}' holds {own}; weights name {sorted(extra)}")
-        flat += [float(given.get(s, 0.0)) for s in own]
-    return np.array(flat)
+        flat += [given.get(s, 0.0) for s in own]
+    return flat

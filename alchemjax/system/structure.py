@@ -62,3 +62,11 @@ def completed_cell(structure: Structure) -> np.ndarray:
         scale = np.linalg.norm(cell, axis=1, keepdims=True)
         cell[axis] = np.linalg.svd(cell / np.where(scale == 0, 1, scale))[2][-1]
     return cell
+
+
+def wrapped(structure: Structure) -> Structure:
+    """The same material with sites in the cell, and centred where it is not periodic: small numbers for float32."""
+    cell = completed_cell(structure)
+    fractional = structure.positions @ np.linalg.inv(cell)
+    away = np.where(structure.pbc, np.floor(fractional), fractional.mean(axis=0))
+    return structure._replace(positions=structure.positions - away @ cell)

@@ -2,11 +2,12 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
 from alchemjax.system.graph import COUPLINGS
-from alchemjax.system.sites import Sites, flat_weights
+from alchemjax.system.sites import WEIGHT_TOLERANCE, Sites, flat_weights
 from alchemjax.system.structure import Structure
 
 
@@ -28,10 +29,11 @@ def make_system(structure: Structure, sites: Sites, weights, coupling: str = "in
     return System(structure, sites, flat_weights(sites, weights), coupling)
 
 
-def checked_alpha(system: System, weights, alpha) -> float:
+def checked_alpha(system: System, weights, alpha):
     """Correlation between sites of one group: 0 for `independent`, 1 for `paired`, the user's for `correlated`.
 
-    Errors: ValueError if alpha is missing, not asked for, or outside -min_k w_k / (1 - w_k) <= alpha <= 1.
+    Without `weights`, or with a tracer, only what does not need the values is checked. Errors: ValueError if alpha is
+    missing, not asked for, or outside -min_k w_k / (1 - w_k) <= alpha <= 1, vacancies being a species.
     """
     if system.coupling != "correlated":
         if alpha is not None:
@@ -39,12 +41,20 @@ def checked_alpha(system: System, weights, alpha) -> float:
         return 1.0 if system.coupling == "paired" else 0.0
     if alpha is None:
         raise ValueError("coupling 'correlated' needs alpha, the Warren-Cowley parameter between sites of one group")
+    if isinstance(alpha, jax.core.Tracer):
+        return alpha
     alpha = float(alpha)
-    lowest, start = -np.inf, 0
-    for group in system.sites.groups:
-        w = np.asarray(weights[start : start + len(group.species)])
-        start += len(group.species)
-        lowest = max(lowest, *(-x / (1 - x) for x in w if x < 1)) if (w < 1).any() else lowest
+    lowest = -np.inf if weights is None else _lowest_alpha(system.sites, weights)
     if not lowest - 1e-9 <= alpha <= 1:
         raise ValueError(f"alpha = {alpha:.6g} makes a probability negative; allowed here is {lowest:.6g} to 1")
     return alpha
+
+
+def _lowest_alpha(sites: Sites, weights) -> float:
+    bounds, start = [-np.inf], 0
+    for group in sites.groups:
+        w = np.asarray(weights[start : start + len(group.species)])
+        start += len(group.species)
+        w = np.append(w, 1 - w.sum()) if w.sum() < 1 - WEIGHT_TOLERANCE else w
+        bounds += [-max(x, 0.0) / (1 - x) for x in w if x < 1 - WEIGHT_TOLERANCE]
+    return max(bounds)

@@ -103,7 +103,7 @@ def _advance(cutoff: float, cell, freedom: Freedom, limits: Limits, skin, state:
     max_stress = jnp.max(jnp.abs(residual))
     broken = ~(jnp.isfinite(out.energy) & jnp.isfinite(max_force) & jnp.isfinite(max_stress))
     converged = (max_force <= limits.force) & (max_stress <= limits.stress) & ~broken
-    state = state._replace(
+    judged = state._replace(
         finished=converged | broken | (state.step >= limits.steps),
         converged=converged,
         energy=out.energy,
@@ -118,9 +118,10 @@ def _advance(cutoff: float, cell, freedom: Freedom, limits: Limits, skin, state:
     # generalised forces on X and on the strain amplitudes, the latter scaled to a stiffness like that of a site
     push = forces @ deformation.T * freedom.free
     strain_push = -jnp.einsum("kxy,xy->k", freedom.strains, jnp.linalg.inv(deformation) @ virial)
-    moved = _fire(state, push, strain_push / jnp.sqrt(float(len(push))))
+    moved = _fire(judged, push, strain_push / jnp.sqrt(float(len(push))))
     moved = moved._replace(stale=_is_stale(cutoff, skin, cell, freedom, moved))
-    return jax.tree.map(lambda a, b: jnp.where(state.finished, a, b), state, moved)
+    moved = jax.tree.map(lambda a, b: jnp.where(judged.finished, a, b), judged, moved)
+    return jax.tree.map(lambda a, b: jnp.where(state.finished, a, b), state, moved)  # what is finished stays as it is
 
 
 def _fire(state: State, push, strain_push) -> State:
@@ -134,8 +135,6 @@ def _fire(state: State, push, strain_push) -> State:
     dt = jnp.where(speeding, jnp.minimum(state.dt * DT_GROW, DT_MAX), state.dt)
     dt = jnp.where(uphill, jnp.maximum(state.dt * DT_SHRINK, DT_MIN), dt)
     mix = jnp.where(uphill, ALPHA_START, jnp.where(speeding, state.mix * ALPHA_SHRINK, state.mix))
-    # after an uphill step: half a step back, and start from rest
-    back = jnp.where(uphill, -0.5 * dt, 0.0)
     velocity = jnp.where(uphill, 0.0, state.velocity) + dt * push
     strain_velocity = jnp.where(uphill, 0.0, state.strain_velocity) + dt * strain_push
     speed = jnp.sqrt(dot(velocity, velocity, strain_velocity, strain_velocity))
@@ -143,13 +142,14 @@ def _fire(state: State, push, strain_push) -> State:
     ratio = mix * speed / jnp.where(norm > 0, norm, 1.0)
     velocity = (1 - mix) * velocity + ratio * push
     strain_velocity = (1 - mix) * strain_velocity + ratio * strain_push
-    move = dt * velocity + back * state.velocity
-    strain_move = dt * strain_velocity + back * state.strain_velocity
-    largest = jnp.maximum(jnp.max(jnp.abs(move)) / MAX_MOVE, jnp.max(jnp.abs(strain_move)) / (scale * MAX_STRAIN))
-    clip = 1 / jnp.maximum(1.0, largest)
+    # a step that is too long is shortened, and so is the velocity: it must not outlive what was really moved
+    longest, strain_longest = jnp.max(jnp.abs(velocity)), jnp.max(jnp.abs(strain_velocity))
+    clip = 1 / jnp.maximum(1.0, dt * jnp.maximum(longest / MAX_MOVE, strain_longest / (scale * MAX_STRAIN)))
+    velocity, strain_velocity = clip * velocity, clip * strain_velocity
+    back = jnp.where(uphill, -0.5 * dt, 0.0)  # after an uphill step: half a step back, and start from rest
     return state._replace(
-        reference=state.reference + clip * move,
-        strain=state.strain + clip * strain_move / scale,
+        reference=state.reference + dt * velocity + back * state.velocity,
+        strain=state.strain + (dt * strain_velocity + back * state.strain_velocity) / scale,
         velocity=velocity,
         strain_velocity=strain_velocity,
         dt=dt.astype(state.dt.dtype),

@@ -24,11 +24,11 @@ def make_freedom(structure: Structure, *, positions=True, cell=False, fixed_site
     """
     sites = len(structure.positions)
     free = np.full((sites, 3), float(bool(positions)))
-    if any(not 0 <= s < sites for s in fixed_sites):
+    if any(s not in range(sites) for s in fixed_sites):
         raise ValueError(f"fixed_sites {list(fixed_sites)} must be site indices from 0 to {sites - 1}")
     if any(a not in (0, 1, 2) for a in fixed_axes):
         raise ValueError(f"fixed_axes {list(fixed_axes)} must be lattice vectors 0, 1 or 2")
-    free[list(fixed_sites)] = 0
+    free[np.array(fixed_sites, int)] = 0
     strains = np.zeros((6, 3, 3))
     if cell is not False:
         allowed = _allowed_strains(structure, cell, fixed_axes)

@@ -12,14 +12,16 @@ from jaxtyping import Float
 from alchemjax.calculate import Output, precision, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import ShapeOverflow, Topology, block_shapes
+from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import flat_weights
-from alchemjax.system.structure import Structure, volume
+from alchemjax.system.structure import MINIMUM_DISTANCE, Structure, volume, wrapped
 from alchemjax.system.system import System, checked_alpha
 from alchemjax.tasks.fire import Limits, State, initial_state, run
 from alchemjax.tasks.freedom import Freedom, make_freedom
 
 SKIN = 0.3  # A, beyond the cutoff
 HEADROOM = 0.02  # linear compression that the arrays of the neighbour list have room for
+LARGEST_COMPRESSION = 8.0  # of the volume; what is crushed more has no energy
 STEPS_PER_CALL = 50  # between two looks of the host
 
 
@@ -63,6 +65,7 @@ def relax_batch(
 
     `on_steps` is called with the state from time to time. A member whose sites collapse ends unconverged, energy NaN.
     """
+    system = system._replace(structure=wrapped(system.structure))
     devices = tuple(jax.devices()) if len(weights) % len(jax.devices()) == 0 else tuple(jax.devices()[:1])
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
@@ -75,13 +78,14 @@ def relax_batch(
         until = 0
         while not np.asarray(state.finished).all():
             state = lists.refresh(state)
-            until = max(until, int(np.asarray(state.step)[~np.asarray(state.finished)].min()) + STEPS_PER_CALL)
+            going = ~np.asarray(state.finished)
+            until = max(until, int(np.asarray(state.step)[going].min(initial=limits.steps)) + STEPS_PER_CALL)
             topology, skin = lists.stacked(), cast(SKIN)
             arguments = (potential.params, topology, cell, freedom, limits, skin, cast(weights), cast(alpha))
             state = step(*arguments, jnp.asarray(until), state)
             if on_steps is not None:
                 on_steps(state)
-        return jax.tree.map(np.asarray, state)
+        return lists.without_collapsed(jax.tree.map(np.asarray, state))
 
 
 class _Lists:
@@ -100,7 +104,10 @@ class _Lists:
     def _roomy_shapes(self, structure: Structure):
         scale = 1 - HEADROOM if self.strains.any() else 1.0
         squeezed = structure._replace(positions=structure.positions * scale, cell=structure.cell * scale)
-        return block_shapes(self._topology(squeezed, None))
+        try:
+            return block_shapes(self._topology(squeezed, None))
+        except ValueError:  # sites too close once squeezed
+            return block_shapes(self._topology(structure, None))
 
     def stacked(self) -> Topology:
         """All members' lists, along a new first axis."""
@@ -114,10 +121,11 @@ class _Lists:
         if not stale.any():
             return state
         lost = np.array([bool(stale[k]) and not self._replace(k, state) for k in range(len(stale))])
+        made = stale & ~lost
         self._stack = None
         return state._replace(
-            listed_reference=jnp.where(stale[:, None, None], state.reference, state.listed_reference),
-            listed_strain=jnp.where(stale[:, None], state.strain, state.listed_strain),
+            listed_reference=jnp.where(made[:, None, None], state.reference, state.listed_reference),
+            listed_strain=jnp.where(made[:, None], state.strain, state.listed_strain),
             stale=state.stale & ~stale,
             finished=state.finished | lost,
             energy=jnp.where(lost, jnp.nan, state.energy),
@@ -127,24 +135,51 @@ class _Lists:
         """New list of member k; False where there is none: sites on top of each other, or not finite."""
         structure = structure_of(self.system.structure, self.strains, state, k)
         try:
+            if self._is_crushed(structure):
+                return False
             self.members[k] = self._topology(structure, self.shapes)
-        except ShapeOverflow:
             self.structures[k] = structure
+        except ShapeOverflow:
             roomy = self._roomy_shapes(structure)
+            self.structures[k] = structure
             self.shapes = [tuple(np.maximum(a, b)) for a, b in zip(roomy, self.shapes, strict=True)]
             self.members = [self._topology(s, self.shapes) for s in self.structures]
         except ValueError:
             return False
-        self.structures[k] = structure
         return True
 
+    def _is_crushed(self, structure: Structure) -> bool:
+        """Not finite, or a volume so small that its neighbour list would fill the memory."""
+        start = abs(np.linalg.det(self.system.structure.cell))
+        now = abs(np.linalg.det(structure.cell))
+        return not np.isfinite(structure.positions).all() or (start > 0 and not now > start / LARGEST_COMPRESSION)
 
-def structure_of(start: Structure, strains: np.ndarray, state: State, k: int) -> Structure:
-    """Structure of member k of a batch, in float64."""
+    def without_collapsed(self, state: State) -> State:
+        """Members with sites on top of each other have no energy."""
+        bad = []
+        for k in range(len(state.finished)):
+            structure = structure_of(self.system.structure, self.strains, state, k)
+            try:
+                bad.append(self._is_crushed(structure))
+                bad[-1] or find_pairs(structure, MINIMUM_DISTANCE)
+            except ValueError:
+                bad[-1] = True
+        bad = np.array(bad)
+        return state._replace(energy=np.where(bad, np.nan, state.energy), converged=state.converged & ~bad)
+
+
+def structure_of(start: Structure, strains: np.ndarray, state: State, k: int, offset=0.0) -> Structure:
+    """Structure of member k of a batch, in float64; `offset` [A] from wrapped to given positions, before strain."""
     deformation = np.eye(3) + np.einsum("k,kxy->xy", np.asarray(state.strain[k], np.float64), strains)
     return start._replace(
-        positions=np.asarray(state.reference[k], np.float64) @ deformation, cell=start.cell @ deformation
+        positions=(np.asarray(state.reference[k], np.float64) + offset) @ deformation, cell=start.cell @ deformation
     )
+
+
+def relaxed_structure(system: System, freedom: Freedom, state: State, k: int) -> Structure:
+    """Structure of member k, every site in the periodic image in which it was given."""
+    offset = system.structure.positions - wrapped(system.structure).positions
+    return structure_of(system.structure, freedom.strains, state, k, offset)
 
 
 def check_relaxable(system: System, freedom: Freedom, pressure: float) -> None:
@@ -205,7 +240,7 @@ def relax(
 
 def relaxed_member(system: System, freedom: Freedom, weights, state: State, k: int) -> Relaxed:
     """Result of member k of a batch."""
-    structure = structure_of(system.structure, freedom.strains, state, k)
+    structure = relaxed_structure(system, freedom, state, k)
     space = volume(structure)
     output = Output(
         energy=state.energy[k],

@@ -14,11 +14,11 @@ from alchemjax.calculate import Derivatives, derivatives, precision, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import block_shapes
 from alchemjax.system.sites import flat_weights
-from alchemjax.system.structure import volume
+from alchemjax.system.structure import volume, wrapped
 from alchemjax.system.system import System, checked_alpha
 from alchemjax.tasks.fire import Limits
 from alchemjax.tasks.freedom import Freedom, make_freedom
-from alchemjax.tasks.relax import make_limits, relax_batch, structure_of
+from alchemjax.tasks.relax import make_limits, relax_batch, relaxed_structure
 
 RELAX = ("none", "positions", "cell")
 MEMORY = 1.5e9  # bytes that the arrays of one batch may take
@@ -76,7 +76,8 @@ def make_plan(
     """
     if relax not in RELAX:
         raise ValueError(f"relax = '{relax}' is not understood; use {', '.join(RELAX)}")
-    if not len(compositions):
+    compositions = list(compositions)
+    if not compositions:
         raise ValueError("no compositions were given; give at least one")
     weights = []
     for row, composition in enumerate(compositions):
@@ -143,7 +144,7 @@ def join(tables: list[Table]) -> Table:
 def _relaxations(potential, system, plan: Plan, weights, alpha, on_steps) -> Table:
     state = relax_batch(potential, system, weights, alpha, plan.freedom, plan.limits, on_steps)
     double = lambda a: np.asarray(a, np.float64)
-    relaxed = [structure_of(system.structure, plan.freedom.strains, state, k) for k in range(len(weights))]
+    relaxed = [relaxed_structure(system, plan.freedom, state, k) for k in range(len(weights))]
     cells = np.stack([structure.cell for structure in relaxed])
     spaces = _volumes(system, cells)
     return Table(
@@ -184,6 +185,7 @@ def _single_points(potential, system, plan: Plan, weights, alpha, on_steps) -> T
     devices = tuple(jax.devices()) if len(weights) % len(jax.devices()) == 0 else tuple(jax.devices()[:1])
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
+        system = system._replace(structure=wrapped(system.structure))
         structure = system.structure
         config = batched_config(potential.config, len(weights) // len(devices))
         out: Derivatives = _compiled_points(potential.node_energies, config, devices)(

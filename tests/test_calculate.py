@@ -1,0 +1,75 @@
+"""The host border of `calculate`: what it accepts, refuses and lets through to JAX's transformations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import bulk
+
+import alchemjax as aj
+
+
+@pytest.fixture(scope="module")
+def potential():
+    return aj.load("sevennet-0")
+
+
+def salt(**options):
+    return aj.from_atoms(bulk("NaCl", "rocksalt", a=5.7), mix={"Na": ("Na", "K")}, **options)
+
+
+def test_gradient_and_batch_through_calculate_are_the_reported_ones(potential):
+    system, w = salt(), jnp.array([0.7, 0.3], jnp.float32)
+    out = aj.calculate(potential, system, w)
+    energy = lambda w: aj.calculate(potential, system, w).energy
+    np.testing.assert_allclose(jax.grad(energy)(w), out.weights_gradient, rtol=1e-5)
+    as_dict = lambda x: aj.calculate(potential, system, {"Na": {"Na": 1 - x, "K": x}}).energy
+    slope = out.weights_gradient[1] - out.weights_gradient[0]
+    assert abs(slope) > 0.1
+    np.testing.assert_allclose(jax.grad(as_dict)(jnp.float32(0.3)), slope, rtol=1e-4)
+    np.testing.assert_allclose(jax.vmap(energy)(jnp.stack([w, w[::-1]]))[0], out.energy, rtol=1e-6)
+
+
+def test_traced_arguments_are_checked_as_far_as_their_values_are_not_needed(potential):
+    energy = lambda system, alpha=None: lambda w: aj.calculate(potential, system, w, alpha).energy
+    for wrong in (jnp.ones(1), jnp.ones(3), jnp.ones((2, 2))):
+        with pytest.raises(ValueError, match="this system takes 2 numbers"):
+            jax.eval_shape(energy(salt()), wrong)
+    with pytest.raises(ValueError, match="use coupling 'correlated'"):
+        jax.eval_shape(energy(salt(coupling="paired"), 0.0), jnp.ones(2))
+    with pytest.raises(ValueError, match="needs alpha"):
+        jax.eval_shape(energy(salt(coupling="correlated")), jnp.ones(2))
+    with pytest.raises(ValueError, match="makes a probability negative"):
+        jax.eval_shape(energy(salt(coupling="correlated"), 1.5), jnp.ones(2))
+
+
+def test_a_float64_potential_under_a_transformation_asks_for_the_64_bit_mode(potential):
+    double = aj.load("sevennet-0", dtype="float64")
+    with jax.enable_x64(False), pytest.raises(ValueError, match="jax_enable_x64"):
+        jax.eval_shape(lambda w: aj.calculate(double, salt(), w).energy, jnp.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("weights", "alpha", "lowest"),
+    [([0.5, 0.5], -1.0, -1.0), ([0.2, 0.8], -0.25, -0.25), ([0.45, 0.45], -1 / 9, -1 / 9), ([1.0, 0.0], 0.0, 0.0)],
+)
+def test_alpha_may_go_down_to_where_a_probability_vanishes(potential, weights, alpha, lowest):
+    system = salt(coupling="correlated")
+    assert np.isfinite(aj.calculate(potential, system, weights, alpha).energy)
+    with pytest.raises(ValueError, match="makes a probability negative"):
+        aj.calculate(potential, system, weights, lowest - 0.01)
+
+
+def test_rounding_errors_of_the_weights_do_not_reach_the_energy(potential):
+    system = salt(coupling="correlated")
+    exact = aj.calculate(potential, system, [1, 0], 0.0)
+    rounded = aj.calculate(potential, system, [1 + 1e-7, -1e-7], 0.0)
+    assert exact.energy == rounded.energy
+
+
+def test_a_rigid_shift_does_not_cost_precision(potential):
+    atoms = bulk("NaCl", "rocksalt", a=5.7, cubic=True)
+    here = aj.calculate(potential, aj.from_atoms(atoms))
+    atoms.positions += [9876.5, -4321.0, 10000.25]
+    there = aj.calculate(potential, aj.from_atoms(atoms))
+    assert np.abs(there.forces).max() < 1e-4 and abs(here.energy - there.energy) < 1e-4
