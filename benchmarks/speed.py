@@ -15,12 +15,11 @@ import sys
 import time
 
 THREADS = 2
-SEVENN = (
-    r"""
+SEVENN = r"""
 import sys, time, warnings, json, resource
 warnings.filterwarnings("ignore")
 import torch
-torch.set_num_threads(%d)
+torch.set_num_threads(THREADS)
 from ase.build import bulk
 from sevenn.calculator import SevenNetCalculator
 calculator = SevenNetCalculator("7net-0", device="cpu")
@@ -39,9 +38,7 @@ for line in sys.stdin:
     seconds = time.perf_counter() - start
     energy = float(calculator.results["energy"])
     print(json.dumps([seconds, energy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6]), flush=True)
-"""
-    % THREADS
-)
+""".replace("THREADS", str(THREADS))
 
 
 class Sevenn:

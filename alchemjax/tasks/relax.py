@@ -216,7 +216,7 @@ def relax(
     fixed_sites=(),
     fixed_axes=(),
     force_tolerance: float = 0.005,
-    stress_tolerance: float = 2e-5,
+    stress_tolerance: float = 5e-6,
     max_steps: int = 500,
     on_steps: Callable[[State], None] | None = None,
 ) -> Relaxed:

@@ -66,7 +66,7 @@ def make_plan(
     fixed_sites=(),
     fixed_axes=(),
     force_tolerance: float = 0.005,
-    stress_tolerance: float = 2e-5,
+    stress_tolerance: float = 5e-6,
     max_steps: int = 500,
     batch: int | None = None,
 ) -> Plan:
