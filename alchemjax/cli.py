@@ -8,7 +8,6 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from typer import Argument, Option
 
@@ -231,16 +230,20 @@ def convert(
     run_convert(family, path, out, model, overwrite=overwrite)
 
 
+# typer's base class of these errors, wherever it comes from: click, or typer's own copy of it
+UnreadableCommand = typer.BadParameter.__mro__[2]
+
+
 def main() -> None:
     """Entry point."""
     # XLA reports an error, wrongly, whenever compiled code comes from the cache; it looks here when jax is imported
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         status = app(standalone_mode=False)
-    except click.ClickException as error:  # a flag that cannot be read
+    except UnreadableCommand as error:
         print(f"alchemjax: {' '.join(error.format_message().split())} (see --help)", file=sys.stderr)
         sys.exit(2)
-    except click.Abort:
+    except typer.Abort:
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
 

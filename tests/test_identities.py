@@ -241,7 +241,7 @@ def test_rotation_turns_forces_and_stress_and_leaves_the_energy(network, rng, co
     assert abs(one.positions - two.positions).max() > 1e-2 and abs(one.strain - two.strain).max() > 1e-2
     if len(network.config.multiplicities) > 3:  # fewer layers have no odd path
         mirrored = evaluate(network, rotated(structure, -turn), sites, coupling, weights, alpha)
-        assert varies(one.energy, mirrored.energy, by=1e-4), "the network is not symmetric under reflection"
+        assert varies(one.energy, mirrored.energy, by=1e-6), "the network is not symmetric under reflection"
 
 
 def test_rotation_leaves_the_energy_with_l_up_to_3(tiny_l3, rng):
@@ -307,11 +307,13 @@ def test_energy_vanishes_smoothly_with_the_cutoff_function_when_a_site_leaves(ne
     assert_close(outside, at(CUTOFF + 0.5))
     assert abs(outside.positions[traveller]).max() == 0
     assert abs(at(CUTOFF - 0.3).energy - outside.energy) > 1e-5
-    gain = [float(at(CUTOFF - h).energy - outside.energy) for h in (2e-3, 1e-3)]
+    inside = [at(CUTOFF - k * 1e-3) for k in range(1, 6)]
     order = {"xplor": 2, "polynomial": 3}[network.config.cutoff_function[0]]
-    assert np.log2(gain[0] / gain[1]) == pytest.approx(order, abs=0.05)
-    pull = [float(at(CUTOFF - h).positions[traveller] @ direction) for h in (2e-3, 1e-3)]
-    assert np.log2(pull[0] / pull[1]) == pytest.approx(order - 1, abs=0.05)
+    gain = [float(out.energy - outside.energy) for out in inside]
+    pull = [float(out.positions[traveller] @ direction) for out in inside]
+    for values, lowest in ((gain, order), (pull, order - 1)):  # sum_k c_k h^k through five points, in units of h
+        coefficients = np.linalg.solve(np.vander(range(1, 6), increasing=True), values)
+        assert abs(coefficients[:lowest]).max() < 1e-2 * abs(coefficients[lowest:]).max()
 
 
 def test_pairs_listed_beyond_the_cutoff_change_nothing(network, rng):
@@ -407,6 +409,7 @@ def test_second_derivatives_agree_whichever_mode_comes_first(flat, second):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("flat", ["small"], indirect=True)
 def test_hessian_is_symmetric_and_the_same_in_every_order_of_modes(flat, second):
     energy, z, (_, v, _), _ = flat
     hessian = jit(jax.jacfwd(jax.jacrev(energy)))(z)
@@ -714,7 +717,7 @@ def test_graphs_of_any_layout_carry_the_messages_that_the_coupling_says(layout, 
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(layout=layouts(), left_handed=st.booleans(), seed=st.integers(0, 99))
 def test_graphs_of_very_many_layouts_carry_the_messages_that_the_coupling_says(layout, left_handed, seed):
     check_any_layout(layout, left_handed, seed)
