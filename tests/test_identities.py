@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import jaxtyped
 
-from alchemjax.calculate import calculate, derivatives
+from alchemjax.calculate import batch_derivatives, calculate, derivatives
 from alchemjax.calculate import energy as total_energy
 from alchemjax.model import sevennet
 from alchemjax.system.graph import block_shapes, make_graph, make_topology, union
@@ -478,6 +478,21 @@ def test_vmap_over_compositions_is_a_loop_over_them(small, rng):
     assert varies(*batch.energy)
     for k in range(3):
         alone = evaluate(small, structure, sites, "correlated", weights[k], alphas[k])
+        assert_close(jax.tree.map(lambda a, k=k: a[k], batch), alone, alone._fields)
+
+
+def test_a_batch_of_geometries_as_one_large_structure_is_a_loop_over_them(small, rng):
+    sites = standard_sites()
+    structures = [random_structure(rng, left_handed=k == 1) for k in range(3)]
+    weights, alphas = [random_weights(sites, rng) for _ in range(3)], [-0.02, 0.3, 0.8]
+    arrays = [topology(small, structure, sites, "correlated") for structure in structures]
+    stack = lambda values: jax.tree.map(lambda *a: jnp.stack([jnp.asarray(x) for x in a]), *values)
+    positions, cells = stack([s.positions for s in structures]), stack([s.cell for s in structures])
+    run = jit(partial(batch_derivatives, small.node_energies, small.config))
+    batch = run(small.params, stack(arrays), positions, cells, stack(weights), stack(alphas))
+    assert varies(*batch.energy)
+    for k in range(3):
+        alone = evaluate(small, structures[k], sites, "correlated", weights[k], alphas[k])
         assert_close(jax.tree.map(lambda a, k=k: a[k], batch), alone, alone._fields)
 
 
