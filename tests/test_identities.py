@@ -516,13 +516,18 @@ def test_arrays_that_are_too_small_are_refused(small, rng):
         topology(small, structure, sites, "independent", shapes=[(2, 4)])
 
 
+def sum_of_probabilities(params, config, graph):
+    """A network that compiles at once: E0 times the weight of all that a node may hear from."""
+    heard = jax.ops.segment_sum(graph.mix_weight, graph.mix_source, len(graph.source_node))
+    return params["shift"][graph.node_species] * heard.at[graph.node_targets[:, -1]].get(mode="fill", fill_value=1)
+
+
 def test_all_compositions_of_one_shape_are_traced_once(small, rng):
     traces = []
 
-    def node_energies(params, config, graph):
+    def node_energies(*args):
         traces.append(1)
-        received = jax.ops.segment_sum(graph.mix_weight, graph.mix_source, len(graph.source_node))
-        return params["shift"][graph.node_species] * received[graph.node_targets[:, -1]]
+        return sum_of_probabilities(*args)
 
     counting = small._replace(node_energies=node_energies)
     structure, sites = random_structure(rng), standard_sites()
@@ -533,6 +538,18 @@ def test_all_compositions_of_one_shape_are_traced_once(small, rng):
     fewer = system._replace(structure=structure._replace(cell=4 * structure.cell))
     calculate(counting, fewer, system.weights, 0.1)
     assert len(traces) == 2, "another shape is traced again"
+
+
+def test_calculate_takes_paired_for_alpha_1_and_gives_alpha_gradients_for_correlated_only(small, rng):
+    quick = small._replace(node_energies=sum_of_probabilities)
+    structure, sites = random_structure(rng), standard_sites()
+    system = make_system(structure, sites, random_weights(sites, rng), "correlated")
+    none, half, full = (calculate(quick, system, alpha=x) for x in (0.0, 0.5, 1.0))
+    paired = calculate(quick, system._replace(coupling="paired"))
+    assert varies(none.energy, half.energy, full.energy)
+    assert paired.energy == pytest.approx(full.energy, abs=1e-9)
+    np.testing.assert_allclose(paired.weights_gradient, full.weights_gradient, atol=1e-9)
+    assert paired.alpha_gradient is None and half.alpha_gradient == pytest.approx(full.energy - none.energy, abs=1e-9)
 
 
 def equations(jaxpr):
