@@ -17,7 +17,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from alchemjax.model.contract import contract, weigh
+from alchemjax.model.convolution import convolve
 from alchemjax.system.graph import Edges, Graph
 
 EDGES_PER_CHUNK = 448  # messages of so many edges stay in a CPU's second-level cache, and memory stays small
@@ -35,7 +35,7 @@ class Config:
     silu_norm: float
     negative_w3j: tuple[tuple[int, int, int], ...]  # triples (l1, l2, l3) whose 3j symbol changes sign
     modality: int | None = None  # row of the modality, in models that have several
-    batch: int = 1  # compositions under one vmap: chunks are smaller then; changes no result
+    batch: int = 1  # compositions under one vmap, where it is known: chunks are smaller then; changes no result
 
 
 def read_config(architecture: dict, modality: int | None) -> Config:
@@ -191,36 +191,32 @@ def _convolve(config: Config, t: int, radial: dict, edges: Edges, distance, angu
     paths = _paths(len(mul_in), config.lmax, len(mul_out))
     by_l1 = [[p for p in paths if p[0] == l1] for l1 in range(len(mul_in))]
     worlds, rows, width = edges.source.shape
-    chunk = min(rows, max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 4))))
+    chunk = min(rows, max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 16))))
     kernels = [_stack_kernels([angular[p] for p in group]) for group in by_l1]
     parts = tuple((len(group), mul) for group, mul in zip(by_l1, mul_in, strict=True))
 
     @jax.checkpoint
     def convolve_rows(inputs):
         kernels, distance, weight, source = inputs
-        by_part = _radial_weights(config, parts, radial, distance)
         if weight is not None:
-            by_part = [w * weight[:, None, :, None] for w in by_part]
-        return [
-            jnp.stack([_sum_neighbours(kernel, w, x[s]) for s in source])
-            for kernel, w, x in zip(kernels, by_part, sources, strict=True)
-        ]
+            kernels = [_times_edges(kernel, weight) for kernel in kernels]
+        sent = [[x[s] for x in sources] for s in jnp.moveaxis(source, 1, 0)]
+        worlds = [_by_l3(by_l1, a, len(mul_out)) for a in _messages(config, parts, radial, distance, kernels, sent)]
+        return [jnp.stack(a, axis=1) for a in zip(*worlds, strict=True)]
 
     inputs = kernels, distance, edges.weight, jnp.moveaxis(edges.source, 0, 1)
-    summed = _map_rows(lambda a: convolve_rows((*a[:3], jnp.moveaxis(a[3], 0, 1))), inputs, chunk)
-    # [worlds, rows, paths, 2 l3 + 1 (padded), channels] -> targets
-    target = edges.target.reshape(-1)
-    out = []
-    for l3 in range(len(mul_out)):
-        parts = [
-            a[:, :, i, : 2 * l3 + 1]
-            for a, group in zip(summed, by_l1, strict=True)
-            for i, p in enumerate(group)
-            if p[2] == l3
-        ]
-        part = jnp.concatenate(parts, axis=-1)
-        out.append(jax.ops.segment_sum(part.reshape(-1, *part.shape[2:]), target, num_targets))
-    return out
+    summed = _map_rows(convolve_rows, inputs, chunk)
+    target = edges.target.T.reshape(-1)
+    return [jax.ops.segment_sum(a.reshape(-1, *a.shape[2:]), target, num_targets) for a in summed]
+
+
+def _by_l3(by_l1, summed: list, num_out: int) -> list:
+    """From [rows, paths, largest 2 l3 + 1, channels] by l1 to [rows, 2 l3 + 1, paths * channels] by l3."""
+    parts = [[] for _ in range(num_out)]
+    for group, a in zip(by_l1, summed, strict=True):
+        for i, (_, _, l3) in enumerate(group):
+            parts[l3].append(a[:, i, : 2 * l3 + 1])
+    return [jnp.concatenate(part, axis=-1) for part in parts]
 
 
 def _stack_kernels(tensors: list):
@@ -230,16 +226,8 @@ def _stack_kernels(tensors: list):
     return jnp.moveaxis(stacked, -1, 2).reshape(*stacked.shape[:2], most, -1)
 
 
-def _sum_neighbours(kernel, w, x):
-    """sum_(m,a) kernel[r, p, c, (m, a)] w[r, p, m, u] x[r, m, a, u] -> [r, p, c, u]."""
-    rows, paths, components, neighbours = kernel.shape
-    messages = weigh(w, x).reshape(rows * paths, neighbours, -1)
-    out = contract(kernel.reshape(-1, components, neighbours), messages)
-    return out.reshape(rows, paths, components, -1)
-
-
 def _map_rows(function, inputs, chunk: int):
-    """function over chunks of rows (axis 0 of the inputs, axis 1 of the outputs), one after another."""
+    """function over chunks of rows, one after another."""
     rows = len(inputs[1])
     if chunk >= rows:
         return function(inputs)
@@ -247,7 +235,7 @@ def _map_rows(function, inputs, chunk: int):
     pad = lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], extra, axis=0)]) if extra else a
     chunked = jax.tree.map(lambda a: pad(a).reshape(-1, chunk, *a.shape[1:]), inputs)
     outputs = jax.lax.map(function, chunked)
-    return [jnp.moveaxis(a, 0, 1).reshape(a.shape[1], -1, *a.shape[3:])[:, :rows] for a in outputs]
+    return [a.reshape(-1, *a.shape[2:])[:rows] for a in outputs]
 
 
 # --- radial functions -------------------------------------------------------------------------------------------------
@@ -274,27 +262,46 @@ def _last(parts, radial: dict, hidden) -> list:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _radial_weights(config: Config, parts: tuple[tuple[int, int], ...], radial: dict, r) -> list:
-    """Radial weights by l1, (paths, channels) in `parts`: functions of distance alone, exactly 0 beyond the cutoff."""
-    return _last(parts, radial, _hidden(config, radial, r))
+def _messages(config: Config, parts, radial: dict, r, kernels: list, sent: list) -> list:
+    """Sums over neighbours, for every world and l1; the radial weights are functions of distance alone."""
+    weights = _last(parts, radial, _hidden(config, radial, r))
+    return [[convolve(k, w, x) for k, w, x in zip(kernels, weights, xs, strict=True)] for xs in sent]
 
 
-def _radial_weights_jvp(config, parts, primals, tangents):
-    """Forward derivative: the reverse pass becomes one contraction, and a batch of compositions shares dw/dr."""
-    (radial, r), (d_radial, d_r) = primals, tangents
+def _messages_jvp(config, parts, primals, tangents):
+    """A change of distance times dw/dr goes into the kernels: no gradient of radial weights is ever formed."""
+    (radial, r, kernels, sent), (d_radial, d_r, d_kernels, d_sent) = primals, tangents
+    still = lambda tree: all(type(leaf) is SymbolicZero for leaf in jax.tree.leaves(tree))
+    filled = lambda tree, like: jax.tree.map(
+        lambda p, d: jnp.zeros_like(p) if type(d) is SymbolicZero else d, like, tree
+    )
     hidden, slope = jax.jvp(lambda s: _hidden(config, radial, s), (r,), (jnp.ones_like(r),))
     w = _last(parts, radial, hidden)
-    dw = [jnp.zeros_like(a) for a in w]
-    if type(d_r) is not SymbolicZero:
-        dw = [a * d_r[:, None, :, None] for a in _last(parts, radial, slope)]
-    if any(type(leaf) is not SymbolicZero for leaf in jax.tree.leaves(d_radial)):
-        d_radial = jax.tree.map(lambda p, d: jnp.zeros_like(p) if type(d) is SymbolicZero else d, radial, d_radial)
-        along = jax.jvp(lambda p: _last(parts, p, _hidden(config, p, r)), (radial,), (d_radial,))[1]
-        dw = [a + b for a, b in zip(dw, along, strict=True)]
-    return w, dw
+    terms = []  # (kernels, radial weights, what is sent by every world)
+    if not still(d_kernels):
+        terms.append((filled(d_kernels, kernels), w, sent))
+    if not still(d_r):
+        terms.append(([_times_edges(k, d_r) for k in kernels], _last(parts, radial, slope), sent))
+    if not still(d_sent):
+        terms.append((kernels, w, filled(d_sent, sent)))
+    if not still(d_radial):
+        along = lambda p: _last(parts, p, _hidden(config, p, r))
+        terms.append((kernels, jax.jvp(along, (radial,), (filled(d_radial, radial),))[1], sent))
+    total = lambda terms: [
+        [sum(convolve(k[i], w[i], x[world][i]) for k, w, x in terms) for i in range(len(kernels))]
+        for world in range(len(sent))
+    ]
+    return total([(kernels, w, sent)]), total(terms)
 
 
-_radial_weights.defjvp(_radial_weights_jvp, symbolic_zeros=True)
+_messages.defjvp(_messages_jvp, symbolic_zeros=True)
+
+
+def _times_edges(kernel, weight):
+    """kernel[r, p, c, (m, a)] weight[r, m]."""
+    return (kernel.reshape(*kernel.shape[:3], weight.shape[1], -1) * weight[:, None, None, :, None]).reshape(
+        kernel.shape
+    )
 
 
 def cutoff_function(config: Config, r):
