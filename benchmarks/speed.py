@@ -3,7 +3,9 @@
     python benchmarks/speed.py --sevenn /path/to/venv/bin/python [--repeats 15] [--json results.json]
 
 sevenn and torch live in an environment of their own (pip install torch==2.13.0 sevenn==0.13.0); two threads each.
-The sevenn process stays alive and measures one evaluation at a time when it is asked to, so the two never run together.
+The sevenn process stays alive and measures one evaluation at a time when it is asked to, so the two never run together:
+torch's threads spin for a while after their work, hence the pause. Every timed evaluation follows two that are not
+timed, as in a relaxation.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import sys
 import time
 
 THREADS = 2
+PAUSE = 0.5  # s
 SEVENN = r"""
 import sys, time, warnings, json, resource
 warnings.filterwarnings("ignore")
@@ -33,6 +36,8 @@ for line in sys.stdin:
         atoms.calc = calculator
         systems[cells] = atoms
     atoms = systems[cells]
+    for _ in range(2):
+        calculator.calculate(atoms, ["energy", "forces", "stress"])
     start = time.perf_counter()
     calculator.calculate(atoms, ["energy", "forces", "stress"])
     seconds = time.perf_counter() - start
@@ -136,8 +141,10 @@ def main():
     sevenn = Sevenn(args.sevenn) if args.sevenn else None
     theirs = {"Si64": 2, "Si216": 3} if sevenn else {}
     times = {}
-    for turn in range(-2, args.repeats):  # two turns to warm up
+    for turn in range(-1, args.repeats):  # one turn to warm up
         for name, run in ours.items():
+            for _ in range(2):
+                run()
             start = time.perf_counter()
             run()
             seconds = time.perf_counter() - start
@@ -147,6 +154,7 @@ def main():
             seconds, _, _ = sevenn.measure(cells)
             if turn >= 0:
                 times.setdefault(f"sevenn {name}", []).append(seconds)
+            time.sleep(PAUSE)
         print(f"turn {turn + 1} of {args.repeats}", file=sys.stderr)
     medians = {name: float(np.median(values)) for name, values in times.items()}
     for name, seconds in medians.items():
