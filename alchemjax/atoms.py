@@ -228,7 +228,9 @@ def _refuse_lost_occupancies(table: dict, kinds: set[str]) -> None:
 
 def _checked_amounts(kind: str, amounts: dict[str, float]) -> dict[str, float]:
     total = sum(amounts.values())
-    if not all(x >= -WEIGHT_TOLERANCE for x in amounts.values()) or not total <= 1 + ROUNDING:
+    if not all(x >= -WEIGHT_TOLERANCE for x in amounts.values()):
+        raise ValueError(f"the occupancies {amounts} of kind {kind} are not all positive; give numbers from 0 to 1")
+    if not total <= 1 + ROUNDING:
         raise ValueError(
             f"the occupancies {amounts} of kind {kind} sum to {total:.4g}; give numbers from 0 to 1, in all at most 1"
         )
@@ -329,7 +331,7 @@ def _check_elements(species) -> None:
         if symbol == "X" or symbol not in atomic_numbers:
             raise ValueError(
                 f"species '{symbol}' is not a chemical element; a vacancy is not a species but what the weights of a "
-                "site lack to 1: give the species alone, like ('O',), and a weight below 1"
+                "site lack to 1: give the other species only, and weights that sum to less than 1"
             )
 
 
@@ -339,8 +341,8 @@ def _check_covered(occupancies, groups: tuple[Group, ...]) -> None:
         positive = {s: x for s, x in amounts.items() if x > 0}
         if site not in covered and _is_mixed(positive):
             raise ValueError(
-                f"site {site} is occupied by {positive} and in no group; add it to mix or groups, or delete "
-                f"atoms.info['{OCCUPANCY}']"
+                f"site {site} is occupied by {positive} and in no group; mix its species too, or make it whole "
+                f"(ASE keeps occupancies in atoms.info['{OCCUPANCY}'])"
             )
 
 

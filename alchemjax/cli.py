@@ -51,6 +51,29 @@ class Dtype(StrEnum):
     float64 = "float64"
 
 
+def _number(kind: type) -> Callable:
+    """How an option of the command line becomes a number."""
+
+    def parse(text: str):
+        try:
+            return kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise typer.BadParameter(f"'{text}' is not {what}") from None
+
+    return parse
+
+
+def _place(text: str) -> Path:
+    """Where results go."""
+    if not text.strip():
+        raise typer.BadParameter("an empty name was given; name a place for the results ('.' is this folder)")
+    return Path(text)
+
+
+WHOLE = {"parser": _number(int), "metavar": "INTEGER"}
+FLOAT = {"parser": _number(float), "metavar": "FLOAT"}
+OUT = {"parser": _place, "metavar": "PATH"}
 File = Annotated[Path, Argument(help="A structure: CIF (partial occupancies welcome) or anything that ASE reads.")]
 Mix = Annotated[
     list[str] | None,
@@ -58,15 +81,41 @@ Mix = Annotated[
 ]
 GroupsOption = Annotated[Groups, Option(help="One set of weights for every --mix, or one for every site.")]
 Model = Annotated[str, Option(help="Name (see alchemjax models) or path of the potential.")]
-Modality = Annotated[str | None, Option(help="Which one, for a potential with several.")]
-CouplingOption = Annotated[Coupling, Option(help="How neighbouring mixed sites see each other.")]
-Alpha = Annotated[float | None, Option(help="Short-range order; with --coupling correlated.")]
+Modality = Annotated[
+    str | None, Option(help="Which level of theory, of a potential trained on several (alchemjax models lists them).")
+]
+CouplingOption = Annotated[
+    Coupling,
+    Option(
+        help="How mixed neighbours see each other. independent: random mean-field alloy; paired: like sees like; "
+        "correlated: order set by --alpha."
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    Option(
+        **FLOAT,
+        help="Short-range order with --coupling correlated, at most 1: 0 random, positive prefers like neighbours, "
+        "negative unlike ones (how far down depends on the composition).",
+    ),
+]
 Precision = Annotated[Dtype, Option(help="Precision of the potential.")]
-Pressure = Annotated[float | None, Option(metavar="GPA", help="Pressure [GPa] at which the cell is relaxed.")]
+Pressure = Annotated[
+    float | None,
+    Option(
+        parser=_number(float),
+        metavar="GPA",
+        help="Pressure [GPa] at which the cell is relaxed (enthalpy). [default: 0]",
+    ),
+]
+Strain = Annotated[
+    str | None,
+    Option(metavar="STRAINS", help="Free strains: all, hydrostatic, or some of xx,yy,zz,yz,xz,xy. [default: all]"),
+]
 FixAxes = Annotated[str | None, Option(metavar="a,b,c", help="Lattice vectors that stay as they are.")]
-MaxSteps = Annotated[int | None, Option(help="Steps of a relaxation. [default: 500]")]
-ForceTolerance = Annotated[float | None, Option(help="Largest force on a site [eV/A]. [default: 0.005]")]
-StressTolerance = Annotated[float | None, Option(help="Largest stress [GPa]. [default: 0.0032]")]
+MaxSteps = Annotated[int | None, Option(**WHOLE, help="Steps of a relaxation. [default: 500]")]
+ForceTolerance = Annotated[float | None, Option(**FLOAT, help="Largest force on a site [eV/A]. [default: 0.005]")]
+StressTolerance = Annotated[float | None, Option(**FLOAT, help="Largest stress [GPa]. [default: 0.0032]")]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace earlier results.")]
 
 
@@ -121,12 +170,24 @@ def common(
 @_plainly
 def sweep(
     file: File,
-    out: Annotated[Path, Option("--out", "-o", help="Folder for the results.")],
+    out: Annotated[Path, Option("--out", "-o", **OUT, help="Folder for the results.")],
     mix: Mix = None,
     groups: GroupsOption = Groups.shared,
-    points: Annotated[int | None, Option(help="Points per edge of every group's simplex. [default: 21]")] = None,
+    points: Annotated[
+        int | None,
+        Option(
+            **WHOLE,
+            help="Compositions per edge of the grid: 21 are steps of 5 % between two species. Several groups multiply. "
+            "[default: 21]",
+        ),
+    ] = None,
     compositions: Annotated[
-        Path | None, Option(metavar="CSV", help="Compositions instead of a grid: columns group:species, like Ce:Zr.")
+        Path | None,
+        Option(
+            metavar="CSV",
+            help="Compositions instead of a grid: columns group:species, like Ce:Zr; what is missing to 1 is vacancy. "
+            "End members that are not among them are calculated too, after them (added_end_member is 1).",
+        ),
     ] = None,
     relax: Annotated[Relax, Option(help="What is relaxed; cell means positions and cell.")] = Relax.cell,
     model: Model = "sevennet-0",
@@ -135,18 +196,20 @@ def sweep(
     alpha: Alpha = None,
     dtype: Precision = Dtype.float32,
     pressure: Pressure = None,
-    cell: Annotated[
-        str | None, Option(metavar="STRAINS", help="all, hydrostatic, or some of xx,yy,zz,yz,xz,xy. [default: all]")
-    ] = None,
+    strain: Strain = None,
     fix_axes: FixAxes = None,
     max_steps: MaxSteps = None,
     force_tolerance: ForceTolerance = None,
     stress_tolerance: StressTolerance = None,
-    batch: Annotated[int | None, Option(help="Compositions at a time. [default: what memory allows]")] = None,
+    batch: Annotated[int | None, Option(**WHOLE, help="Compositions at a time. [default: what memory allows]")] = None,
     plot: Annotated[bool, Option("--plot/--no-plot", help="Draw sweep.png.")] = True,
     overwrite: Overwrite = False,
 ) -> None:
-    """Energies and relaxed structures over compositions; an interrupted sweep continues when run again."""
+    """Energies and relaxed structures over compositions.
+
+    Run again, an interrupted sweep continues, and files of a finished one that are missing are made from sweep.json.
+    With --pressure the table and the plot show enthalpies too.
+    """
     arguments = dict(locals())
     from alchemjax.commands.sweep import run
 
@@ -158,18 +221,21 @@ def sweep(
 def relax(
     file: File,
     out: Annotated[
-        Path, Option("--out", "-o", help="Relaxed structure (.extxyz, .xyz, .cif); a .json goes beside it.")
+        Path, Option("--out", "-o", **OUT, help="Relaxed structure (.extxyz, .xyz, .cif); a .json goes beside it.")
     ],
     mix: Mix = None,
     groups: GroupsOption = Groups.shared,
     weights: Annotated[
-        str | None, Option(metavar="WEIGHTS", help="0.5,0.5 or Ce=0.5,Zr=0.5. [default: the occupancies of the file]")
+        str | None,
+        Option(
+            metavar="WEIGHTS",
+            help="0.5,0.5 or Ce=0.5,Zr=0.5, every species named; what is missing to 1 is vacancy. "
+            "[default: the occupancies of the file]",
+        ),
     ] = None,
     positions: Annotated[bool, Option("--positions/--no-positions", help="Relax the positions.")] = True,
     cell: Annotated[bool, Option("--cell/--no-cell", help="Relax the cell.")] = True,
-    strain: Annotated[
-        str | None, Option(metavar="STRAINS", help="all, hydrostatic, or some of xx,yy,zz,yz,xz,xy. [default: all]")
-    ] = None,
+    strain: Strain = None,
     fix_axes: FixAxes = None,
     pressure: Pressure = None,
     model: Model = "sevennet-0",
@@ -206,7 +272,9 @@ def info(
 
 @app.command()
 @_plainly
-def models(json: Annotated[bool, Option("--json", help="For programs.")] = False) -> None:
+def models(
+    json: Annotated[bool, Option("--json", help="Print JSON, with paths and elements, instead of a table.")] = False,
+) -> None:
     """The potentials that are here, and where to get others."""
     from alchemjax.commands.models import run_models
 
@@ -219,7 +287,7 @@ def convert(
     family: Annotated[str, Argument(help="Kind of the checkpoint: sevennet.")],
     path: Annotated[Path, Argument(help="Checkpoint, wheel or folder.")],
     out: Annotated[
-        Path | None, Option("--out", "-o", help="Folder to write. [default: where --model finds models by name]")
+        Path | None, Option("--out", "-o", **OUT, help="Folder to write. [default: where --model finds models by name]")
     ] = None,
     model: Annotated[str | None, Option(help="Which one of several in a wheel or folder. [default: all]")] = None,
     overwrite: Overwrite = False,
@@ -239,7 +307,7 @@ def main() -> None:
     # XLA reports an error, wrongly, whenever compiled code comes from the cache; it looks here when jax is imported
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        status = app(standalone_mode=False)
+        status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UnreadableCommand as error:
         print(f"alchemjax: {' '.join(error.format_message().split())} (see --help)", file=sys.stderr)
         sys.exit(2)

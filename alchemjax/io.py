@@ -15,7 +15,7 @@ import platformdirs
 from ase import Atoms
 from ase.data import atomic_numbers
 from ase.io.cif import CIFBlock, parse_cif, rhombohedral_spacegroups
-from ase.io.formats import filetype, open_with_compression
+from ase.io.formats import UnknownFileTypeError, filetype, open_with_compression
 from ase.spacegroup import Spacegroup
 from ase.spacegroup.spacegroup import SpacegroupNotFoundError, parse_sitesym
 
@@ -28,6 +28,9 @@ from weights_convert.write import VERSION
 SHIPPED = Path(__file__).parent / "potentials"
 FOREIGN = {".pth": "sevennet", ".whl": "sevennet", "": "sevennet"}  # suffix ("" is a folder) -> family
 ELEMENTS = set(atomic_numbers) - {"X"} | {"D", "T"}
+CELL = tuple(f"_cell_{x}" for x in ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"))
+COORDINATES = tuple(f"_atom_site_{kind}_{x}" for kind in ("fract", "cartn") for x in "xyz")
+NO_FORMAT = "its content fits no format that is known; give a CIF, an extended XYZ or what else ASE reads"
 SAME_SITE = 0.05  # A; rows of a CIF that are this close share a site
 
 
@@ -67,6 +70,8 @@ def read(path, mix=None, groups="shared", coupling: str = "independent", weights
     name, number = str(path), None
     if not Path(name).exists() and re.search(r"@-?\d+$", name):
         name, number = name.rsplit("@", 1)
+    if not Path(name).exists():
+        raise ValueError(f"'{name}' does not exist; give a structure file")
     try:
         if filetype(name) == "cif":
             with open_with_compression(name, "rb") as file:
@@ -75,7 +80,10 @@ def read(path, mix=None, groups="shared", coupling: str = "independent", weights
             images = list(ase.io.iread(name, ":", do_not_split_by_at_sign=True))
         chosen = images if number is None else [images[int(number)]]
     except Exception as error:  # ASE's readers raise every kind
-        what = (str(error).strip().splitlines() or ["its content makes no sense"])[0].rstrip(".")
+        if Path(name).is_dir():
+            raise ValueError(f"'{name}' is a directory; give a structure file") from None
+        said = "" if isinstance(error, UnknownFileTypeError) else str(error).strip()
+        what = (said.splitlines() or [NO_FORMAT])[0].rstrip(".")
         raise ValueError(f"'{path}' could not be read as a structure: {what}") from None
     if len(chosen) > 1:
         raise ValueError(f"'{path}' holds {len(chosen)} structures; choose one by its number, like '{name}@0'")
@@ -182,6 +190,7 @@ def _cif_atoms(block: CIFBlock) -> Atoms:
 
     ASE's own reader drops the occupancy of a second oxidation state and of a species listed at an equivalent place.
     """
+    _check_numbers(block)
     symbols, amounts = _cif_symbols(block), _cif_amounts(block)
     unit = CIFBlock(block.name, {**block, "_atom_site_type_symbol": [*symbols]}).get_unsymmetrized_structure()
     if len(amounts) != len(symbols):
@@ -263,12 +272,27 @@ def _column(block: CIFBlock, name: str) -> list:
     return values if isinstance(values, list) else [] if values is None else [values]
 
 
+def _check_numbers(block: CIFBlock) -> None:
+    """Errors: ValueError naming the field for a cell or coordinates that are no numbers, or a cell in part."""
+    given = [name for name in CELL if name in block]
+    if given and (missing := [name for name in CELL if name not in given]):
+        raise ValueError(f"it has no {missing[0]}; give all six cell parameters, or none for a molecule")
+    for name in (*given, *COORDINATES):
+        if strange := [x for x in _column(block, name) if isinstance(x, str)]:
+            raise ValueError(f"its {name} is '{strange[0]}', not a number")
+
+
 def _cif_amounts(block: CIFBlock) -> list[float]:
-    amounts = _column(block, "_atom_site_occupancy") or [1.0] * len(_cif_symbols(block))
+    labels = _column(block, "_atom_site_label") or _cif_symbols(block)
+    amounts = _column(block, "_atom_site_occupancy") or [1.0] * len(labels)
     try:
-        return [1.0 if x in ("?", ".") else float(x) for x in amounts]
+        numbers = [1.0 if x in ("?", ".") else float(x) for x in amounts]
     except ValueError:
         raise ValueError(f"its occupancies are {amounts[:4]}, not numbers") from None
+    for label, number in zip(labels, numbers, strict=False):
+        if not number >= 0:
+            raise ValueError(f"the occupancy of {label} is {number:g}; it may not be negative")
+    return numbers
 
 
 def _cif_symbols(block: CIFBlock) -> list[str]:

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -20,8 +21,9 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import alchemjax as aj
+from alchemjax import cli
 from alchemjax.cli import app
-from alchemjax.commands import compositions, options, session, store, sweep
+from alchemjax.commands import compositions, options, results, session, store, sweep
 from alchemjax.system.sites import Group, make_sites
 from alchemjax.units import EV_PER_A3_IN_GPA
 
@@ -163,8 +165,11 @@ def test_the_structures_keep_weights_energies_and_forces(sweeps, tmp_path):
 
 def test_end_members_are_added_to_compositions_of_a_file(sweeps, tmp_path):
     (tmp_path / "some.csv").write_text("Na:K,Na:Na\n0.25,0.75\n0.5,0.4\n1,0\n")
-    sweeps(tmp_path / "out", "--compositions", tmp_path / "some.csv")
+    result = sweeps(tmp_path / "out", "--compositions", tmp_path / "some.csv")
+    assert result.stdout.startswith("3 compositions + 1 end member in ")
+    assert result.stdout.endswith("group Na (Na/K): up to 10 % vacant\n")
     rows = rows_of(tmp_path / "out")
+    assert [row["added_end_member"] for row in rows] == [0, 0, 0, 1]
     assert [(row["Na:Na"], row["Na:K"]) for row in rows] == [(0.75, 0.25), (0.4, 0.5), (0, 1), (1, 0)]
     expected = (rows[0]["energy_eV"] - 0.75 * rows[3]["energy_eV"] - 0.25 * rows[2]["energy_eV"]) / 2
     assert rows[0]["mixing_energy_per_site_eV"] == pytest.approx(expected, rel=1e-6)
@@ -181,6 +186,53 @@ def test_a_negative_alpha_is_allowed_where_only_the_end_members_forbid_it(sweeps
     assert abs(ordered[0]["energy_eV"] - random[0]["energy_eV"]) > 1e-4
     assert [row["energy_eV"] for row in ordered[1:]] == [row["energy_eV"] for row in random[1:]]
     assert "composition [0.9" in sweeps(tmp_path / "x", "--points", 11, *options[2:], -0.5, status=2).stderr
+
+
+@pytest.fixture
+def pressed(work):
+    """A plan under pressure for rock salt, and made-up results of it."""
+    system, rows = aj.read(work / "nacl.cif", {"Na": ("Na", "K")}), np.array([[1, 0], [0.5, 0.5], [0, 1.0]])
+    plan = sweep.make_plan(aj.load(work / "model"), system, rows, "cell", pressure=0.1, batch=1)
+    shapes = {"weights": (2,), "weights_gradient": (2,), "positions": (2, 3), "forces": (2, 3)}
+    shapes |= {"cell": (3, 3), "stress": (3, 3)}
+    rng = np.random.default_rng(0)
+    columns = {name: rng.normal(size=(3, *shapes.get(name, ()))) for name in sweep.Table._fields}
+    columns |= {"weights": rows, "steps": np.arange(3), "converged": np.array([True, False, True])}
+    return system, plan, sweep.Table(**columns)
+
+
+def test_under_pressure_the_table_has_enthalpies_and_without_it_none(pressed):
+    system, plan, table = pressed
+    columns = sweep._report(system, plan, table, 3)["table"]
+    enthalpy = table.energy + 0.1 * table.volume
+    np.testing.assert_allclose(columns["enthalpy_per_site_eV"], enthalpy / 2, rtol=1e-12)
+    mixing = (enthalpy[1] - (enthalpy[0] + enthalpy[2]) / 2) / 2
+    np.testing.assert_allclose(columns["mixing_enthalpy_per_site_eV"], [0, mixing, 0], rtol=1e-12)
+    assert abs(mixing - columns["mixing_energy_per_site_eV"][1]) > 1e-4
+    free = plan._replace(limits=plan.limits._replace(pressure=np.asarray(0.0)))
+    assert set(columns) - set(sweep._report(system, free, table, 3)["table"]) == {
+        "enthalpy_per_site_eV",
+        "mixing_enthalpy_per_site_eV",
+    }
+
+
+def test_every_file_comes_again_from_what_the_json_file_says(pressed, tmp_path):
+    system, plan, table = pressed
+    table.energy[1] = table.stress[1, 0, 0] = np.nan
+    report = sweep._report(system, plan, table, 3)
+    results.write_all(tmp_path, system, report, plot=True)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(before) == set(store.RESULTS)
+    stored = json.loads((tmp_path / "sweep.json").read_text())
+    for name in results.FILES:
+        (tmp_path / name).unlink()
+    results.write_files(tmp_path, system, stored, results.FILES)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with open(tmp_path / "sweep.csv", newline="") as file:
+        assert [row["energy_eV"] for row in csv.DictReader(file)][1] == ""
+    images = ase.io.read(tmp_path / "structures.extxyz", ":")
+    np.testing.assert_allclose(images[2].positions, table.positions[2], atol=1e-7)
+    np.testing.assert_allclose(images[2].get_forces(), table.forces[2], atol=1e-7)
 
 
 def test_compositions_that_do_not_converge_are_counted_and_marked(sweeps, tmp_path):
@@ -232,10 +284,27 @@ def test_the_reference_of_mixing_is_the_product_over_groups():
     assert np.isnan(compositions.between_corners(sites, rows[:-1], values[:-1])).all()
 
 
+def test_ordered_arrangements_are_measured_against_the_pure_crystals():
+    groups = (Group("a", (0, 1), ("Fe", "Cr")), Group("b", (2,), ("Cr", "Fe")), Group("c", (3,), ("O", "S")))
+    sites = make_sites(["H"] * 4, groups)
+    ends = compositions.corners(sites)
+    np.testing.assert_array_equal(ends[:2], [[1, 0, 0, 1, 1, 0], [1, 0, 0, 1, 0, 1]])
+    np.testing.assert_array_equal(ends[2:], [[0, 1, 1, 0, 1, 0], [0, 1, 1, 0, 0, 1]])
+    ordered = np.array([[1, 0, 1, 0, 1, 0], [0.5, 0.5, 0, 1, 0.25, 0.75], [1, 0, 0.5, 0.4, 1, 0]])
+    rows = compositions.with_corners(sites, ordered)
+    values = np.array([9.0, 9.0, 9.0, 1.0, 2.0, 4.0, 8.0])
+    ideal = compositions.between_corners(sites, rows, values)
+    assert ideal[0] == pytest.approx(2 / 3 * 1 + 1 / 3 * 4, rel=1e-12)
+    assert ideal[1] == pytest.approx(2 / 3 * (0.25 * 1 + 0.75 * 2) + 1 / 3 * (0.25 * 4 + 0.75 * 8), rel=1e-12)
+    assert np.isnan(ideal[2])
+    np.testing.assert_allclose(ideal[3:], values[3:], rtol=1e-12)
+
+
 def test_too_many_end_members_are_left_out():
-    sites = sites_of(*[["Na", "K"]] * 13)
+    sites = sites_of(*itertools.combinations(["Na", "K", "Li", "Rb", "Cs", "Ag"], 2))
+    assert compositions.num_corners(sites) == 2**15
     assert compositions.corners(sites) is None
-    rows = np.full((1, 26), 0.5)
+    rows = np.full((1, 30), 0.5)
     assert len(compositions.with_corners(sites, rows)) == 1
     assert np.isnan(compositions.between_corners(sites, rows, np.ones(1))).all()
 
@@ -313,6 +382,11 @@ def test_a_finished_sweep_is_kept_repeated_or_replaced(sweeps, tmp_path):
     table = (tmp_path / "sweep.csv").read_text()
     written = (tmp_path / "sweep.json").stat().st_mtime_ns
     assert "nothing was done" in sweeps(tmp_path, "--points", 3).stdout
+    (tmp_path / "sweep.csv").unlink()
+    assert "sweep.csv, sweep.png made from its numbers" in sweeps(tmp_path, "--points", 3, "--plot").stdout
+    assert (tmp_path / "sweep.csv").read_text() == table
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "nothing was done" in sweeps(tmp_path, "--points", 3, "--plot").stdout
     assert (tmp_path / "sweep.json").stat().st_mtime_ns == written
     assert "holds a sweep of other input" in sweeps(tmp_path, "--points", 5, status=2).stderr
     assert (tmp_path / "sweep.csv").read_text() == table
@@ -434,6 +508,43 @@ def test_a_converted_model_is_found_by_its_name(run, monkeypatch, tmp_path):
     assert "alchemjax: " in run("convert", "sevennet", tmp_path / "missing.pth", status=2).stderr
 
 
+@pytest.fixture
+def main(monkeypatch, capsys):
+    """Call the entry point of the command line; status, stdout and stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["alchemjax", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_without_arguments_the_help_is_printed_as_it_is(main):
+    status, out, err = main()
+    assert (status, out, err) == main("--help")
+    lines = [line.split(maxsplit=1) for line in out.split("Commands:\n")[1].splitlines()]
+    assert [name for name, _ in lines] == ["sweep", "relax", "info", "models", "convert"]
+    assert all(text.endswith(".") and "..." not in text for _, text in lines)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["sweep", "a.cif", "-o", ""], "an empty name was given"),
+        (["relax", "a.cif", "-o", " "], "an empty name was given"),
+        (["sweep", "a.cif", "-o", "x", "--points", "abc"], "'--points': 'abc' is not a whole number"),
+        (["sweep", "a.cif", "-o", "x", "--pressure", "high"], "'--pressure': 'high' is not a number"),
+        (["sweep", "a.cif", "-o", "x", "--dtype", "float16"], "'float16' is not one of 'float32', 'float64'"),
+    ],
+)
+def test_a_value_that_is_not_understood_is_shown_in_one_sentence(main, arguments, message):
+    status, out, err = main(*arguments)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("alchemjax: ") and message in err
+
+
 def test_the_version_is_the_packages(run):
     assert run("--version").stdout == f"alchemjax {aj.__version__}\n"
 
@@ -486,11 +597,16 @@ def test_the_compiler_is_checked_once_for_every_version_of_jax(monkeypatch, tmp_
 def test_weights_are_understood_by_number_and_by_name():
     sites = sites_of(["Na", "K"], ["O", "Na"])
     assert options.parse_weights(sites, "0.1,0.2,0.3,0.4") == [0.1, 0.2, 0.3, 0.4]
-    assert options.parse_weights(sites, "K=0.5, g0:Na=0.5,O=1") == [0.5, 0.5, 1, 0]
+    assert options.parse_weights(sites, "K=0.5, g0:Na=0.5,O=1,g1:Na=0") == [0.5, 0.5, 1, 0]
+    assert options.parse_weights(sites_of(["O"]), "O=0.9") == [0.9]
     for text, message in [
+        ("K=0.5,g0:Na=0.5,O=1", r"leaves out g1:Na; name every species \(what is missing to 1 is vacancy\)"),
+        ("O=1,g1:Na=0", "leaves out g0:Na, g0:K"),
+        ("K=0.5,g0:K=0.5,g0:Na=0.5,O=1,g1:Na=0", "names g0:K twice"),
+        ("K=0.5,0.5", "mixes named and unnamed weights"),
         ("Na=1", "'Na' could be several of g0:Na, g0:K, g1:O, g1:Na"),
         ("Fe=1", "'Fe' is not one of g0:Na"),
-        ("K=1,K=0", "names a species twice"),
+        ("K=1,K=0", "names g0:K twice"),
         ("half,half", "is not understood"),
         ("K=much", "is not understood"),
     ]:
@@ -540,7 +656,7 @@ def bad(work):
         (["--points", 3, "--compositions", "{bad}/over.csv"], "both given"),
         (["--compositions", "{bad}/missing.csv"], "missing.csv': No such file"),
         (["--compositions", "{bad}/names.csv"], "has the columns Na:Na, Ce:Zr; this system takes exactly Na:Na, Na:K"),
-        (["--compositions", "{bad}/number.csv"], "line 3: could not convert string to float: 'half'"),
+        (["--compositions", "{bad}/number.csv"], "line 3, column Na:Na: 'half' is not a number"),
         (["--compositions", "{bad}/over.csv"], "line 2: weights of group 'Na' sum to 1.4"),
         (["--compositions", "{bad}/negative.csv"], "may not be negative"),
         (["--compositions", "{bad}/nan.csv"], "contain NaN"),
@@ -553,13 +669,18 @@ def bad(work):
         (["--coupling", "correlated", "--alpha", 2], "allowed here is"),
         (["--pressure", 1], "--pressure has no effect unless the cell is relaxed"),
         (["--pressure", 1, "--relax", "positions"], "--pressure has no effect unless the cell is relaxed"),
-        (["--cell", "hydrostatic"], "--cell has no effect"),
+        (["--strain", "hydrostatic"], "--strain has no effect"),
         (["--fix-axes", "a"], "--fix-axes has no effect"),
         (["--max-steps", 5], "--max-steps has no effect"),
-        (["--relax", "cell", "--cell", "xx,up"], "strains 'xx,up' are not understood"),
+        (["--relax", "cell", "--strain", "xx,up"], "--strain 'xx,up' is not understood"),
         (["--relax", "cell", "--fix-axes", "d"], "--fix-axes 'd' is not understood"),
         (["--relax", "cell", "--fix-axes", "a,b,c"], "no strain is left free"),
-        (["--relax", "cell", "--stress-tolerance", -1], "tolerances must be positive"),
+        (["--relax", "cell", "--stress-tolerance", -1], ": --stress-tolerance -1 GPa must be a positive number\n"),
+        (["--relax", "cell", "--stress-tolerance", "nan"], ": --stress-tolerance nan GPa must be a positive number\n"),
+        (["--relax", "cell", "--force-tolerance", 0], ": --force-tolerance 0 eV/A must be a positive number\n"),
+        (["--relax", "cell", "--max-steps", -1], ": --max-steps -1 must be a whole number, at least 0\n"),
+        (["--relax", "cell", "--pressure", "nan"], ": --pressure nan GPa must be a finite number\n"),
+        (["--coupling", "correlated", "--alpha", "nan"], "alpha = nan is not a number"),
         (["--batch", 0], "batch = 0 must be at least 1"),
         (["--model", "gnome"], "'gnome' is neither the name of a model nor a file"),
         (["--modality", "mpa"], "has no modalities"),
@@ -583,7 +704,7 @@ def test_a_wrong_command_is_one_sentence_and_no_folder(sweeps, bad, tmp_path, ar
     [
         ("empty.cif", "empty.cif"),
         ("broken.cif", "broken.cif' holds no structure"),
-        ("missing.cif", "could not be read as a structure"),
+        ("missing.cif", "missing.cif' does not exist"),
         ("flat.extxyz", "span no volume"),
         ("near.extxyz", "sites must be at least 0.1 A apart"),
     ],
@@ -605,6 +726,7 @@ def test_a_wrong_structure_is_one_sentence_and_no_folder(sweeps, bad, tmp_path, 
         (["--weights", "nan,0"], "contain NaN"),
         (["--no-cell", "--pressure", "1"], "--pressure has no effect"),
         (["--no-cell", "--strain", "xx"], "--strain has no effect"),
+        (["--weights", "Na=0.5"], "leaves out Na:K"),
         (["-o", "{bad}/out.png"], "has the suffix '.png'"),
         (["-o", "{bad}/file/out.cif"], "could not be written"),
         (["-o", "{bad}/missing/out.cif"], "could not be written"),

@@ -16,13 +16,18 @@ from alchemjax.units import EV_PER_A3_IN_GPA
 
 DIGITS = 12  # of what is calculated; weights are written in full
 
+ENDS = (
+    "minus that of the end members, weighted (end members hold one species on all sites that may hold the same ones); "
+    "empty where a group's weights do not sum to 1"
+)
 UNITS = {  # of the columns of sweep.csv; weights have none
+    "correlation_alpha": ("1", "short-range order"),
+    "added_end_member": ("1", "1 for end members that were added to the compositions given"),
     "energy_eV": ("eV", "energy of all sites"),
-    "energy_per_site_eV": ("eV", "energy divided by the number of sites"),
-    "mixing_energy_per_site_eV": (
-        "eV",
-        "energy per site minus that of the end members, weighted; empty where a group's weights do not sum to 1",
-    ),
+    "energy_per_site_eV": ("eV", "energy divided by the number of all sites, mixed or not"),
+    "mixing_energy_per_site_eV": ("eV", f"energy per site {ENDS}"),
+    "enthalpy_per_site_eV": ("eV", "energy plus pressure times volume, divided by the number of all sites"),
+    "mixing_enthalpy_per_site_eV": ("eV", f"enthalpy per site {ENDS}"),
     "volume_A3": ("A^3", "volume of the cell"),
     "a_A": ("A", "length of the lattice vector a"),
     "b_A": ("A", "length of the lattice vector b"),
@@ -39,28 +44,39 @@ UNITS = {  # of the columns of sweep.csv; weights have none
 }
 
 
-def sweep_columns(system: System, table: Table) -> dict[str, np.ndarray]:
-    """Columns of `sweep.csv`: weights as `group:species`, then those of `UNITS`, then derivatives; NaN where empty."""
+def sweep_columns(system: System, table: Table, pressure: float = 0.0) -> dict[str, np.ndarray]:
+    """Columns of `sweep.csv`: weights as `group:species`, then those of `UNITS`, then derivatives; NaN where empty.
+
+    Enthalpies are there only under a pressure [eV/A^3].
+    """
     weights, sites = np.asarray(table.weights, np.float64), system.structure.positions.shape[0]
     names = weight_names(system.sites)
     lattice = np.array([_lattice_parameters(cell) for cell in table.cell])
     stress = np.array([full_3x3_to_voigt_6_stress(s) for s in table.stress]) * EV_PER_A3_IN_GPA
     energy = np.asarray(table.energy, np.float64)
-    columns = [
-        energy,
-        energy / sites,
-        (energy - between_corners(system.sites, weights, energy)) / sites,
-        table.volume,
-        *lattice.T,
-        lattice[:, 0] - between_corners(system.sites, weights, lattice[:, 0]),
-        -stress[:, :3].mean(1),
-        *stress.T,
-        table.max_force,
-        np.asarray(table.steps, int),
-        np.asarray(table.converged, int),
-    ]
-    gradients = {f"dE/d({name})_eV": column for name, column in zip(names, table.weights_gradient.T, strict=True)}
-    return dict(zip(names, weights.T, strict=True)) | dict(zip(UNITS, columns, strict=True)) | gradients
+    enthalpy = energy + pressure * table.volume
+    excess = lambda values: values - between_corners(system.sites, weights, values)
+    columns = dict(zip(names, weights.T, strict=True))
+    columns |= {
+        "energy_eV": energy,
+        "energy_per_site_eV": energy / sites,
+        "mixing_energy_per_site_eV": excess(energy) / sites,
+    }
+    if pressure:
+        columns |= {
+            "enthalpy_per_site_eV": enthalpy / sites,
+            "mixing_enthalpy_per_site_eV": excess(enthalpy) / sites,
+        }
+    columns |= {"volume_A3": table.volume}
+    columns |= dict(zip(("a_A", "b_A", "c_A", "alpha_deg", "beta_deg", "gamma_deg"), lattice.T, strict=True))
+    columns |= {"vegard_deviation_a_A": excess(lattice[:, 0]), "pressure_GPa": -stress[:, :3].mean(1)}
+    columns |= {f"stress_{name}_GPa": column for name, column in zip(STRAINS, stress.T, strict=True)}
+    columns |= {
+        "max_force_eV_per_A": table.max_force,
+        "steps": np.asarray(table.steps, int),
+        "converged": np.asarray(table.converged, int),
+    }
+    return columns | {f"dE/d({name})_eV": column for name, column in zip(names, table.weights_gradient.T, strict=True)}
 
 
 def _lattice_parameters(cell: np.ndarray) -> np.ndarray:
@@ -74,14 +90,10 @@ def _lattice_parameters(cell: np.ndarray) -> np.ndarray:
 
 def units_of(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, str]]:
     """Unit and meaning of every column."""
-    known = {name: {"unit": unit, "meaning": meaning} for name, (unit, meaning) in UNITS.items()}
-
-    def other(name: str) -> dict[str, str]:
-        if name.startswith("dE/d("):
-            return {"unit": "eV", "meaning": "derivative of the energy of all sites with respect to this weight"}
-        return {"unit": "1", "meaning": "weight of group:species" if ":" in name else "short-range order"}
-
-    return {name: known.get(name) or other(name) for name in columns}
+    weight = "1", "weight of group:species"
+    slope = "eV", "derivative of the energy of all sites with respect to this weight"
+    described = {name: UNITS.get(name) or (slope if name.startswith("dE/d(") else weight) for name in columns}
+    return {name: {"unit": unit, "meaning": meaning} for name, (unit, meaning) in described.items()}
 
 
 def csv_text(columns: Mapping[str, np.ndarray]) -> str:
@@ -89,7 +101,7 @@ def csv_text(columns: Mapping[str, np.ndarray]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    full = {name for name in columns if name not in UNITS and not name.startswith("dE/d(")}
+    full = {name for name in columns if name not in UNITS and not name.startswith("dE/d(")} | {"correlation_alpha"}
     cells = ([_cell(value, name in full) for value in column] for name, column in columns.items())
     writer.writerows(zip(*cells, strict=True))
     return text.getvalue()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.system.sites import Sites, flat_weights
+from alchemjax.system.sites import WEIGHT_TOLERANCE, Sites, flat_weights, num_weights
 
 LARGEST_GRID = 5000  # compositions; also the largest number of end members that are calculated
 SAME = 1e-9  # weights that differ by less are the same
@@ -31,8 +31,9 @@ def grid(sites: Sites, points: int) -> Float[np.ndarray, "rows weights"]:
     number = math.prod(_simplex_size(len(g.species), points - 1) for g in sites.groups)
     if number > LARGEST_GRID:
         each = ", ".join(f"{g.name}: {'/'.join(g.species)}" for g in sites.groups)
+        groups = "1 group" if len(sites.groups) == 1 else f"{len(sites.groups)} groups"
         raise ValueError(
-            f"{points} points per edge make {number} compositions of {len(sites.groups)} groups ({each}), more than "
+            f"{points} points per edge make {number} compositions of {groups} ({each}), more than "
             f"{LARGEST_GRID}; give fewer --points, or the ones you want with --compositions"
         )
     parts = [_simplex(len(group.species), points - 1) for group in sites.groups]
@@ -72,25 +73,46 @@ def read_compositions(sites: Sites, path: Path) -> Float[np.ndarray, "rows weigh
         )
     if len(lines) < 2:
         raise ValueError(f"'{path}' has no compositions; give one line for each below the column names")
-    order = [header.index(name) for name in names]
-    return np.array([_row(sites, path, number, cells, order) for number, cells in lines[1:]])
+    return np.array([_row(sites, f"'{path}', line {number}", header, cells) for number, cells in lines[1:]])
 
 
-def _row(sites: Sites, path: Path, number: int, cells: list[str], order: list[int]) -> np.ndarray:
-    if len(cells) != len(order):
-        raise ValueError(f"'{path}', line {number}: {len(cells)} values for {len(order)} columns")
+def _row(sites: Sites, where: str, header: list[str], cells: list[str]) -> np.ndarray:
+    if len(cells) != len(header):
+        raise ValueError(f"{where}: {len(cells)} values for {len(header)} columns")
+    values = {}
+    for name, text in zip(header, cells, strict=True):
+        try:
+            values[name] = float(text)
+        except ValueError:
+            raise ValueError(f"{where}, column {name}: '{text}' is not a number") from None
     try:
-        return flat_weights(sites, [float(cells[k]) for k in order])
+        return flat_weights(sites, [values[name] for name in weight_names(sites)])
     except ValueError as error:
-        raise ValueError(f"'{path}', line {number}: {error}") from None
+        raise ValueError(f"{where}: {error}") from None
 
 
 def corners(sites: Sites) -> Float[np.ndarray, "corners weights"] | None:
-    """End members: one species on every group, all combinations; None if there are too many to calculate."""
-    if math.prod(len(group.species) for group in sites.groups) > LARGEST_GRID:
+    """End members: one species on all groups that may hold the same ones, all combinations; None if too many to do."""
+    if num_corners(sites) > LARGEST_GRID:
         return None
-    parts = [np.eye(len(group.species)) for group in sites.groups]
-    return np.array([np.concatenate(row) for row in itertools.product(*parts)]).reshape(-1, len(weight_names(sites)))
+    rows = []
+    for chosen in itertools.product(*_species_lists(sites)):
+        held = dict(zip(map(frozenset, _species_lists(sites)), chosen, strict=True))
+        rows.append([float(s == held[frozenset(g.species)]) for g in sites.groups for s in g.species])
+    return np.array(rows, float).reshape(len(rows), num_weights(sites))
+
+
+def num_corners(sites: Sites) -> int:
+    """How many end members there are."""
+    return math.prod(map(len, _species_lists(sites)))
+
+
+def _species_lists(sites: Sites) -> list[tuple[str, ...]]:
+    """What the groups may hold, each list once: groups of the same species, in any order, make one kind of place."""
+    lists: dict[frozenset[str], tuple[str, ...]] = {}
+    for group in sites.groups:
+        lists.setdefault(frozenset(group.species), group.species)
+    return list(lists.values())
 
 
 def with_corners(sites: Sites, rows: Float[np.ndarray, "rows weights"]) -> Float[np.ndarray, "more weights"]:
@@ -103,21 +125,43 @@ def with_corners(sites: Sites, rows: Float[np.ndarray, "rows weights"]) -> Float
 
 
 def between_corners(sites: Sites, weights: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "rows"]:
-    """What mixing would give if it changed nothing: the sum over end members c of (product of weights) * value(c).
+    """What mixing would give if it changed nothing: the sum over end members c of (product of amounts) * value(c).
 
-    NaN where a group's weights do not sum to 1 (vacancies), and everywhere if an end member is not among the rows.
+    An amount is the mean over the sites of all groups that may hold the same species, so that an ordered arrangement is
+    measured against the pure crystals. NaN where a group's weights do not sum to 1 (vacancies), and everywhere if an
+    end member is not among the rows.
     """
-    ends = corners(sites)
+    ends, lists = corners(sites), _species_lists(sites)
     place = {_key(row): k for k, row in enumerate(weights)}
     if ends is None or not all(_key(end) in place for end in ends):
         return np.full(len(weights), np.nan)
-    shape = [len(group.species) for group in sites.groups]
+    shape = [len(species) for species in lists]
     ideal = np.broadcast_to(values[[place[_key(end)] for end in ends]].reshape(shape), (len(weights), *shape))
     full = np.ones(len(weights), bool)
-    for part in np.split(weights, np.cumsum(shape)[:-1], axis=1):
-        ideal = np.einsum("rk...,rk->r...", ideal, part)
-        full &= np.abs(part.sum(1) - 1) < 1e-6
+    for species in lists:
+        amounts = _amounts(sites, weights, species)
+        ideal = np.einsum("rk...,rk->r...", ideal, amounts)
+        full &= np.abs(amounts.sum(1) - 1) < 1e-6
     return np.where(full, ideal, np.nan)
+
+
+def _amounts(sites: Sites, weights: np.ndarray, species: tuple[str, ...]) -> Float[np.ndarray, "rows species"]:
+    """Mean weights over the sites of all groups that may hold these species."""
+    names = weight_names(sites)
+    alike = [group for group in sites.groups if set(group.species) == set(species)]
+    parts = [len(g.sites) * weights[:, [names.index(f"{g.name}:{s}") for s in species]] for g in alike]
+    return np.sum(parts, axis=0) / sum(len(g.sites) for g in alike)
+
+
+def vacancies(sites: Sites, weights: Float[np.ndarray, "rows weights"]) -> list[str]:
+    """One line for every group that is not full at all of these compositions."""
+    lines, names = [], weight_names(sites)
+    for group in sites.groups:
+        missing = 1 - weights[:, [names.index(f"{group.name}:{s}") for s in group.species]].sum(1).min()
+        if missing > WEIGHT_TOLERANCE * len(group.species):
+            up_to = "up to " if len(weights) > 1 else ""
+            lines.append(f"group {group.name} ({'/'.join(group.species)}): {up_to}{100 * missing:.4g} % vacant")
+    return lines
 
 
 def _key(weights: np.ndarray) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from alchemjax.commands.compositions import weight_names
 from alchemjax.system.sites import Sites
+from alchemjax.system.system import System
+from alchemjax.tasks.relax import check_limit
 from alchemjax.units import EV_PER_A3_IN_GPA
 
 STRAINS = ("xx", "yy", "zz", "yz", "xz", "xy")
@@ -28,12 +30,12 @@ def parse_mix(entries: list[str] | None) -> dict[str, tuple[str, ...]] | None:
 
 
 def parse_cell(text: str | None) -> bool | str | tuple[bool, ...]:
-    """`--cell all|hydrostatic|xx,yy,...` to what `make_freedom` takes."""
+    """`--strain all|hydrostatic|xx,yy,...` to what `make_freedom` takes."""
     if text in (None, "all", "hydrostatic"):
         return "hydrostatic" if text == "hydrostatic" else True
     chosen = text.split(",")
     if any(name not in STRAINS for name in chosen):
-        raise ValueError(f"strains '{text}' are not understood; give all, hydrostatic or some of {','.join(STRAINS)}")
+        raise ValueError(f"--strain '{text}' is not understood; give all, hydrostatic or some of {','.join(STRAINS)}")
     return tuple(name in chosen for name in STRAINS)
 
 
@@ -49,43 +51,66 @@ def parse_weights(sites: Sites, text: str | None) -> list[float] | None:
     """`--weights 0.5,0.5` or `Ce=0.5,Zr=0.5` to a flat list; `Ce:Zr=0.5` where several groups hold the species."""
     if text is None:
         return None
-    names = weight_names(sites)
-    entries = [entry.strip() for entry in text.split(",")]
+    names, given = weight_names(sites), {}
+    entries = [entry.strip().rpartition("=") for entry in text.split(",")]
+    if len({equals for _, equals, _ in entries}) > 1:
+        raise ValueError(f"--weights '{text}' mixes named and unnamed weights; name all of them or none")
     try:
-        if "=" not in text:
-            return [float(entry) for entry in entries]
-        values = {name.strip(): float(value) for name, _, value in (entry.rpartition("=") for entry in entries)}
+        numbers = [float(number) for _, _, number in entries]
     except ValueError:
         raise ValueError(
             f"--weights '{text}' is not understood; give numbers like 0.5,0.5 or names like Ce=0.5,Zr=0.5"
         ) from None
-    if len(values) != len(entries):
-        raise ValueError(f"--weights '{text}' names a species twice")
-    flat = [0.0] * len(names)
-    for name, value in values.items():
-        meant = [k for k, full in enumerate(names) if name == full or name == full.rpartition(":")[2]]
+    if "=" not in text:
+        return numbers
+    for (name, _, _), number in zip(entries, numbers, strict=True):
+        meant = [full for full in names if name.strip() in (full, full.rpartition(":")[2])]
         if len(meant) != 1:
             what = "is not one of" if not meant else "could be several of"
-            raise ValueError(f"--weights: '{name}' {what} {', '.join(names) or '(no site is mixed)'}")
-        flat[meant[0]] = value
-    return flat
+            raise ValueError(f"--weights: '{name.strip()}' {what} {', '.join(names) or '(no site is mixed)'}")
+        if meant[0] in given:
+            raise ValueError(f"--weights '{text}' names {meant[0]} twice; name every weight once")
+        given[meant[0]] = number
+    if missing := [name for name in names if name not in given]:
+        raise ValueError(
+            f"--weights '{text}' leaves out {', '.join(missing)}; name every species (what is missing to 1 is vacancy)"
+        )
+    return [given[name] for name in names]
 
 
-def check_relaxation(arguments: dict, strains: str, *, cell: bool, positions: bool) -> None:
-    """Errors: ValueError for options of a relaxation that does not take place; `strains` is the name of that option."""
-    for name in ("pressure", strains, "fix_axes", "stress_tolerance"):
+def check_relaxation(arguments: dict, *, cell: bool, positions: bool) -> None:
+    """Errors: ValueError for options of a relaxation that does not take place, and for numbers out of range."""
+    for name in ("pressure", "strain", "fix_axes", "stress_tolerance"):
         if arguments[name] is not None and not cell:
-            raise ValueError(f"--{name.replace('_', '-')} has no effect unless the cell is relaxed; leave it out")
+            raise ValueError(f"--{_option(name)} has no effect unless the cell is relaxed; leave it out")
     for name in ("force_tolerance", "max_steps"):
         if arguments[name] is not None and not (positions or cell):
-            raise ValueError(f"--{name.replace('_', '-')} has no effect without a relaxation; leave it out")
+            raise ValueError(f"--{_option(name)} has no effect without a relaxation; leave it out")
+    for name, unit in {
+        "pressure": "GPa",
+        "force_tolerance": "eV/A",
+        "stress_tolerance": "GPa",
+        "max_steps": "",
+    }.items():
+        if arguments[name] is not None:
+            check_limit(name, arguments[name], f"--{_option(name)} {arguments[name]:g} {unit}".rstrip())
 
 
-def relaxation_options(arguments: dict, strains: str | None) -> dict:
+def _option(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def check_periodic(system: System, file, instead: str) -> None:
+    """Errors: ValueError for a cell relaxation of a molecule; `instead` is the option that helps."""
+    if not system.structure.pbc.any():
+        raise ValueError(f"'{file}' is not periodic in any direction, it has no cell to relax; give {instead}")
+
+
+def relaxation_options(arguments: dict) -> dict:
     """What `relax` and `make_plan` take, in their units; without what was not given."""
     in_gpa = {name: arguments[name] for name in ("pressure", "stress_tolerance")}
     options = {
-        "cell": parse_cell(strains),
+        "cell": parse_cell(arguments["strain"]),
         "fixed_axes": parse_axes(arguments["fix_axes"]),
         "force_tolerance": arguments["force_tolerance"],
         "max_steps": arguments["max_steps"],

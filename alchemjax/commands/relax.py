@@ -14,8 +14,15 @@ from rich.table import Table
 from alchemjax.atoms import to_atoms
 from alchemjax.calculate import topology_of
 from alchemjax.commands.columns import plain
-from alchemjax.commands.compositions import weight_names
-from alchemjax.commands.options import STRAINS, check_relaxation, parse_mix, parse_weights, relaxation_options
+from alchemjax.commands.compositions import vacancies, weight_names
+from alchemjax.commands.options import (
+    STRAINS,
+    check_periodic,
+    check_relaxation,
+    parse_mix,
+    parse_weights,
+    relaxation_options,
+)
 from alchemjax.commands.session import prepare_jax, provenance, read_system, warn
 from alchemjax.io import load, write_atomically
 from alchemjax.system.sites import flat_weights
@@ -30,7 +37,7 @@ SUFFIXES = (".extxyz", ".xyz", ".cif")
 def run(arguments: dict) -> None:
     """Carry out the command; `arguments` are those of `alchemjax.cli.relax`."""
     mix, out = parse_mix(arguments["mix"]), arguments["out"]
-    check_relaxation(arguments, "strain", cell=arguments["cell"], positions=arguments["positions"])
+    check_relaxation(arguments, cell=arguments["cell"], positions=arguments["positions"])
     report_file = _check_output(out, overwrite=arguments["overwrite"])
     prepare_jax()
     system = read_system(
@@ -40,9 +47,11 @@ def run(arguments: dict) -> None:
         raise ValueError(f"'{out}': a CIF needs three periodic directions; write .extxyz")
     given = parse_weights(system.sites, arguments["weights"])
     system = system._replace(weights=flat_weights(system.sites, system.weights if given is None else given))
+    if arguments["cell"]:
+        check_periodic(system, arguments["file"], "--no-cell")
     potential = load(arguments["model"], arguments["dtype"], modality=arguments["modality"])
     topology_of(potential, system)
-    options = relaxation_options(arguments, arguments["strain"])
+    options = relaxation_options(arguments)
     if not arguments["cell"]:
         options["cell"] = False
     relaxed = relax(potential, system, alpha=arguments["alpha"], positions=arguments["positions"], **options)
@@ -52,7 +61,11 @@ def run(arguments: dict) -> None:
     if not relaxed.converged:
         left = f"{relaxed.max_force:.2g} eV/A and {relaxed.max_stress * EV_PER_A3_IN_GPA:.2g} GPa"
         warn(f"not converged after {relaxed.steps} steps ({left} are left); try more --max-steps")
-    Console(highlight=False, markup=False).print(_summary(system, relaxed))
+    moved = arguments["cell"] or arguments["positions"]
+    title = "single point" if not moved else "converged" if relaxed.converged else "NOT converged"
+    Console(highlight=False, markup=False).print(_summary(title, system, relaxed))
+    for sentence in vacancies(system.sites, system.weights[None]):
+        print(sentence)
     print(f"{out}, {report_file}")
 
 
@@ -109,7 +122,7 @@ def _results(system: System, relaxed: Relaxed) -> dict:
         "weights": dict(zip(names, system.weights, strict=True)),
         "energy_eV": float(out.energy),
         "energy_per_site_eV": float(out.energy) / len(out.forces),
-        "max_force_eV_per_A": relaxed.max_force,
+        "max_force_eV_per_A": _largest_force(relaxed),
         "max_stress_GPa": relaxed.max_stress * EV_PER_A3_IN_GPA,
         "stress_GPa": None if stress is None else dict(zip(STRAINS, stress, strict=True)),
         "volume_A3": volume(relaxed.structure),
@@ -122,8 +135,13 @@ def _results(system: System, relaxed: Relaxed) -> dict:
     }
 
 
-def _summary(system: System, relaxed: Relaxed) -> Table:
-    table = Table(title="converged" if relaxed.converged else "NOT converged", show_edge=False)
+def _largest_force(relaxed: Relaxed) -> float:
+    """Norm [eV/A] of the largest force, whether positions may move or not."""
+    return float(np.linalg.norm(relaxed.output.forces, axis=1).max())
+
+
+def _summary(title: str, system: System, relaxed: Relaxed) -> Table:
+    table = Table(title=title, show_edge=False)
     for name in ("", "start", "relaxed"):
         table.add_column(name, justify="left" if not name else "right")
     before, after = Cell(system.structure.cell).cellpar(), Cell(relaxed.structure.cell).cellpar()
@@ -135,6 +153,6 @@ def _summary(system: System, relaxed: Relaxed) -> Table:
         table.add_row("pressure (GPa)", "", f"{pressure:.4f}")
     table.add_row("energy (eV)", "", f"{float(relaxed.output.energy):.6f}")
     table.add_row("energy per site (eV)", "", f"{float(relaxed.output.energy) / len(relaxed.output.forces):.6f}")
-    table.add_row("largest force (eV/A)", "", f"{relaxed.max_force:.2g}")
+    table.add_row("largest force (eV/A)", "", f"{_largest_force(relaxed):.2g}")
     table.add_row("steps", "", str(relaxed.steps))
     return table

@@ -10,18 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
+from alchemjax.commands.results import FILES, LAST
 from alchemjax.io import write_atomically
 from alchemjax.tasks.sweep import Table
 
-RESULTS = ("sweep.csv", "structures.extxyz", "sweep.png", "sweep.json")  # sweep.json is written last
+RESULTS = (*FILES, LAST)
 
 
-def is_finished(out: Path, fingerprint: str) -> bool:
-    """Does the folder hold the results of this very sweep?"""
+def finished(out: Path, fingerprint: str) -> dict | None:
+    """What `sweep.json` says, if the folder holds the results of this very sweep."""
     try:
-        return json.loads((out / "sweep.json").read_text())["fingerprint"] == fingerprint
+        report = json.loads((out / LAST).read_text())
+        return report if report["fingerprint"] == fingerprint and {"table", "structures"} <= set(report) else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 @contextlib.contextmanager

@@ -2,27 +2,30 @@
 
 import hashlib
 import json
-import math
 import time
 from pathlib import Path
 
-import ase.io
 import jax
 import numpy as np
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.stress import full_3x3_to_voigt_6_stress
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import alchemjax
-from alchemjax.atoms import to_atoms
 from alchemjax.calculate import topology_of
-from alchemjax.commands.columns import csv_text, plain, sweep_columns, units_of
-from alchemjax.commands.compositions import LARGEST_GRID, corners, grid, read_compositions, weight_names, with_corners
-from alchemjax.commands.options import check_relaxation, parse_mix, relaxation_options
+from alchemjax.commands.columns import sweep_columns, units_of
+from alchemjax.commands.compositions import (
+    LARGEST_GRID,
+    grid,
+    num_corners,
+    read_compositions,
+    vacancies,
+    with_corners,
+)
+from alchemjax.commands.options import check_periodic, check_relaxation, parse_mix, relaxation_options
+from alchemjax.commands.results import file_names, structures_of, write_all, write_files
 from alchemjax.commands.session import prepare_jax, provenance, read_system, warn
-from alchemjax.commands.store import close, is_finished, opened, store_batch, stored_batches
-from alchemjax.io import load, write_atomically
+from alchemjax.commands.store import close, finished, opened, store_batch, stored_batches
+from alchemjax.io import load
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System, checked_alpha
 from alchemjax.tasks.sweep import Plan, Table, join, make_plan, sweep_batches
@@ -37,39 +40,52 @@ def run(arguments: dict) -> None:
     mix = parse_mix(arguments["mix"])
     prepare_jax()
     system = read_system(arguments["file"], mix, arguments["groups"], arguments["coupling"], needs_weights=False)
+    if arguments["relax"] == "cell":
+        check_periodic(system, arguments["file"], "--relax positions")
     potential = load(arguments["model"], arguments["dtype"], modality=arguments["modality"])
-    plan = _make_plan(potential, system, arguments)
+    rows = _compositions(system, arguments)
+    plan = _make_plan(potential, system, with_corners(system.sites, rows), arguments)
     topology_of(potential, system)  # whatever is wrong with the structure is said before anything is written
     fingerprint = _fingerprint(potential, system, plan)
     out = arguments["out"]
-    if is_finished(out, fingerprint) and not arguments["overwrite"]:
-        print(f"{out} holds this very sweep, finished; nothing was done (--overwrite calculates it again)")
+    if (report := finished(out, fingerprint)) and not arguments["overwrite"]:
+        _restore(out, system, report, plot=arguments["plot"])
         return
     with opened(out, fingerprint, overwrite=arguments["overwrite"]) as batches:
         table, seconds = _calculate(potential, system, plan, batches)
         report = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, system)
-        _write(out, system, plan, table, report | {"wall_time_s": round(seconds, 3)}, plot=arguments["plot"])
+        report |= {"wall_time_s": round(seconds, 3)} | _report(system, plan, table, len(rows))
+        write_all(out, system, report, plot=arguments["plot"])
         close(batches)
-    _say_summary(out, plan, table, seconds)
+    _say_summary(out, system, plan, table, len(rows), seconds)
 
 
 def _check_together(arguments: dict) -> None:
     """Errors: ValueError for options that contradict each other."""
     if arguments["compositions"] is not None and arguments["points"] is not None:
         raise ValueError("--compositions and --points were both given; give one of them")
-    check_relaxation(arguments, "cell", cell=arguments["relax"] == "cell", positions=arguments["relax"] != "none")
+    check_relaxation(arguments, cell=arguments["relax"] == "cell", positions=arguments["relax"] != "none")
 
 
-def _make_plan(potential: Potential, system: System, arguments: dict) -> Plan:
+def _restore(out: Path, system: System, report: dict, *, plot: bool) -> None:
+    """Make files that are missing from the numbers that are stored."""
+    missing = [name for name in file_names(plot=plot) if not (out / name).exists()]
+    write_files(out, system, report, missing)
+    done = f"{', '.join(missing)} made from its numbers" if missing else "nothing was done"
+    print(f"{out} holds this very sweep, finished; {done} (--overwrite calculates it again)")
+
+
+def _compositions(system: System, arguments: dict) -> np.ndarray:
+    """The compositions that were asked for."""
     if arguments["compositions"] is not None:
-        rows = read_compositions(system.sites, arguments["compositions"])
-    else:
-        rows = grid(system.sites, POINTS if arguments["points"] is None else arguments["points"])
-    if corners(system.sites) is None:
-        number = math.prod(len(group.species) for group in system.sites.groups)
+        return read_compositions(system.sites, arguments["compositions"])
+    return grid(system.sites, POINTS if arguments["points"] is None else arguments["points"])
+
+
+def _make_plan(potential: Potential, system: System, rows: np.ndarray, arguments: dict) -> Plan:
+    if (number := num_corners(system.sites)) > LARGEST_GRID:
         warn(f"{number} end members are more than {LARGEST_GRID}; without them there is no mixing energy")
-    rows, alpha = with_corners(system.sites, rows), arguments["alpha"]
-    options = relaxation_options(arguments, arguments["cell"]) | {"batch": arguments["batch"]}
+    alpha, options = arguments["alpha"], relaxation_options(arguments) | {"batch": arguments["batch"]}
     if alpha is None or alpha >= 0 or system.coupling != "correlated":
         return make_plan(potential, system, rows, arguments["relax"], alpha=alpha, **options)
     # at an end member alpha changes nothing, but a negative one makes the probability of what is not there negative
@@ -126,41 +142,21 @@ def _calculate(potential: Potential, system: System, plan: Plan, batches: Path) 
     return join(tables), seconds
 
 
-def _write(out: Path, system: System, plan: Plan, table: Table, report: dict, *, plot: bool) -> None:
-    """All results, `sweep.json` last: it says that the sweep is finished."""
-    columns = sweep_columns(system, table)
+def _report(system: System, plan: Plan, table: Table, given: int) -> dict:
+    """What `sweep.json` says of the calculation."""
+    columns = sweep_columns(system, table, float(plan.limits.pressure))
     if system.coupling == "correlated":
         columns["correlation_alpha"] = plan.alpha
-    write_atomically(out / "sweep.csv", lambda path: path.write_text(csv_text(columns)))
-    images = [_image(system, table, k) for k in range(len(table.energy))]
-    write_atomically(out / "structures.extxyz", lambda path: ase.io.write(path, images, format="extxyz"))
-    if plot:
-        from alchemjax.plot import plot_sweep
-
-        figure = plot_sweep(columns)
-        write_atomically(out / "sweep.png", lambda path: figure.savefig(path, dpi=200))
-    else:
-        (out / "sweep.png").unlink(missing_ok=True)
-    report |= {
-        "relaxation": {"relax": plan.relax, "batch": plan.batch, "free_strains": plan.freedom.strains}
-        | {f"{name}_limit": value for name, value in plan.limits._asdict().items()},
+    if given < len(plan.weights):
+        columns["added_end_member"] = (np.arange(len(plan.weights)) >= given).astype(int)
+    limits = {f"{name}_limit": value for name, value in plan.limits._asdict().items()}
+    return {
+        "relaxation": {"relax": plan.relax, "batch": plan.batch, "free_strains": plan.freedom.strains} | limits,
         "warnings": _warnings(table),
         "columns": units_of(columns),
         "table": columns,
+        "structures": structures_of(table),
     }
-    write_atomically(out / "sweep.json", lambda path: path.write_text(json.dumps(plain(report), indent=1) + "\n"))
-
-
-def _image(system: System, table: Table, k: int):
-    """Relaxed structure of one row, with its weights, energy, forces and stress."""
-    atoms = to_atoms(system, table.positions[k], table.cell[k], table.weights[k])
-    results = {"energy": float(table.energy[k]), "forces": table.forces[k]}
-    if np.isfinite(table.stress[k]).all():
-        results["stress"] = full_3x3_to_voigt_6_stress(table.stress[k])
-    atoms.calc = SinglePointCalculator(atoms, **results)
-    atoms.info["weights"] = dict(zip(weight_names(system.sites), table.weights[k].tolist(), strict=True))
-    atoms.info["converged"] = bool(table.converged[k])
-    return atoms
 
 
 def _warnings(table: Table) -> list[str]:
@@ -178,9 +174,13 @@ def _warnings(table: Table) -> list[str]:
     return warnings
 
 
-def _say_summary(out: Path, plan: Plan, table: Table, seconds: float) -> None:
+def _say_summary(out: Path, system: System, plan: Plan, table: Table, given: int, seconds: float) -> None:
     for sentence in _warnings(table):
         warn(sentence)
     lost = int((~table.converged).sum())
     state = "single points" if plan.relax == "none" else f"{lost} of them not converged" if lost else "all converged"
-    print(f"{len(table.energy)} compositions in {seconds:.0f} s, {state}: {out / 'sweep.csv'}")
+    parts = [(given, "composition"), (len(table.energy) - given, "end member")]
+    done = " + ".join(f"{number} {what}{'s'[: number != 1]}" for number, what in parts if number)
+    print(f"{done} in {seconds:.0f} s, {state}: {out / 'sweep.csv'}")
+    for sentence in vacancies(system.sites, table.weights):
+        print(sentence)

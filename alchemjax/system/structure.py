@@ -35,7 +35,7 @@ def make_structure(positions, cell=None, pbc=None) -> Structure:
     if pbc.any() and _degenerate(cell[pbc]):
         raise ValueError(
             f"the periodic lattice vectors {cell[pbc].round(6).tolist()} span no volume; "
-            "give linearly independent vectors or set pbc to False along missing ones"
+            "give linearly independent vectors, or make the missing directions non-periodic"
         )
     return Structure(positions, cell, pbc)
 

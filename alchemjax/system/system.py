@@ -44,6 +44,8 @@ def checked_alpha(system: System, weights, alpha):
     if isinstance(alpha, jax.core.Tracer):
         return alpha
     alpha = float(alpha)
+    if np.isnan(alpha):
+        raise ValueError("alpha = nan is not a number; give the Warren-Cowley parameter, at most 1")
     lowest = -np.inf if weights is None else _lowest_alpha(system.sites, weights)
     if not lowest - 1e-9 <= alpha <= 1:
         raise ValueError(f"alpha = {alpha:.6g} makes a probability negative; allowed here is {lowest:.6g} to 1")
@@ -57,4 +59,4 @@ def _lowest_alpha(sites: Sites, weights) -> float:
         start += len(group.species)
         w = np.append(w, 1 - w.sum()) if w.sum() < 1 - WEIGHT_TOLERANCE else w
         bounds += [-max(x, 0.0) / (1 - x) for x in w if x < 1 - WEIGHT_TOLERANCE]
-    return max(bounds)
+    return max(bounds) + 0.0  # -0.0 becomes 0.0

@@ -62,5 +62,5 @@ def _allowed_strains(structure: Structure, cell, fixed_axes) -> np.ndarray:
         _, singular, vectors = np.linalg.svd(constraints)
         basis = np.einsum("ik,kxy->ixy", vectors[(singular > 1e-9).sum() :], basis)
     if not len(basis):
-        raise ValueError("no strain is left free; free an axis, set a flag, or use cell=False")
+        raise ValueError("no strain is left free; fix fewer axes, free more strains, or leave the cell as it is")
     return basis

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -182,25 +183,37 @@ def relaxed_structure(system: System, freedom: Freedom, state: State, k: int) ->
     return structure_of(system.structure, freedom.strains, state, k, offset)
 
 
-def check_relaxable(system: System, freedom: Freedom, pressure: float) -> None:
-    """Errors: ValueError for a cell relaxation or a pressure without a cell volume."""
-    if volume(system.structure) is None and (freedom.strains.any() or pressure):
-        raise ValueError(
-            "stress and pressure need a cell with a volume; give the non-periodic direction a lattice vector, "
-            "or relax positions only at zero pressure"
-        )
+def check_limit(name: str, value, shown: str | None = None) -> None:
+    """Errors: ValueError for a tolerance, number of steps or pressure out of range; `shown` is what it is called."""
+    value = np.asarray(value).item() if np.ndim(value) == 0 else value
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if name == "pressure":
+        allowed, needed = number and np.isfinite(value), "a finite number"
+    elif name == "max_steps":
+        allowed, needed = number and 0 <= value < np.inf and value == int(value), "a whole number, at least 0"
+    else:
+        allowed, needed = number and value > 0, "a positive number"
+    if not allowed:
+        raise ValueError(f"{shown or f'{name} = {value!r}'} must be {needed}")
 
 
 def make_limits(
     system: System, freedom: Freedom, *, force: float, stress: float, steps: int, pressure: float
 ) -> Limits:
-    """Checked stopping rules. Errors: ValueError for tolerances or step numbers that are not positive."""
-    if not (force > 0 and stress > 0 and steps >= 0 and np.isfinite(pressure)):
+    """Checked stopping rules. Errors: ValueError as in `check_limit`, and for a pressure on a cell that stays."""
+    named = {"force_tolerance": force, "stress_tolerance": stress, "max_steps": steps, "pressure": pressure}
+    for name, value in named.items():
+        check_limit(name, value)
+    strained = freedom.strains.any()
+    if pressure and not strained:
         raise ValueError(
-            f"force tolerance {force}, stress tolerance {stress}, steps {steps}, pressure {pressure}: tolerances must "
-            "be positive, steps at least 0 and the pressure finite"
+            f"pressure = {pressure} has no effect unless the cell is relaxed; leave it out, or relax the cell"
         )
-    check_relaxable(system, freedom, pressure)
+    if strained and volume(system.structure) is None:
+        raise ValueError(
+            "stress needs a cell with a volume; give the non-periodic direction a lattice vector, or relax only "
+            "the positions"
+        )
     return Limits(*(np.asarray(x) for x in (force, stress, steps, pressure)))
 
 
