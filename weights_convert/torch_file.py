@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .archive import Archive, RefusedFile, refuse_malformed, short
-from .inert_pickle import Globals, InertClass, OrderedDict, load
+from .inert_pickle import Globals, InertClass, OrderedDict, Record, load
 
 MAX_PICKLE_BYTES = 16 << 20
 MAX_DIMENSIONS = 16
@@ -150,3 +150,24 @@ class TorchFile:
             steps = tuple(stride * flat.itemsize for stride in tensor.strides)
             view = np.lib.stride_tricks.as_strided(part, tensor.shape, steps, writeable=False)
             return np.array(view, flat.dtype.newbyteorder("="), order="C")
+
+    def number(self, value: Any) -> int | float | None:
+        """Return a number that the file has as such, as a numpy scalar or as a tensor; None for anything else."""
+        match value:
+            case bool():
+                return None
+            case int() | float():
+                return value
+            case Tensor(shape=()):
+                return self.array(value).item()
+            case Record(
+                name="numpy.core.multiarray scalar" | "numpy._core.multiarray scalar",
+                args=(
+                    Record(name="numpy dtype", args=("f4" | "f8" | "i4" | "i8" as kind, *_)),
+                    Record(name="_codecs encode", args=(str(text), "latin1")),
+                ),
+            ):
+                with refuse_malformed("a numpy scalar"):
+                    (number,) = np.frombuffer(text.encode("latin1"), f"<{kind}")
+                    return number.item()
+        return None
