@@ -39,7 +39,7 @@ def _convert(source: Source) -> tuple[dict[str, Any], Tensors]:
     root = Module(file.top)
     if root.kind not in MODELS:
         raise RefusedFile(f"{short(source.file)} is a {short(root.kind)}; only {' and '.join(MODELS)} are read")
-    described = dict(root.tensors())
+    described = root.tensors()
     embedding = described.get("node_embedding.linear.weight")
     dtype = embedding.storage.dtype if embedding else None
     if dtype not in DTYPES:

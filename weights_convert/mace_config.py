@@ -61,8 +61,9 @@ class Reader:
 
 def species(state: StateDict) -> list[int]:
     """Take the atomic numbers in the order of the rows of the embedding."""
-    shape = state.shape("atomic_numbers") or ()
-    numbers = state.take("atomic_numbers", (shape or (0,))[:1], dtypes=_INTEGERS).tolist()
+    shape = state.shape("atomic_numbers") or (0,)
+    count = min(shape[0], len(SYMBOLS))
+    numbers = state.take("atomic_numbers", (count,), dtypes=_INTEGERS).tolist()
     if not numbers or len(set(numbers)) != len(numbers) or not all(1 <= z <= len(SYMBOLS) for z in numbers):
         raise refusal("atomic_numbers", numbers, f"different atomic numbers from 1 to {len(SYMBOLS)}")
     return numbers

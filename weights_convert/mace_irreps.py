@@ -9,7 +9,9 @@ from .inert_pickle import Record
 from .torch_module import Module, refusal
 
 MAX_CHANNELS = 10**6
+MAX_BLOCKS = 100
 _BLOCK = r"([1-9][0-9]{0,5})x([0-9])([eo])"
+_BLOCKS = rf"{_BLOCK}( ?\+ ?{_BLOCK})*"
 
 Block = tuple[int, int]  # channels, l
 
@@ -24,15 +26,10 @@ def _record(value: Any, name: str) -> tuple:
 
 def _triples(value: Any) -> list[tuple[int, int, int]]:
     """List (channels, l, parity) of what e3nn holds or of a text such as 128x0e+128x1o."""
-    if isinstance(value, str) and len(value) < 200:
-        matches = [re.fullmatch(_BLOCK, block.strip()) for block in value.split("+")]
-        return [(int(m[1]), int(m[2]), 1 if m[3] == "e" else -1) for m in matches if m or _fail()]
+    if isinstance(value, str) and len(value) < 200 and re.fullmatch(_BLOCKS, value):
+        return [(int(count), int(l), 1 if p == "e" else -1) for count, l, p in re.findall(_BLOCK, value)]
     blocks = [_record(item, "_MulIr") for item in _record(value, "Irreps")]
     return [(channels, *_record(irrep, "Irrep")) for channels, irrep in blocks]
-
-
-def _fail() -> bool:
-    raise ValueError
 
 
 def blocks(module: Module, name: str) -> list[Block]:
@@ -44,6 +41,8 @@ def blocks(module: Module, name: str) -> list[Block]:
     value = module.get(name)
     try:
         triples = _triples(value)
+        if not 0 < len(triples) <= MAX_BLOCKS:
+            raise ValueError
         numbers = [number for triple in triples for number in triple]
         sound = all(type(number) is int for number in numbers)
         natural = sound and all(parity == (-1) ** degree for _, degree, parity in triples)

@@ -57,8 +57,11 @@ _NAMES = {
     "torch.nn.modules.linear": "Linear",
     "torch.nn.modules.normalization": "LayerNorm",
 }
-NAMES: Globals = ALLOWED | {
-    f"{module} {name}": InertClass(f"{module} {name}") for module, names in _NAMES.items() for name in names.split()
+NAMES: Globals = {
+    **ALLOWED,
+    **{
+        f"{module} {name}": InertClass(f"{module} {name}") for module, names in _NAMES.items() for name in names.split()
+    },
 }
 
 

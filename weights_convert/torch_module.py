@@ -19,8 +19,10 @@ class Module:
         if not isinstance(record, Record) or not isinstance(record.state, dict):
             raise RefusedFile(f"{self.label} is not a pickled torch module, as it must be")
         self.kind = record.name.rsplit(" ", 1)[-1]
-        self._state, self._asked = record.state, {}
-        for key, hooks in record.state.items():
+        state: dict[Any, Any] = record.state
+        self._state = state
+        self._asked: dict[str, Module] = {}
+        for key, hooks in state.items():
             if isinstance(key, str) and key.endswith("_hooks") and hooks:
                 raise RefusedFile(f"{self.label} has {short(key)}; modules with hooks are not supported")
         children = self._table("_modules").items()
@@ -75,16 +77,22 @@ class Module:
             allowed = " or ".join(map(repr, supported))
             raise refusal(self.place(name), value, allowed)
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """List the tensors of this module and all below it."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Collect the tensors of this module and all below it, by path."""
+        found: dict[str, Tensor] = {}
+        for path, tensor in self._walk():
+            if path in found or not isinstance(tensor, Tensor):
+                raise RefusedFile(f"tensor {short(path)} is there twice or is not a tensor")
+            found[path] = tensor
+        return found
+
+    def _walk(self) -> Iterator[tuple[str, Any]]:
         for key in ("_parameters", "_buffers"):
             for name, tensor in self._table(key).items():
-                if isinstance(tensor, Tensor):
+                if tensor is not None:
                     yield self.place(name), tensor
-                elif tensor is not None:
-                    raise RefusedFile(f"tensor {self.place(name)} is {short(tensor)}, not a tensor")
         for name, child in self._children.items():
-            yield from Module(child, self.place(name)).tensors()
+            yield from Module(child, self.place(name))._walk()
 
     def finish(self) -> None:
         """Refuse if a child, here or below, was not asked for."""

@@ -43,7 +43,7 @@ def model_files(config: Mapping[str, Any], tensors: Tensors) -> dict[str, bytes]
     text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
     return {
         "config.json": text.encode("ascii"),
-        "model.safetensors": save({name: np.ascontiguousarray(array) for name, array in tensors.items()}),
+        "model.safetensors": save({name: np.asarray(array, order="C") for name, array in tensors.items()}),
     }
 
 
