@@ -1,4 +1,4 @@
-"""MACE: equivariant messages, raised to products of several neighbours at every node; from edge vectors to node energies.
+"""MACE: messages as in NequIP, then products of several neighbours' at every node; edge vectors to node energies.
 
 I. Batatia et al., NeurIPS 35, 11423 (2022); I. Batatia et al., arXiv 2401.00096 (the foundation models).
 Features are lists over l of arrays [nodes, 2l+1, channels]. Normalisations, 1/sqrt(fan in), are applied here. Parity is
@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from alchemjax.model import symmetric
 from alchemjax.model.contract import contract, weigh
+from alchemjax.model.elements import SYMBOLS
 from alchemjax.system.graph import Edges, Graph
 
 EDGES_PER_CHUNK = 448  # messages of so many edges stay in a CPU's second-level cache, and memory stays small
@@ -61,7 +62,7 @@ class Config:
 
 
 def read_config(architecture: dict, head: int | None) -> Config:
-    """The config from the `architecture` entry of config.json."""
+    """The config from the `architecture` entry of config.json, `dtype` and `species` added."""
     zbl, norm = architecture["zbl"], architecture["silu_norm"]
     return Config(
         cutoff=float(architecture["cutoff"]),
@@ -78,9 +79,9 @@ def read_config(architecture: dict, head: int | None) -> Config:
         ),
         envelope=int(architecture["cutoff_p"]),
         agnesi=architecture["distance_transform"] is not None,
-        zbl=zbl and (int(zbl["p"]), tuple(zbl["atomic_numbers"])),
+        zbl=zbl and (int(zbl["p"]), tuple(SYMBOLS.index(s) + 1 for s in architecture["species"])),
         silu_norm=(float(norm["radial"]), float(norm["readout"] or 0.0)),
-        rounded_w3j=architecture["three_j"] == "float32",
+        rounded_w3j=architecture["dtype"] == "float32",
         head=head or 0,
     )
 

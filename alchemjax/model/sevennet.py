@@ -9,6 +9,7 @@ normalisation: the factors 1/sqrt(fan in) are applied here. Irreps carry no pari
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
+from typing import ClassVar
 
 import e3nn_jax as e3nn
 import jax
@@ -36,6 +37,7 @@ class Config:
     negative_w3j: tuple[tuple[int, int, int], ...]  # triples (l1, l2, l3) whose 3j symbol changes sign
     modality: int | None = None  # row of the modality, in models that have several
     batch: int = 1  # compositions under one vmap: chunks are smaller then; changes no result
+    per_node: ClassVar[bool] = False  # radial functions do not see species: edges between sites suffice
 
 
 def read_config(architecture: dict, modality: int | None) -> Config:
@@ -88,6 +90,11 @@ def parameter_shapes(architecture: dict, num_species: int) -> dict[str, tuple[in
             shapes[f"layers.{t}.linear_1.modality"] = (modalities, mul_in[0])
             shapes[f"layers.{t}.linear_2.modality"] = (modalities, gated[0])
     return shapes
+
+
+def prepare(architecture: dict, tensors: dict) -> dict:
+    """The parameters: the arrays of the weights file as they are."""
+    return tensors
 
 
 def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "nodes"]:

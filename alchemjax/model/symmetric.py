@@ -2,9 +2,9 @@
 
     B[n, c, M] = sum_(nu, k) W_nu[z(n), k, c] sum_(i1..i_nu) U_nu[M, i1..i_nu, k] X[n, i1, c] ... X[n, i_nu, c]
 
-U is almost empty, and only its symmetric part counts: of the 94,208 numbers of U_3 for L = 0 and l up to 3, 77 monomials
-remain. U and W are contracted once, when a model is read, to one coefficient per monomial, species and channel; what is
-left to do for a node is a nested sum x_i (c_i + x_j (c_ij + x_k c_ijk)) over slices that are channels long.
+U is almost empty, and only its symmetric part counts: of the 94,208 numbers of U_3 for L = 0 and l up to 3 there remain
+79 monomials. U and W are contracted once, when a model is read, to one coefficient per monomial, species and channel;
+what is left to do for a node is a nested sum x_i (c_i + x_j (c_ij + x_k c_ijk)) over slices that are channels long.
 
 I. Batatia et al., NeurIPS 35, 11423 (2022), eqs. (10)-(11).
 """
@@ -20,7 +20,9 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 Monomial = tuple[int, ...]  # components of X, in ascending order
-Polynomial = tuple[tuple[Monomial, tuple[tuple[int, int], ...]], ...]  # monomial, ((factor, place of its coefficient), ...)
+Polynomial = tuple[
+    tuple[Monomial, tuple[tuple[int, int], ...]], ...
+]  # monomial, ((factor, place of its coefficient), ...)
 
 
 # --- which monomials there are ----------------------------------------------------------------------------------------
@@ -51,7 +53,10 @@ def _permitted(factors: list[tuple[int, int]]) -> bool:
         sum(degrees) % 2 == 0
         and 2 * max(degrees) <= sum(degrees)
         and sum(m < 0 for _, m in factors) % 2 == 0
-        and any(sum(s * m for s, m in zip(signs, orders, strict=True)) == 0 for signs in product((1, -1), repeat=len(orders)))
+        and any(
+            sum(s * m for s, m in zip(signs, orders, strict=True)) == 0
+            for signs in product((1, -1), repeat=len(orders))
+        )
     )
 
 
