@@ -33,7 +33,7 @@ SAME_SITE = 0.05  # A; rows of a CIF that are this close share a site
 
 
 def load(name_or_path, dtype: str = "float32", head: str | None = None, modality: str | None = None) -> Potential:
-    """A potential: a shipped or cached name, a converted model's folder, or a foreign file (.pth, .whl, .model, folder).
+    """A potential: a shipped or cached name, a converted model, or a foreign file (.pth, .whl, .model, folder).
 
     Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder.
     Errors: ValueError for an unknown name, a refused file, an unknown dtype, head or modality.

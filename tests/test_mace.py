@@ -4,7 +4,6 @@ import hashlib
 import json
 import lzma
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,13 +11,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, compiled
 
-from alchemjax.calculate import calculate
 from alchemjax.model.load import read_model
 from alchemjax.system.graph import make_topology
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import make_sites
-from alchemjax.system.structure import make_structure, volume
-from alchemjax.system.system import make_system
+from alchemjax.system.structure import make_structure
 from weights_convert import convert
 from weights_convert.elements import SYMBOLS
 

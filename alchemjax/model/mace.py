@@ -7,7 +7,6 @@ models with the Agnesi transform of distances or with ZBL repulsion, whose graph
 """
 
 from dataclasses import dataclass
-from functools import partial
 from math import sqrt
 from typing import Any
 
@@ -15,15 +14,13 @@ import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from alchemjax.model import symmetric
-from alchemjax.model.contract import contract, weigh
 from alchemjax.model.elements import SYMBOLS
+from alchemjax.model.messages import Geometry, mix, read, received
 from alchemjax.system.graph import Edges, Graph
 
-EDGES_PER_CHUNK = 448  # messages of so many edges stay in a CPU's second-level cache, and memory stays small
 COULOMB = 14.3996  # e^2 / (4 pi epsilon_0) [eV A], the digits of the original
 BOHR = 0.529  # A, the digits of the original
 ZBL_DECAY = (3.2, 0.9423, 0.4028, 0.2016)
@@ -164,28 +161,24 @@ def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "n
     species, head = graph.node_species, config.head
     if config.per_node and any(edges.weight is None for edges in graph.blocks):
         raise ValueError("this model needs a graph with edges between nodes: make_topology(..., per_node=True)")
-    angular = [_angular(config, edges.vectors) for edges in graph.blocks]
-    distances = [jnp.linalg.norm(edges.vectors, axis=-1) for edges in graph.blocks]
-    radial = [_radial_parameters(params, config, graph, edges) for edges in graph.blocks]
+    geometry = [_geometry(params, config, graph, edges) for edges in graph.blocks]
+    radial = {name: params[name] for name in ("bessel_weights", "prefactor", "agnesi") if name in params}
     x = [params["embedding"][species][:, None, :] / sqrt(len(params["embedding"]))]
-    energy = _zbl(params, config, graph, distances) if config.zbl else jnp.zeros_like(x[0][:, 0, 0])
+    energy = _zbl(params, config, graph, geometry) if config.zbl else jnp.zeros_like(x[0][:, 0, 0])
     for t, layer in enumerate(config.layers):
         own = params["layers"][str(t)]
         skipped = _skip(own["skip"], species, x) if layer.residual else []
-        sources = [_mix(graph, a) for a in _linear(own["linear_up"], x)]
-        per_block = [
-            _convolve(config, layer, parts | {"layers": own["radial"]}, edges, distance, harmonics, sources, graph)
-            for parts, edges, distance, harmonics in zip(radial, graph.blocks, distances, angular, strict=True)
-        ]
-        received = [sum(parts[1:], start=parts[0]) for parts in zip(*per_block, strict=True)]
-        received = [_read(graph, a) for a in _linear(own["linear"], received)]
+        sources = [mix(graph, a) for a in _linear(own["linear_up"], x)]
+        paths = _paths(layer.l_in, config.lmax)
+        heard = received(_hidden, config, paths, radial | {"layers": own["radial"]}, graph, geometry, sources)
+        heard = [read(graph, a) for a in _linear(own["linear"], heard)]
         neighbours = layer.neighbours
         if neighbours is None:
-            neighbours = 1 + _density(config, own["density"], radial, graph, distances)[:, None, None]
-        received = [a / neighbours for a in received]
+            neighbours = 1 + _density(config, own["density"], radial, graph, geometry)[:, None, None]
+        heard = [a / neighbours for a in heard]
         if not layer.residual:
-            received = _skip(own["skip"], species, received)
-        x = _linear(own["product"]["linear"], _product(config, layer, own["product"], species, received))
+            heard = _skip(own["skip"], species, heard)
+        x = _linear(own["product"]["linear"], _product(config, layer, own["product"], species, heard))
         x = [a + skipped[l] if l < len(skipped) else a for l, a in enumerate(x)]
         energy = energy + _readout(config, params["readouts"][str(t)], x[0][:, 0])
     return params["scale"][head] * energy + params["shift"][head] + params["atomic_energies"][head][species]
@@ -228,18 +221,7 @@ def _readout(config: Config, weights: dict, scalars):
     return hidden @ weights["1"][columns, config.head] / sqrt(width * heads)
 
 
-def _mix(graph: Graph, x):
-    """x_q = sum_n Mix[q, n] x_n."""
-    mixed = graph.mix_weight[:, None, None] * x[graph.mix_node]
-    return jax.ops.segment_sum(mixed, graph.mix_source, len(graph.source_node))
-
-
-def _read(graph: Graph, targets):
-    """Sum of the targets that every node reads."""
-    return sum(targets.at[index].get(mode="fill", fill_value=0) for index in graph.node_targets.T)
-
-
-# --- convolution ------------------------------------------------------------------------------------------------------
+# --- angular part -----------------------------------------------------------------------------------------------------
 
 
 def _paths(l_in: int, lmax: int) -> list[tuple[int, int, int]]:
@@ -268,80 +250,6 @@ def _angular(config: Config, vectors) -> dict:
     return tensors
 
 
-def _convolve(config: Config, layer: Layer, radial: dict, edges: Edges, distance, angular: dict, sources, graph: Graph):
-    """A_t = sum over edges of R(r) * (x_source (x) Y(r)), a list over l of [targets, 2l+1, paths * channels].
-
-    Rows go through in chunks, recomputed in the backward pass: no message and no radial weight of the whole structure
-    is ever stored. The sum over neighbours is inside a batched matrix product, paths of one l1 together.
-    """
-    paths = _paths(layer.l_in, config.lmax)
-    by_l1 = [[p for p in paths if p[0] == l1] for l1 in range(layer.l_in + 1)]
-    worlds, rows, width = edges.source.shape
-    chunk = min(rows, max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 4))))
-    kernels = [_stack_kernels([angular[p] for p in group]) for group in by_l1]
-    if edges.weight is not None:
-        kernels = [_times_edges(kernel, edges.weight) for kernel in kernels]
-    parts = tuple((len(group), sources[0].shape[-1]) for group in by_l1)
-    matrices, r0 = {k: radial[k] for k in radial if k != "r0"}, radial.get("r0")
-
-    @jax.checkpoint
-    def convolve_rows(inputs):
-        kernels, distance, r0, source = inputs
-        weights = _radial_weights(config, parts, matrices if r0 is None else matrices | {"r0": r0}, distance)
-        worlds = [
-            _by_l3(by_l1, [_sum_neighbours(k, w, x[s]) for k, w, x in zip(kernels, weights, sources, strict=True)])
-            for s in jnp.moveaxis(source, 1, 0)
-        ]
-        return [jnp.stack(a, axis=1) for a in zip(*worlds, strict=True)]
-
-    inputs = kernels, distance, r0, jnp.moveaxis(edges.source, 0, 1)
-    summed = _map_rows(convolve_rows, inputs, chunk)
-    target = edges.target.T.reshape(-1)
-    return [jax.ops.segment_sum(a.reshape(-1, *a.shape[2:]), target, len(graph.target_node)) for a in summed]
-
-
-def _by_l3(by_l1, summed: list) -> list:
-    """From [rows, paths, largest 2 l3 + 1, channels] by l1 to [rows, 2 l3 + 1, paths * channels] by l3."""
-    parts = [[] for _ in range(1 + max(p[2] for group in by_l1 for p in group))]
-    for group, a in zip(by_l1, summed, strict=True):
-        for i, (_, _, l3) in enumerate(group):
-            parts[l3].append(a[:, i, : 2 * l3 + 1])
-    return [jnp.concatenate(part, axis=-1) for part in parts]
-
-
-def _stack_kernels(tensors: list):
-    """[rows, paths, largest 2 l3 + 1, width * (2 l1 + 1)], padded with zeros."""
-    most = max(k.shape[-1] for k in tensors)
-    stacked = jnp.stack([jnp.pad(k, [(0, 0)] * 3 + [(0, most - k.shape[-1])]) for k in tensors], axis=1)
-    return jnp.moveaxis(stacked, -1, 2).reshape(*stacked.shape[:2], most, -1)
-
-
-def _times_edges(kernel, weight):
-    """kernel[r, p, c, (m, a)] weight[r, m]."""
-    split = kernel.reshape(*kernel.shape[:3], weight.shape[1], -1)
-    return (split * weight[:, None, None, :, None]).reshape(kernel.shape)
-
-
-def _sum_neighbours(kernel, w, x):
-    """sum_(m,a) kernel[r, p, c, (m, a)] w[r, p, m, u] x[r, m, a, u] -> [r, p, c, u]."""
-    rows, paths, components, neighbours = kernel.shape
-    messages = weigh(w, x).reshape(rows * paths, neighbours, -1)
-    out = contract(kernel.reshape(-1, components, neighbours), messages)
-    return out.reshape(rows, paths, components, -1)
-
-
-def _map_rows(function, inputs, chunk: int):
-    """function over chunks of rows, one after another."""
-    rows = len(inputs[1])
-    if chunk >= rows:
-        return function(inputs)
-    extra = -rows % chunk
-    pad = lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], extra, axis=0)]) if extra else a
-    chunked = jax.tree.map(lambda a: pad(a).reshape(-1, chunk, *a.shape[1:]), inputs)
-    outputs = jax.lax.map(function, chunked)
-    return [a.reshape(-1, *a.shape[2:])[:rows] for a in outputs]
-
-
 # --- functions of distance --------------------------------------------------------------------------------------------
 
 
@@ -351,13 +259,13 @@ def _species_of_ends(graph: Graph, edges: Edges):
     return graph.node_species[graph.source_node[edges.source[0]]], graph.node_species[receiver][:, None]
 
 
-def _radial_parameters(params: dict, config: Config, graph: Graph, edges: Edges) -> dict:
-    """What the radial basis needs; with the Agnesi transform r0 [rows, width] is the mean radius of both ends [A]."""
-    radial = {name: params[name] for name in ("bessel_weights", "prefactor")}
+def _geometry(params: dict, config: Config, graph: Graph, edges: Edges) -> Geometry:
+    """The edges of one block; with the Agnesi transform their r0, the mean radius of both ends [A]."""
+    radial = {}
     if config.agnesi:
         sender, receiver = (params["covalent_radii"][ends] for ends in _species_of_ends(graph, edges))
-        radial |= {"agnesi": params["agnesi"], "r0": (sender + receiver) / 2}
-    return radial
+        radial["r0"] = (sender + receiver) / 2
+    return Geometry(jnp.linalg.norm(edges.vectors, axis=-1), _angular(config, edges.vectors), radial)
 
 
 def _basis(config: Config, radial: dict, r):
@@ -390,40 +298,6 @@ def _hidden(config: Config, radial: dict, r):
     return x
 
 
-def _last(parts, radial: dict, hidden) -> list:
-    """The last layer, for every l1: [rows, paths, width, channels]."""
-    matrix = radial["layers"][str(len(radial["layers"]) - 1)]
-    matrices = jnp.split(matrix / sqrt(len(matrix)), np.cumsum([paths * mul for paths, mul in parts])[:-1], axis=1)
-    return [
-        jnp.moveaxis((hidden @ part).reshape(*hidden.shape[:-1], *shape), -2, -3)
-        for part, shape in zip(matrices, parts, strict=True)
-    ]
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _radial_weights(config: Config, parts: tuple[tuple[int, int], ...], radial: dict, r) -> list:
-    """Radial weights by l1, (paths, channels) in `parts`: functions of distance, exactly 0 beyond the cutoff."""
-    return _last(parts, radial, _hidden(config, radial, r))
-
-
-def _radial_weights_jvp(config, parts, primals, tangents):
-    """Forward derivative: the reverse pass becomes one contraction, and a batch of compositions shares dw/dr."""
-    (radial, r), (d_radial, d_r) = primals, tangents
-    hidden, slope = jax.jvp(lambda s: _hidden(config, radial, s), (r,), (jnp.ones_like(r),))
-    w = _last(parts, radial, hidden)
-    dw = [jnp.zeros_like(a) for a in w]
-    if type(d_r) is not SymbolicZero:
-        dw = [a * d_r[:, None, :, None] for a in _last(parts, radial, slope)]
-    if any(type(leaf) is not SymbolicZero for leaf in jax.tree.leaves(d_radial)):
-        d_radial = jax.tree.map(lambda p, d: jnp.zeros_like(p) if type(d) is SymbolicZero else d, radial, d_radial)
-        along = jax.jvp(lambda p: _last(parts, p, _hidden(config, p, r)), (radial,), (d_radial,))[1]
-        dw = [a + b for a, b in zip(dw, along, strict=True)]
-    return w, dw
-
-
-_radial_weights.defjvp(_radial_weights_jvp, symbolic_zeros=True)
-
-
 def _sum_edges(graph: Graph, values: list):
     """Sum over the neighbours of every node of numbers [worlds, rows, width] by block."""
     targets = 0.0
@@ -431,20 +305,20 @@ def _sum_edges(graph: Graph, values: list):
         if edges.weight is not None:
             a = edges.weight[None] * a
         targets += jax.ops.segment_sum(a.sum(-1).reshape(-1), edges.target.reshape(-1), len(graph.target_node))
-    return _read(graph, targets)
+    return read(graph, targets)
 
 
-def _density(config: Config, matrix, radial: list, graph: Graph, distances: list):
+def _density(config: Config, matrix, radial: dict, graph: Graph, geometry: list[Geometry]):
     """sum_j P(j) tanh((basis . w)^2); a source counts with the sum of the weights it mixes."""
     heard = jax.ops.segment_sum(graph.mix_weight, graph.mix_source, len(graph.source_node))
     values = []
-    for edges, parts, r in zip(graph.blocks, radial, distances, strict=True):
-        summed = (_basis(config, parts, r) @ matrix)[..., 0] / sqrt(len(matrix))
+    for edges, known in zip(graph.blocks, geometry, strict=True):
+        summed = (_basis(config, radial | known.radial, known.distance) @ matrix)[..., 0] / sqrt(len(matrix))
         values.append(heard[edges.source] * jnp.tanh(summed**2)[None])
     return _sum_edges(graph, values)
 
 
-def _zbl(params: dict, config: Config, graph: Graph, distances: list):
+def _zbl(params: dict, config: Config, graph: Graph, geometry: list[Geometry]):
     """Half of the screened repulsion of the nuclei with every neighbour [eV].
 
     J. F. Ziegler, J. P. Biersack, U. Littmark, The Stopping and Range of Ions in Matter (1985).
@@ -452,7 +326,8 @@ def _zbl(params: dict, config: Config, graph: Graph, distances: list):
     p, numbers = config.zbl
     zbl, charges = params["zbl"], jnp.asarray(numbers, params["covalent_radii"].dtype)
     values = []
-    for edges, r in zip(graph.blocks, distances, strict=True):
+    for edges, known in zip(graph.blocks, geometry, strict=True):
+        r = known.distance
         sender, receiver = _species_of_ends(graph, edges)
         z, z_own = charges[sender], charges[receiver]
         s = r * (z ** zbl["a_exp"] + z_own ** zbl["a_exp"]) / (zbl["a_prefactor"] * BOHR)
