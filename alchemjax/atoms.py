@@ -15,7 +15,7 @@ from alchemjax.model.load import Potential
 from alchemjax.system.graph import ShapeOverflow, block_shapes
 from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, flat_weights, make_sites
 from alchemjax.system.structure import make_structure, volume, wrapped
-from alchemjax.system.system import System, checked_alpha, make_system
+from alchemjax.system.system import System, checked_alpha, checked_weights, make_system
 
 ROUNDING = 0.005  # rounded occupancies may sum to this much over 1; they are scaled down
 SKIN = 0.3  # A; the calculator's arrays have room for atoms that come this much closer
@@ -137,7 +137,7 @@ class Calculator(AseCalculator):
         self.potential, self.system, self._shapes = potential, system, None
         if system is not None:
             species_rows(potential, system)
-            self.weights = flat_weights(system.sites, system.weights if weights is None else weights)
+            self.weights = checked_weights(system, weights)
             self.alpha = checked_alpha(system, self.weights, alpha)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):

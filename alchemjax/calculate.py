@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import Topology, make_graph, make_topology, union
 from alchemjax.system.neighbours import find_pairs
-from alchemjax.system.sites import check_shape, flat_weights, listed_weights
+from alchemjax.system.sites import check_shape, listed_weights
 from alchemjax.system.structure import volume, wrapped
-from alchemjax.system.system import System, checked_alpha
+from alchemjax.system.system import System, checked_alpha, checked_weights
 
 
 class Output(NamedTuple):
@@ -103,7 +103,8 @@ def species_rows(potential: Potential, system: System) -> dict[str, int]:
 def topology_of(potential: Potential, system: System, *, skin: float = 0.0, shapes=None) -> Topology:
     """Neighbour pairs within the cutoff plus skin [A], as index arrays of the alchemical graph."""
     pairs = find_pairs(system.structure, potential.cutoff + skin)
-    return make_topology(system.sites, pairs, species_rows(potential, system), system.coupling, shapes=shapes)
+    rows, per_node = species_rows(potential, system), potential.config.per_node
+    return make_topology(system.sites, pairs, rows, system.coupling, per_node=per_node, shapes=shapes)
 
 
 def _traced_weights(potential: Potential, system: System, weights):
@@ -134,7 +135,7 @@ def calculate(potential: Potential, system: System, weights=None, alpha=None) ->
         weights = _traced_weights(potential, system, weights)
         alpha = checked_alpha(system, None, alpha)
     else:
-        weights = flat_weights(system.sites, weights)
+        weights = checked_weights(system, weights)
         alpha = checked_alpha(system, weights, alpha)
     system = system._replace(structure=wrapped(system.structure))
     with precision(potential):

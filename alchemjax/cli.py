@@ -35,6 +35,7 @@ class Coupling(StrEnum):
     independent = "independent"
     paired = "paired"
     correlated = "correlated"
+    published = "published"
 
 
 class Groups(StrEnum):

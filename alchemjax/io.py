@@ -26,7 +26,8 @@ from alchemjax.system.system import System
 from weights_convert.write import VERSION
 
 SHIPPED = Path(__file__).parent / "potentials"
-FOREIGN = {".pth": "sevennet", ".whl": "sevennet", "": "sevennet"}  # suffix ("" is a folder) -> family
+# suffix ("" is a folder) -> family
+FOREIGN = {".pth": "sevennet", ".whl": "sevennet", ".model": "mace", "": "sevennet"}
 ELEMENTS = set(atomic_numbers) - {"X"} | {"D", "T"}
 CELL = tuple(f"_cell_{x}" for x in ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"))
 COORDINATES = tuple(f"_atom_site_{kind}_{x}" for kind in ("fract", "cartn") for x in "xyz")
@@ -35,15 +36,12 @@ SAME_SITE = 0.05  # A; rows of a CIF that are this close share a site
 
 
 def load(name_or_path, dtype: str = "float32", head: str | None = None, modality: str | None = None) -> Potential:
-    """A potential: a shipped or cached name, the folder of a converted model, or a foreign file (.pth, .whl, folder).
+    """A potential: a shipped or cached name, a converted model, or a foreign file (.pth, .whl, .model, folder).
 
     Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder.
-    Errors: ValueError for an unknown name, a refused file, an unknown dtype or modality, a head.
+    Errors: ValueError for an unknown name, a refused file, an unknown dtype, head or modality.
     """
-    potential = read_model(_model_folder(name_or_path), dtype, modality=modality)
-    if head is not None:
-        raise ValueError(f"{potential.name} has no heads; '{head}' was asked for: leave head out")
-    return potential
+    return read_model(_model_folder(name_or_path), dtype, head=head, modality=modality)
 
 
 def list_models() -> list[dict]:

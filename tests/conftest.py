@@ -113,6 +113,30 @@ def small():
     return tiny_potential(((4,), (4, 3), (4,)), 1, {"name": "polynomial", "p": 6}, seed=4)
 
 
+@pytest.fixture(scope="session")
+def tiny_mace():
+    """Radial functions blind to species: a residual layer, then one with density; products of three, then of two."""
+    from random_mace import layer, random_mace
+
+    layers = [
+        layer(0, 1, 3, residual=True, density=False),
+        layer(1, 0, 2, residual=True, density=True, readout=5),
+    ]
+    return random_mace(SPECIES, CUTOFF, layers, 1, pairs=False, seed=5)
+
+
+@pytest.fixture(scope="session")
+def tiny_mace_pairs():
+    """Agnesi transform and ZBL, the species of both ends in every edge; the first layer is not residual, l up to 2."""
+    from random_mace import layer, random_mace
+
+    layers = [
+        layer(0, 1, 2, residual=False, density=True),
+        layer(1, 0, 2, residual=True, density=False, readout=5),
+    ]
+    return random_mace(SPECIES, CUTOFF, layers, 2, pairs=True, seed=6)
+
+
 # --- structures -------------------------------------------------------------------------------------------------------
 
 
@@ -154,16 +178,17 @@ def random_weights(sites, rng):
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 # (rows, width) per block: head room, so that all structures of one layout share a compilation
-ROOM = {"independent": [(32, 4)], "paired": [(32, 4), (24, 4)], "correlated": [(32, 4), (24, 4)]}
+ROOM = {"independent": [(32, 4)]} | dict.fromkeys(("paired", "correlated", "published"), [(32, 4), (24, 4)])
 ROOM_PER_NODE = [(96, 4)]
 
 
-def topology(potential, structure, sites, coupling, *, shapes="room", per_node=False, skin=0.0):
+def topology(potential, structure, sites, coupling, *, shapes="room", per_node=None, skin=0.0):
     """As calculate.topology_of, in arrays with head room."""
     from alchemjax.system.graph import make_topology
     from alchemjax.system.neighbours import find_pairs
 
     rows = {s: potential.species.index(s) for s in set(sites.node_species)}
+    per_node = potential.config.per_node if per_node is None else per_node
     if isinstance(shapes, str):
         shapes = ROOM_PER_NODE if per_node else ROOM[coupling]
     pairs = find_pairs(structure, potential.cutoff + skin)
@@ -181,7 +206,7 @@ def compiled(name, node_energies, config):
 
 def evaluate(potential, structure, sites, coupling, weights, alpha=None, *, only_energy=False, **options):
     """Derivatives, or (energy, site energies), at one composition."""
-    alpha = {"independent": 0.0, "paired": 1.0}.get(coupling, alpha)
+    alpha = {"independent": 0.0, "paired": 1.0, "published": 1.0}.get(coupling, alpha)
     function = compiled("energy" if only_energy else "derivatives", potential.node_energies, potential.config)
     arrays = topology(potential, structure, sites, coupling, **options)
     numbers = structure.positions, structure.cell, np.asarray(weights, float), np.asarray(alpha, float)

@@ -11,10 +11,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from alchemjax.model import sevennet
+from alchemjax.model import mace, sevennet
 
 FORMAT_VERSION = 1
-FAMILIES = {"sevennet": sevennet}
+FAMILIES = {"sevennet": sevennet, "mace": mace}
 
 
 class Potential(NamedTuple):
@@ -31,11 +31,13 @@ class Potential(NamedTuple):
     source: dict[str, Any]  # where the weights came from
 
 
-def read_model(folder: Path, dtype: str = "float32", *, modality: str | None = None) -> Potential:
-    """Read a converted model.
+def read_model(
+    folder: Path, dtype: str = "float32", *, head: str | None = None, modality: str | None = None
+) -> Potential:
+    """Read a converted model. Of several heads the one named "default" (in any case) is taken where none is chosen.
 
     Errors: ValueError for a missing or malformed file, an unknown family or version, a wrong or missing array,
-    a modality that is not there or, in a model with several, not chosen.
+    a head or modality that is not there or, in a model with several, not chosen.
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype '{dtype}' is not supported; allowed are float32 and float64")
@@ -55,13 +57,18 @@ def read_model(folder: Path, dtype: str = "float32", *, modality: str | None = N
             f"this alchemjax reads {', '.join(FAMILIES)}, version {FORMAT_VERSION}: convert the model again"
         )
     family = FAMILIES[config["family"]]
-    row = _modality_row(config, modality)
+    heads = config["architecture"].get("heads") or []
+    head = head or _default_head(heads)
+    rows = [_row(config, "modality", "modalities", modality), _row(config, "head", "heads", head)]
     _check_shapes(folder, tensors, family.parameter_shapes(config["architecture"], len(config["species"])))
     with jax.enable_x64(dtype == "float64"):
-        params = _nested({k: jax.numpy.asarray(v, dtype) for k, v in tensors.items()})
-    network = family.read_config(config["architecture"], row)
+        prepared = family.prepare(config["architecture"], tensors)
+        params = _nested({k: jax.numpy.asarray(v, dtype) for k, v in prepared.items()})
+    architecture = config["architecture"] | {"dtype": config["dtype"], "species": config["species"]}
+    network = family.read_config(architecture, next((row for row in rows if row is not None), None))
+    chosen = modality or (head if len(heads) > 1 else None)
     return Potential(
-        name=config["name"] + (f"/{modality}" if modality else ""),
+        name=config["name"] + (f"/{chosen}" if chosen else ""),
         params=params,
         config=network,
         node_energies=family.node_energies,
@@ -73,16 +80,23 @@ def read_model(folder: Path, dtype: str = "float32", *, modality: str | None = N
     )
 
 
-def _modality_row(config: dict, modality: str | None) -> int | None:
-    names = config["architecture"].get("modalities") or []
-    if not names and modality is None:
+def _default_head(heads: list[str]) -> str | None:
+    """The only head, or the one named "default"."""
+    default = [name for name in heads if len(heads) == 1 or name.lower() == "default"]
+    return default[0] if default else None
+
+
+def _row(config: dict, what: str, several: str, chosen: str | None) -> int | None:
+    """Row of a modality or head among the names in the architecture; None for a model without any."""
+    names = config["architecture"].get(several) or []
+    if not names and chosen is None:
         return None
     if not names:
-        raise ValueError(f"{config['name']} has no modalities; '{modality}' was asked for: leave modality out")
-    if modality not in names:
-        what = "none was chosen" if modality is None else f"'{modality}' is not one of them"
-        raise ValueError(f"{config['name']} has the modalities {', '.join(names)}; {what}: pass modality=")
-    return names.index(modality)
+        raise ValueError(f"{config['name']} has no {several}; '{chosen}' was asked for: leave {what} out")
+    if chosen not in names:
+        problem = "none was chosen" if chosen is None else f"'{chosen}' is not one of them"
+        raise ValueError(f"{config['name']} has the {several} {', '.join(names)}; {problem}: pass {what}=")
+    return names.index(chosen)
 
 
 def _check_shapes(folder: Path, tensors: dict, shapes: dict) -> None:

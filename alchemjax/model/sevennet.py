@@ -7,20 +7,17 @@ normalisation: the factors 1/sqrt(fan in) are applied here. Irreps carry no pari
 """
 
 from dataclasses import dataclass
-from functools import partial
 from math import sqrt
+from typing import ClassVar
 
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from alchemjax.model.convolution import convolve
-from alchemjax.system.graph import Edges, Graph
-
-EDGES_PER_CHUNK = 448  # messages of so many edges stay in a CPU's second-level cache, and memory stays small
+from alchemjax.model.messages import Geometry, mix, read, received
+from alchemjax.system.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,7 @@ class Config:
     negative_w3j: tuple[tuple[int, int, int], ...]  # triples (l1, l2, l3) whose 3j symbol changes sign
     modality: int | None = None  # row of the modality, in models that have several
     batch: int = 1  # compositions under one vmap, where it is known: chunks are smaller then; changes no result
+    per_node: ClassVar[bool] = False  # radial functions do not see species: edges between sites suffice
 
 
 def read_config(architecture: dict, modality: int | None) -> Config:
@@ -90,25 +88,28 @@ def parameter_shapes(architecture: dict, num_species: int) -> dict[str, tuple[in
     return shapes
 
 
+def prepare(architecture: dict, tensors: dict) -> dict:
+    """The parameters: the arrays of the weights file as they are."""
+    return tensors
+
+
 def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "nodes"]:
     """Energy of every node [eV], reference energy included, not yet weighted."""
     species = graph.node_species
-    angular = [_angular(config, edges.vectors) for edges in graph.blocks]
-    distances = [jnp.linalg.norm(edges.vectors, axis=-1) for edges in graph.blocks]
+    geometry = [
+        Geometry(jnp.linalg.norm(edges.vectors, axis=-1), _angular(config, edges.vectors), {}) for edges in graph.blocks
+    ]
     x = [params["embedding"][species][:, None, :] / sqrt(len(params["embedding"]))]
     for t, mul_out in enumerate(config.multiplicities[1:]):
         layer = params["layers"][str(t)]
         own = _linear(layer["self_connection"], x)
         sent = _add_bias(config, layer["linear_1"], _linear(layer["linear_1"], x))
-        sources = [_mix(graph, a) for a in sent]
+        paths = _paths(len(sent), config.lmax, len(mul_out))
         radial = {"frequencies": params["bessel_frequencies"], "layers": layer["radial"]}
-        received = 0.0
-        for edges, distance, harmonics in zip(graph.blocks, distances, angular, strict=True):
-            block = _convolve(config, t, radial, edges, distance, harmonics, sources, len(graph.target_node))
-            received = jax.tree.map(jnp.add, block, received) if received else block
-        received = _linear(layer["linear_2"], [a / params["denominators"][t] for a in received])
-        received = _add_bias(config, layer["linear_2"], [_read(graph, a) for a in received])
-        x = _gate(config, mul_out, [a + own[l] if l < len(own) else a for l, a in enumerate(received)])
+        heard = received(_hidden, config, paths, radial, graph, geometry, [mix(graph, a) for a in sent])
+        heard = _linear(layer["linear_2"], [a / params["denominators"][t] for a in heard])
+        heard = _add_bias(config, layer["linear_2"], [read(graph, a) for a in heard])
+        x = _gate(config, mul_out, [a + own[l] if l < len(own) else a for l, a in enumerate(heard)])
     readout = params["readout"]
     first = {k: readout[k] for k in readout if k != "1"}  # "1" is the second map, not l = 1
     hidden = _add_bias(config, first, _linear(first, x))
@@ -117,7 +118,7 @@ def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "n
     return energy * params["scale"][species] + shift[species]
 
 
-# --- linear maps, gate, mixing ----------------------------------------------------------------------------------------
+# --- linear maps, gate ------------------------------------------------------------------------------------------------
 
 
 def _linear(weights: dict, x: list) -> list:
@@ -142,18 +143,7 @@ def _gate(config: Config, mul_out: tuple[int, ...], x: list) -> list:
     return [parts[0], *(a * gate for a, gate in zip(x[1:], parts[1:], strict=True))]
 
 
-def _mix(graph: Graph, x):
-    """x_q = sum_n Mix[q, n] x_n."""
-    mixed = graph.mix_weight[:, None, None] * x[graph.mix_node]
-    return jax.ops.segment_sum(mixed, graph.mix_source, len(graph.source_node))
-
-
-def _read(graph: Graph, targets):
-    """Sum of the targets that every node reads."""
-    return sum(targets.at[index].get(mode="fill", fill_value=0) for index in graph.node_targets.T)
-
-
-# --- convolution ------------------------------------------------------------------------------------------------------
+# --- angular part -----------------------------------------------------------------------------------------------------
 
 
 def _paths(num_in: int, lmax: int, num_out: int) -> list[tuple[int, int, int]]:
@@ -181,63 +171,6 @@ def _angular(config: Config, vectors) -> dict:
     return tensors
 
 
-def _convolve(config: Config, t: int, radial: dict, edges: Edges, distance, angular: dict, sources: list, num_targets):
-    """A_t = sum over edges of R(r) * (x_source (x) Y(r)), a list over l of [targets, 2l+1, paths * channels].
-
-    Rows go through in chunks, recomputed in the backward pass: no message and no radial weight of the whole structure
-    is ever stored. The sum over neighbours is inside a batched matrix product, paths of one l1 together.
-    """
-    mul_in, mul_out = config.multiplicities[t : t + 2]
-    paths = _paths(len(mul_in), config.lmax, len(mul_out))
-    by_l1 = [[p for p in paths if p[0] == l1] for l1 in range(len(mul_in))]
-    worlds, rows, width = edges.source.shape
-    chunk = min(rows, max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 16))))
-    kernels = [_stack_kernels([angular[p] for p in group]) for group in by_l1]
-    parts = tuple((len(group), mul) for group, mul in zip(by_l1, mul_in, strict=True))
-
-    @jax.checkpoint
-    def convolve_rows(inputs):
-        kernels, distance, weight, source = inputs
-        if weight is not None:
-            kernels = [_times_edges(kernel, weight) for kernel in kernels]
-        sent = [[x[s] for x in sources] for s in jnp.moveaxis(source, 1, 0)]
-        worlds = [_by_l3(by_l1, a, len(mul_out)) for a in _messages(config, parts, radial, distance, kernels, sent)]
-        return [jnp.stack(a, axis=1) for a in zip(*worlds, strict=True)]
-
-    inputs = kernels, distance, edges.weight, jnp.moveaxis(edges.source, 0, 1)
-    summed = _map_rows(convolve_rows, inputs, chunk)
-    target = edges.target.T.reshape(-1)
-    return [jax.ops.segment_sum(a.reshape(-1, *a.shape[2:]), target, num_targets) for a in summed]
-
-
-def _by_l3(by_l1, summed: list, num_out: int) -> list:
-    """From [rows, paths, largest 2 l3 + 1, channels] by l1 to [rows, 2 l3 + 1, paths * channels] by l3."""
-    parts = [[] for _ in range(num_out)]
-    for group, a in zip(by_l1, summed, strict=True):
-        for i, (_, _, l3) in enumerate(group):
-            parts[l3].append(a[:, i, : 2 * l3 + 1])
-    return [jnp.concatenate(part, axis=-1) for part in parts]
-
-
-def _stack_kernels(tensors: list):
-    """[rows, paths, largest 2 l3 + 1, width * (2 l1 + 1)], padded with zeros."""
-    most = max(k.shape[-1] for k in tensors)
-    stacked = jnp.stack([jnp.pad(k, [(0, 0)] * 3 + [(0, most - k.shape[-1])]) for k in tensors], axis=1)
-    return jnp.moveaxis(stacked, -1, 2).reshape(*stacked.shape[:2], most, -1)
-
-
-def _map_rows(function, inputs, chunk: int):
-    """function over chunks of rows, one after another."""
-    rows = len(inputs[1])
-    if chunk >= rows:
-        return function(inputs)
-    extra = -rows % chunk
-    pad = lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], extra, axis=0)]) if extra else a
-    chunked = jax.tree.map(lambda a: pad(a).reshape(-1, chunk, *a.shape[1:]), inputs)
-    outputs = jax.lax.map(function, chunked)
-    return [a.reshape(-1, *a.shape[2:])[:rows] for a in outputs]
-
-
 # --- radial functions -------------------------------------------------------------------------------------------------
 
 
@@ -249,59 +182,6 @@ def _hidden(config: Config, radial: dict, r):
     for k in range(len(radial["layers"]) - 1):
         x = config.silu_norm * jax.nn.silu(x @ radial["layers"][str(k)] / sqrt(x.shape[-1]))
     return x
-
-
-def _last(parts, radial: dict, hidden) -> list:
-    """The last layer, for every l1: [rows, paths, width, channels]."""
-    matrix = radial["layers"][str(len(radial["layers"]) - 1)]
-    matrices = jnp.split(matrix / sqrt(len(matrix)), np.cumsum([paths * mul for paths, mul in parts])[:-1], axis=1)
-    return [
-        jnp.moveaxis((hidden @ part).reshape(*hidden.shape[:-1], *shape), -2, -3)
-        for part, shape in zip(matrices, parts, strict=True)
-    ]
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _messages(config: Config, parts, radial: dict, r, kernels: list, sent: list) -> list:
-    """Sums over neighbours, for every world and l1; the radial weights are functions of distance alone."""
-    weights = _last(parts, radial, _hidden(config, radial, r))
-    return [[convolve(k, w, x) for k, w, x in zip(kernels, weights, xs, strict=True)] for xs in sent]
-
-
-def _messages_jvp(config, parts, primals, tangents):
-    """A change of distance times dw/dr goes into the kernels: no gradient of radial weights is ever formed."""
-    (radial, r, kernels, sent), (d_radial, d_r, d_kernels, d_sent) = primals, tangents
-    still = lambda tree: all(type(leaf) is SymbolicZero for leaf in jax.tree.leaves(tree))
-    filled = lambda tree, like: jax.tree.map(
-        lambda p, d: jnp.zeros_like(p) if type(d) is SymbolicZero else d, like, tree
-    )
-    hidden, slope = jax.jvp(lambda s: _hidden(config, radial, s), (r,), (jnp.ones_like(r),))
-    w = _last(parts, radial, hidden)
-    terms = []  # (kernels, radial weights, what is sent by every world)
-    if not still(d_kernels):
-        terms.append((filled(d_kernels, kernels), w, sent))
-    if not still(d_r):
-        terms.append(([_times_edges(k, d_r) for k in kernels], _last(parts, radial, slope), sent))
-    if not still(d_sent):
-        terms.append((kernels, w, filled(d_sent, sent)))
-    if not still(d_radial):
-        along = lambda p: _last(parts, p, _hidden(config, p, r))
-        terms.append((kernels, jax.jvp(along, (radial,), (filled(d_radial, radial),))[1], sent))
-    total = lambda terms: [
-        [sum(convolve(k[i], w[i], x[world][i]) for k, w, x in terms) for i in range(len(kernels))]
-        for world in range(len(sent))
-    ]
-    return total([(kernels, w, sent)]), total(terms)
-
-
-_messages.defjvp(_messages_jvp, symbolic_zeros=True)
-
-
-def _times_edges(kernel, weight):
-    """kernel[r, p, c, (m, a)] weight[r, m]."""
-    return (kernel.reshape(*kernel.shape[:3], weight.shape[1], -1) * weight[:, None, None, :, None]).reshape(
-        kernel.shape
-    )
 
 
 def cutoff_function(config: Config, r):

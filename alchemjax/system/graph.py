@@ -6,6 +6,7 @@ with probability P(m|n), the coupling:
     independent   P = w_m
     correlated    P = (1 - alpha) w_m + alpha [same species index]    between sites of one group, otherwise w_m
     paired        correlated with alpha = 1
+    published     paired, and sites of two different groups do not see each other (the code of the paper to the letter)
 
 Messages are linear in the sender's features h, so nodes are mixed into sources first and convolved once:
 
@@ -27,7 +28,7 @@ from jaxtyping import Array, Float, Int
 from alchemjax.system.neighbours import Pairs
 from alchemjax.system.sites import Sites, num_weights
 
-COUPLINGS = ("independent", "paired", "correlated")
+COUPLINGS = ("independent", "paired", "correlated", "published")
 
 
 class ShapeOverflow(ValueError):
@@ -99,6 +100,8 @@ def make_topology(
     if coupling not in COUPLINGS:
         raise ValueError(f"coupling '{coupling}' is unknown; allowed are {', '.join(COUPLINGS)}")
     table = _node_table(sites)
+    if coupling == "published":
+        pairs = _without_pairs_between_groups(pairs, _site_group(sites, table))
     between = _edges_between_nodes if per_node else _edges_between_sites
     blocks, mix, stands_for, reads = between(sites, pairs, table, coupling)
     shapes = shapes or [None] * len(blocks)
@@ -130,9 +133,15 @@ def _site_group(sites: Sites, table: np.ndarray) -> np.ndarray:
     return sites.node_group[table[:, 0]]
 
 
+def _without_pairs_between_groups(pairs: Pairs, group: np.ndarray) -> Pairs:
+    sender, receiver = group[pairs.sender], group[pairs.receiver]
+    kept = (sender == receiver) | (sender < 0) | (receiver < 0)
+    return Pairs(*(values[kept] for values in pairs))
+
+
 def _edges_between_sites(sites: Sites, pairs: Pairs, table: np.ndarray, coupling: str):
     num_sites, num_nodes = len(table), len(sites.node_site)
-    group = sites.node_group[table[:, 0]]
+    group = _site_group(sites, table)
     mixed = group >= 0
     alike = (group[pairs.receiver] == group[pairs.sender]) & mixed[pairs.sender] & (coupling != "independent")
     ordinary = (np.flatnonzero(~alike), pairs.sender[~alike][None], pairs.receiver[~alike][None], None)

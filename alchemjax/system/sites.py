@@ -62,10 +62,10 @@ def num_weights(sites: Sites) -> int:
     return sum(len(g.species) for g in sites.groups)
 
 
-def flat_weights(sites: Sites, weights) -> np.ndarray:
+def flat_weights(sites: Sites, weights, *, bounded: bool = True) -> np.ndarray:
     """Flat weights from an array or from {group name: {species symbol: weight}}, checked.
 
-    Errors: ValueError naming the group for a wrong length, NaN, a weight below 0, or a group's sum over 1.
+    Errors: ValueError naming the group for a wrong length, NaN and, if bounded, a weight below 0 or a sum over 1.
     """
     flat = np.array(listed_weights(sites, weights), np.float64)
     check_shape(sites, flat.shape)
@@ -75,6 +75,8 @@ def flat_weights(sites: Sites, weights) -> np.ndarray:
         start += len(group.species)
         if not np.isfinite(part).all():
             raise ValueError(f"weights of group '{group.name}' contain NaN or infinity: {part.tolist()}")
+        if not bounded:
+            continue
         if (part < -WEIGHT_TOLERANCE).any():
             raise ValueError(f"weights of group '{group.name}' are {part.tolist()}; a weight may not be negative")
         if part.sum() > 1 + WEIGHT_TOLERANCE * len(part):

@@ -10,6 +10,8 @@ from alchemjax.system.graph import COUPLINGS
 from alchemjax.system.sites import WEIGHT_TOLERANCE, Sites, flat_weights
 from alchemjax.system.structure import Structure
 
+UNBOUNDED = "published"  # the coupling that takes any weights
+
 
 class System(NamedTuple):
     """Everything about the material except the composition that is asked for."""
@@ -26,11 +28,17 @@ def make_system(structure: Structure, sites: Sites, weights, coupling: str = "in
         raise ValueError(f"coupling '{coupling}' is unknown; allowed are {', '.join(COUPLINGS)}")
     if sites.node_site[-1] + 1 != len(structure.positions):
         raise ValueError(f"{sites.node_site[-1] + 1} sites but {len(structure.positions)} positions were given")
-    return System(structure, sites, flat_weights(sites, weights), coupling)
+    return System(structure, sites, flat_weights(sites, weights, bounded=coupling != UNBOUNDED), coupling)
+
+
+def checked_weights(system: System, weights=None) -> np.ndarray:
+    """The flat weights that were given, or else the system's own. Errors: ValueError for wrong weights."""
+    weights = system.weights if weights is None else weights
+    return flat_weights(system.sites, weights, bounded=system.coupling != UNBOUNDED)
 
 
 def checked_alpha(system: System, weights, alpha):
-    """Correlation between sites of one group: 0 for `independent`, 1 for `paired`, the user's for `correlated`.
+    """Correlation between sites of one group: 0 for `independent`, the user's for `correlated`, 1 for the others.
 
     Without `weights`, or with a tracer, only what does not need the values is checked. Errors: ValueError if alpha is
     missing, not asked for, or outside -min_k w_k / (1 - w_k) <= alpha <= 1, vacancies being a species.
@@ -38,7 +46,7 @@ def checked_alpha(system: System, weights, alpha):
     if system.coupling != "correlated":
         if alpha is not None:
             raise ValueError(f"alpha = {alpha} was given with coupling '{system.coupling}'; use coupling 'correlated'")
-        return 1.0 if system.coupling == "paired" else 0.0
+        return 0.0 if system.coupling == "independent" else 1.0
     if alpha is None:
         raise ValueError("coupling 'correlated' needs alpha, the Warren-Cowley parameter between sites of one group")
     if isinstance(alpha, jax.core.Tracer):

@@ -14,9 +14,8 @@ from alchemjax.calculate import Output, precision, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import ShapeOverflow, Topology, block_shapes
 from alchemjax.system.neighbours import find_pairs
-from alchemjax.system.sites import flat_weights
 from alchemjax.system.structure import MINIMUM_DISTANCE, Structure, volume, wrapped
-from alchemjax.system.system import System, checked_alpha
+from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.fire import Limits, State, initial_state, run
 from alchemjax.tasks.freedom import Freedom, make_freedom
 
@@ -239,7 +238,7 @@ def relax(
     (norm of a site's force) and eV/A^3 (component of the allowed stress). `converged` tells if `max_steps` were enough.
     Errors: ValueError as in `calculate`, and for a freedom that makes no sense.
     """
-    weights = flat_weights(system.sites, system.weights if weights is None else weights)
+    weights = checked_weights(system, weights)
     alpha = checked_alpha(system, weights, alpha)
     freedom = make_freedom(
         system.structure, positions=positions, cell=cell, fixed_sites=fixed_sites, fixed_axes=fixed_axes

@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float, Int
 from alchemjax.calculate import Derivatives, derivatives, precision, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import block_shapes
-from alchemjax.system.sites import flat_weights
 from alchemjax.system.structure import volume, wrapped
-from alchemjax.system.system import System, checked_alpha
+from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.fire import Limits
 from alchemjax.tasks.freedom import Freedom, make_freedom
 from alchemjax.tasks.relax import make_limits, relax_batch, relaxed_structure
@@ -82,7 +81,7 @@ def make_plan(
     weights = []
     for row, composition in enumerate(compositions):
         try:
-            weights.append(flat_weights(system.sites, composition))
+            weights.append(checked_weights(system, composition))
         except ValueError as error:
             raise ValueError(f"composition {row}: {error}") from None
     freedom = make_freedom(

@@ -1,0 +1,83 @@
+"""The numbers of the original MACE program (golden/README.md says where they are from), and what is special in MACE."""
+
+import hashlib
+import json
+import lzma
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT, compiled
+
+from alchemjax.model.load import read_model
+from alchemjax.system.graph import make_topology
+from alchemjax.system.neighbours import find_pairs
+from alchemjax.system.sites import make_sites
+from alchemjax.system.structure import make_structure
+from weights_convert import convert
+from weights_convert.elements import SYMBOLS
+
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "mace_plain.json").read_text())
+STRUCTURES, RESULTS = GOLDEN["structures"], GOLDEN["results"]
+FILES = Path(os.environ.get("ALCHEMJAX_MACE_MODELS", ROOT / "tests" / "golden" / "mace"))
+QUICKEST = ("tiny_L1_f32", "tiny_2head")
+SITES, ROOM = 16, [(84, 15)]  # every golden structure is filled up with atoms that see nobody: one compilation
+
+
+@pytest.fixture(scope="session")
+def converted(tmp_path_factory):
+    """Folder of a converted model, by name."""
+    folder = tmp_path_factory.mktemp("mace")
+
+    def convert_once(name):
+        if not (folder / name).exists():
+            packed = FILES / f"{name}.model.xz"
+            if not packed.exists():
+                pytest.skip(f"{packed.name} is not in ALCHEMJAX_MACE_MODELS")
+            data = lzma.decompress(packed.read_bytes())
+            assert hashlib.sha256(data).hexdigest() == GOLDEN["about"]["sha256"][name]
+            (folder / f"{name}.model").write_bytes(data)
+            convert("mace", folder / f"{name}.model", folder / name)
+        return folder / name
+
+    return convert_once
+
+
+def symbols_of(numbers):
+    return [SYMBOLS[z - 1] for z in numbers]
+
+
+def evaluate(potential, golden):
+    """Energy by site, forces, dE/dstrain of an ordinary structure, and its number of edges."""
+    structure, numbers = make_structure(*(golden[k] for k in ("positions", "cell", "pbc"))), golden["numbers"]
+    count = len(numbers)
+    pairs = find_pairs(structure, potential.cutoff)
+    layout = make_sites([*symbols_of(numbers), *[potential.species[-1]] * (SITES - count)])
+    rows = {s: potential.species.index(s) for s in set(layout.node_species)}
+    per_node = potential.config.per_node
+    topology = make_topology(layout, pairs, rows, "independent", per_node=per_node, shapes=ROOM)
+    positions = np.zeros((SITES, 3))
+    positions[:count] = structure.positions
+    arrays = map(jnp.asarray, (positions, structure.cell, np.zeros(0), np.zeros(())))
+    out = compiled("derivatives", potential.node_energies, potential.config)(potential.params, topology, *arrays)
+    assert not out.positions[count:].any()
+    energies, forces, virial = map(np.asarray, (out.site_energies[:count], -out.positions[:count], out.strain))
+    return energies, forces, virial, len(pairs.sender)
+
+
+@pytest.mark.parametrize("name", [n if n in QUICKEST else pytest.param(n, marks=pytest.mark.slow) for n in RESULTS])
+def test_every_kind_of_model_in_float64_gives_the_numbers_of_the_original(converted, name):
+    folder, spread = converted(name), []
+    for golden in RESULTS[name]:
+        potential = read_model(folder, "float64", head=golden["head"])
+        energies, forces, virial, edges = evaluate(potential, STRUCTURES[golden["structure"]])
+        expected, count = np.array(golden["energies"]), len(golden["energies"])
+        space = abs(np.linalg.det(STRUCTURES[golden["structure"]]["cell"])) or 1.0
+        assert edges == golden["num_edges"]
+        assert abs(energies.sum() - expected.sum()) < 1e-9 * count and abs(energies - expected).max() < 1e-8
+        assert abs(forces - golden["forces"]).max() < 1e-8
+        assert abs(virial - golden["virial"]).max() < 1e-9 * space
+        spread += [np.ptp(expected), abs(forces).max()]
+    assert max(spread) > 0.1
