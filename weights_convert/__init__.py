@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from .archive import RefusedFile as RefusedFile
+from .mace import convert_mace as convert_mace
 from .sevennet import convert_sevennet as convert_sevennet
 from .sevennet_sources import is_collection
 from .write import model_files, write_files
 
-FAMILIES = {"sevennet": convert_sevennet}
+FAMILIES = {"sevennet": convert_sevennet, "mace": convert_mace}
 
 
 def convert(
@@ -24,7 +25,7 @@ def convert(
         raise RefusedFile(f"family {family!r} is not supported, only {', '.join(FAMILIES)}")
     models = FAMILIES[family](path, model)
     out = Path(out)
-    several = model is None and is_collection(Path(path))
+    several = family == "sevennet" and model is None and is_collection(Path(path))
     folders = {name: Path(name) if several else Path() for name in models}
     files = {}
     for name, (config, tensors) in models.items():

@@ -1,4 +1,4 @@
-"""Command line: python -m weights_convert sevennet PATH -o OUT [--model NAME] [--overwrite]."""
+"""Command line: python -m weights_convert FAMILY PATH -o OUT [--model NAME] [--overwrite]."""
 
 import argparse
 import sys
@@ -17,9 +17,12 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m weights_convert", description="Convert a checkpoint to a neutral model.")
     parser.add_argument("family", choices=sorted(FAMILIES), help="kind of the checkpoint")
-    parser.add_argument("path", help="a .pth file, the wheel of sevenn (a .whl file), or its unpacked folder")
+    parser.add_argument(
+        "path",
+        help="sevennet: a .pth file, the wheel of sevenn (a .whl file), or its unpacked folder; mace: a .model file",
+    )
     parser.add_argument("-o", "--out", required=True, help="folder to write; must be new or empty")
-    parser.add_argument("--model", help=f"which one of a wheel or folder: {', '.join(KNOWN)}; all without it")
+    parser.add_argument("--model", help=f"which one of a sevenn wheel or folder: {', '.join(KNOWN)}; all without it")
     parser.add_argument("--overwrite", action="store_true", help="replace files of these names in the folder")
     return parser
 

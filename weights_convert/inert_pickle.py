@@ -33,6 +33,20 @@ class Record:
         self.name, self.args, self.state = name, args, None
 
 
+class InertClass:
+    """An allowed name, good for telling it from others and for records of calls; nothing stands behind it."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        """Stand for the global `name`."""
+        self.name = name
+
+    def __call__(self, args: tuple) -> Record:
+        """Record a call."""
+        return Record(self.name, args)
+
+
 class OrderedDict(dict):
     """Stands for collections.OrderedDict; only these dictionaries may be given a state, which is dropped."""
 
@@ -149,6 +163,13 @@ class _Machine:
             raise RefusedFile(f"the pickle stream calls {short(function)}; only allowed globals are called")
         self.push(function(args))
 
+    def new_object(self, _: None) -> None:
+        function, args = self.pop(2)
+        if not isinstance(function, InertClass):
+            raise RefusedFile(f"pickle opcode b'\\x81' is not allowed on {short(function)}, only on a known class")
+        self.stack += [function, args]
+        self.reduce(None)
+
     def build(self, _: None) -> None:
         (state,) = self.pop(1)
         target = self.top(object, "gives a state to")
@@ -217,5 +238,6 @@ _STEPS: dict[bytes, tuple[Callable[[_Machine, Any], Any], Callable[[io.BytesIO],
     b"c": (_Machine.find_global, _global_name),
     b"Q": (lambda m, _: m.push(m.persistent(*m.pop(1))), _no_argument),
     b"R": (_Machine.reduce, _no_argument),
+    b"\x81": (_Machine.new_object, _no_argument),
     b"b": (_Machine.build, _no_argument),
 }

@@ -9,7 +9,9 @@ import numpy as np
 from . import sevennet_config
 from .archive import RefusedFile, refuse_malformed, short
 from .layout import Shapes, convolution_paths, gate_multiplicities, layer_shapes, tensor_shapes
-from .sevennet_sources import Source, find_checkpoints
+from .sevennet_sources import find_checkpoints
+from .source import Source
+from .state_dict import StateDict
 from .three_j import three_j
 from .torch_file import Tensor, TorchFile
 from .write import FORMAT_VERSION, VERSION, Tensors
@@ -41,7 +43,7 @@ def _convert(source: Source) -> tuple[dict[str, Any], Tensors]:
     version = sevennet_config.sevenn_version(settings)
     species = sevennet_config.species(settings)
     architecture = sevennet_config.architecture(settings)
-    state = StateDict(file, file.top.get("model_state_dict"))
+    state = _state(file, file.top.get("model_state_dict"))
     tensors = _tensors(state, len(species), architecture)
     architecture["w3j_signs"] = _signs(state, architecture)
     state.finish()
@@ -65,53 +67,14 @@ def _convert(source: Source) -> tuple[dict[str, Any], Tensors]:
     return config, tensors
 
 
-class StateDict:
-    """The tensors of a checkpoint; each is taken once, in its expected shape, and none may stay behind."""
-
-    def __init__(self, file: TorchFile, state: Any):
-        """Start with all of `state`, under the names sevenn uses today."""
-        if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-            raise RefusedFile("model_state_dict is not a dictionary of tensors, as it must be")
-        self._file = file
-        self._left = {_modern(str(name)): tensor for name, tensor in state.items()}
-        if len(self._left) != len(state):
-            raise RefusedFile("model_state_dict has a tensor under its old and its new name; one is allowed")
-
-    def take(self, name: str, *shapes: tuple[int, ...]) -> np.ndarray:
-        """Take a float32 tensor of one of these shapes."""
-        tensor = self._left.pop(name, None)
-        if tensor is None:
-            raise RefusedFile(f"tensor {name} is missing; this network needs it")
-        if tensor.shape not in shapes or tensor.storage.dtype != "<f4":
-            needed = " or ".join(str(list(shape)) for shape in shapes)
-            found = f"{list(tensor.shape)} of {tensor.storage.dtype}"
-            raise RefusedFile(f"tensor {name} is {found}; {needed} of <f4 is needed")
-        array = self._file.array(tensor)
-        if not np.isfinite(array).all():
-            raise RefusedFile(f"tensor {name} has values that are not finite; all must be")
-        return array
-
-    def take_mask(self, name: str, outputs: list[int], fed: int) -> None:
-        """Take a mask that follows from the shapes: 1 for features of l < `fed`, 0 for those never fed."""
-        expected = np.zeros(_dimension(outputs), np.float32)
-        expected[: _dimension(outputs[:fed])] = 1
-        if not np.array_equal(self.take(name, expected.shape), expected):
-            raise RefusedFile(f"tensor {name} is not the mask that follows from the shapes, as it must be")
-
-    def take_linear(self, module: str, targets: Shapes, outputs: list[int]) -> Tensors:
-        """Take a linear map; its flat weight holds the target matrices one after another."""
-        sizes = [math.prod(shape) for shape in targets.values()]
-        flat = self.take(f"{module}.linear.weight", (sum(sizes),))
-        self.take(f"{module}.linear.bias", (0,))
-        fed = sum(not name.endswith(".modality") for name in targets)
-        self.take_mask(f"{module}.linear.output_mask", outputs, fed)
-        blocks = np.split(flat, np.cumsum(sizes)[:-1])
-        return {name: block.reshape(targets[name]) for name, block in zip(targets, blocks, strict=True)}
-
-    def finish(self) -> None:
-        """Refuse if tensors are left."""
-        if self._left:
-            raise RefusedFile(f"tensor {short(min(self._left))} has no place in this network")
+def _state(file: TorchFile, state: Any) -> StateDict:
+    """All tensors, under the names sevenn uses today."""
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise RefusedFile("model_state_dict is not a dictionary of tensors, as it must be")
+    tensors = {_modern(str(name)): tensor for name, tensor in state.items()}
+    if len(tensors) != len(state):
+        raise RefusedFile("model_state_dict has a tensor under its old and its new name; one is allowed")
+    return StateDict(file, tensors)
 
 
 def _modern(name: str) -> str:
@@ -121,8 +84,15 @@ def _modern(name: str) -> str:
     return module + dot + rest.replace("denumerator", "denominator")
 
 
-def _dimension(multiplicities: list[int]) -> int:
-    return sum(count * (2 * degree + 1) for degree, count in enumerate(multiplicities))
+def _take_linear(state: StateDict, module: str, targets: Shapes, outputs: list[int]) -> Tensors:
+    """Take a linear map; its flat weight holds the target matrices one after another."""
+    sizes = [math.prod(shape) for shape in targets.values()]
+    flat = state.take(f"{module}.linear.weight", (sum(sizes),))
+    state.take(f"{module}.linear.bias", (0,))
+    fed = sum(not name.endswith(".modality") for name in targets)
+    state.take_mask(f"{module}.linear.output_mask", outputs, fed)
+    blocks = np.split(flat, np.cumsum(sizes)[:-1])
+    return {name: block.reshape(targets[name]) for name, block in zip(targets, blocks, strict=True)}
 
 
 def _tensors(state: StateDict, species: int, architecture: dict[str, Any]) -> Tensors:
@@ -133,7 +103,7 @@ def _tensors(state: StateDict, species: int, architecture: dict[str, Any]) -> Te
     frequencies = state.take("edge_embedding.basis_function.coeffs", shapes["bessel_frequencies"])
     tensors = {"bessel_frequencies": frequencies}
     embedding = {"embedding": shapes["embedding"]}
-    tensors |= state.take_linear("onehot_to_feature_x", embedding, multiplicities[0])
+    tensors |= _take_linear(state, "onehot_to_feature_x", embedding, multiplicities[0])
     for t in range(layers):
         tensors |= _layer(state, t, architecture)
     denominators = [state.take(f"{t}_convolution.denominator", (1,)) for t in range(layers)]
@@ -142,8 +112,8 @@ def _tensors(state: StateDict, species: int, architecture: dict[str, Any]) -> Te
         raise RefusedFile("a convolution has a denominator that is not positive; all must be")
 
     hidden = {name: shapes[name] for name in ("readout.0", "readout.modality") if name in shapes}
-    tensors |= state.take_linear("reduce_input_to_hidden", hidden, [shapes["readout.1"][0]])
-    tensors |= state.take_linear("reduce_hidden_to_energy", {"readout.1": shapes["readout.1"]}, [1])
+    tensors |= _take_linear(state, "reduce_input_to_hidden", hidden, [shapes["readout.1"][0]])
+    tensors |= _take_linear(state, "reduce_hidden_to_energy", {"readout.1": shapes["readout.1"]}, [1])
     for name in ("shift", "scale"):
         one_for_all = () if architecture["modalities"] else ((1,),)
         values = state.take(f"rescale_atomic_energy.{name}", shapes[name], *one_for_all)
@@ -155,9 +125,9 @@ def _layer(state: StateDict, t: int, architecture: dict[str, Any]) -> Tensors:
     inputs, outputs = architecture["multiplicities"][t : t + 2]
     shapes = layer_shapes(t, architecture)
     gated = gate_multiplicities(outputs)
-    tensors = state.take_linear(f"{t}_self_connection_intro", shapes["self_connection"], gated)
-    tensors |= state.take_linear(f"{t}_self_interaction_1", shapes["linear_1"], inputs)
-    tensors |= state.take_linear(f"{t}_self_interaction_2", shapes["linear_2"], gated)
+    tensors = _take_linear(state, f"{t}_self_connection_intro", shapes["self_connection"], gated)
+    tensors |= _take_linear(state, f"{t}_self_interaction_1", shapes["linear_1"], inputs)
+    tensors |= _take_linear(state, f"{t}_self_interaction_2", shapes["linear_2"], gated)
     for k, (name, shape) in enumerate(shapes["radial"].items()):
         tensors[name] = state.take(f"{t}_convolution.weight_nn.layer{k}.weight", shape)
 

@@ -1,20 +1,10 @@
 """Where SevenNet checkpoints come from: a .pth file, the wheel of `sevenn`, or its unpacked folder."""
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
 from .archive import Archive, RefusedFile, read_bytes, short
-
-
-class Source(NamedTuple):
-    """The bytes of one checkpoint and what is known about them."""
-
-    name: str
-    file: str
-    data: bytes
-    sha256: str
-    recognised_as: str | None
+from .source import Source, make_source
 
 
 class _Known(NamedTuple):
@@ -71,9 +61,7 @@ def find_checkpoints(path: Path, model: str | None) -> list[Source]:
 
 
 def _source(name: str, file: str, data: bytes) -> Source:
-    sha256 = hashlib.sha256(data).hexdigest()
-    recognised = next((known for known, entry in KNOWN.items() if entry.sha256 == sha256), None)
-    return Source(recognised or name, file, data, sha256, recognised)
+    return make_source(name, file, data, {known: entry.sha256 for known, entry in KNOWN.items()})
 
 
 def _known_source(name: str, data: bytes) -> Source:

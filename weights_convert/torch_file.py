@@ -8,13 +8,12 @@ is never unpacked.
 
 import math
 import re
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .archive import Archive, RefusedFile, refuse_malformed, short
-from .inert_pickle import Globals, OrderedDict, Record, load
+from .inert_pickle import Globals, InertClass, OrderedDict, Record, load
 
 MAX_PICKLE_BYTES = 16 << 20
 MAX_DIMENSIONS = 16
@@ -72,6 +71,13 @@ def _rebuild_tensor(args: tuple) -> Tensor:
     return Tensor(storage, offset, shape, strides)
 
 
+def _rebuild_parameter(args: tuple) -> Tensor:
+    """A parameter is the tensor it holds: whether it was trained and its hooks do not matter here."""
+    if len(args) != 3 or not isinstance(args[0], Tensor):
+        raise RefusedFile("a parameter is not described by a tensor, a flag and hooks")
+    return args[0]
+
+
 _STORAGES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -96,8 +102,9 @@ _INERT = (
 ALLOWED: Globals = {
     "collections OrderedDict": _ordered_dict,
     "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils _rebuild_parameter": _rebuild_parameter,
     **{f"torch {name}": StorageType(dtype) for name, dtype in _STORAGES.items()},
-    **{name: partial(Record, name) for name in _INERT},
+    **{name: InertClass(name) for name in _INERT},
 }
 
 
@@ -143,3 +150,24 @@ class TorchFile:
             steps = tuple(stride * flat.itemsize for stride in tensor.strides)
             view = np.lib.stride_tricks.as_strided(part, tensor.shape, steps, writeable=False)
             return np.array(view, flat.dtype.newbyteorder("="), order="C")
+
+    def number(self, value: Any) -> int | float | None:
+        """Return a number that the file has as such, as a numpy scalar or as a tensor; None for anything else."""
+        match value:
+            case bool():
+                return None
+            case int() | float():
+                return value
+            case Tensor(shape=()):
+                return self.array(value).item()
+            case Record(
+                name="numpy.core.multiarray scalar" | "numpy._core.multiarray scalar",
+                args=(
+                    Record(name="numpy dtype", args=("f4" | "f8" | "i4" | "i8" as kind, *_)),
+                    Record(name="_codecs encode", args=(str(text), "latin1")),
+                ),
+            ):
+                with refuse_malformed("a numpy scalar"):
+                    (number,) = np.frombuffer(text.encode("latin1"), f"<{kind}")
+                    return number.item()
+        return None

@@ -11,25 +11,28 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
+from . import layout, mace_layout
 from .archive import RefusedFile, short
-from .layout import tensor_shapes
 
 VERSION = "0.1.0"
 FORMAT_VERSION = 1
+
+_SHAPES = {"sevennet": layout.tensor_shapes, "mace": mace_layout.tensor_shapes}
 
 Tensors = dict[str, np.ndarray]
 
 
 def check_model(config: Mapping[str, Any], tensors: Tensors) -> None:
-    """Refuse a model whose tensors are not exactly those its config calls for, full of finite float32."""
-    expected = tensor_shapes(len(config["species"]), config["architecture"])
+    """Refuse a model whose tensors are not exactly those its config calls for, full of finite numbers."""
+    dtype = config["dtype"]
+    expected = _SHAPES[config["family"]](len(config["species"]), config["architecture"])
     if tensors.keys() != expected.keys():
         wrong = min(tensors.keys() ^ expected.keys())
         raise RefusedFile(f"the converted model {'also has' if wrong in tensors else 'lacks'} tensor {wrong}")
     for name, shape in expected.items():
-        if tensors[name].shape != shape or tensors[name].dtype != np.float32:
+        if tensors[name].shape != shape or tensors[name].dtype != dtype:
             found = f"{list(tensors[name].shape)} of {tensors[name].dtype}"
-            raise RefusedFile(f"tensor {name} is {found}; {list(shape)} of float32 is needed")
+            raise RefusedFile(f"tensor {name} is {found}; {list(shape)} of {dtype} is needed")
         if not np.isfinite(tensors[name]).all():
             raise RefusedFile(f"tensor {name} has values that are not finite; all must be")
 
@@ -40,7 +43,7 @@ def model_files(config: Mapping[str, Any], tensors: Tensors) -> dict[str, bytes]
     text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
     return {
         "config.json": text.encode("ascii"),
-        "model.safetensors": save({name: np.ascontiguousarray(array) for name, array in tensors.items()}),
+        "model.safetensors": save({name: np.asarray(array, order="C") for name, array in tensors.items()}),
     }
 
 

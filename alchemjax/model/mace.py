@@ -1,0 +1,461 @@
+"""MACE: equivariant messages, raised to products of several neighbours at every node; from edge vectors to node energies.
+
+I. Batatia et al., NeurIPS 35, 11423 (2022); I. Batatia et al., arXiv 2401.00096 (the foundation models).
+Features are lists over l of arrays [nodes, 2l+1, channels]. Normalisations, 1/sqrt(fan in), are applied here. Parity is
+natural, (-1)^l. The species enters at nodes (embedding, skip, product, reference energy); between nodes it does only in
+models with the Agnesi transform of distances or with ZBL repulsion, whose graph has edges between nodes (`per_node`).
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from math import sqrt
+from typing import Any
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jaxtyping import Array, Float
+
+from alchemjax.model import symmetric
+from alchemjax.model.contract import contract, weigh
+from alchemjax.system.graph import Edges, Graph
+
+EDGES_PER_CHUNK = 448  # messages of so many edges stay in a CPU's second-level cache, and memory stays small
+COULOMB = 14.3996  # e^2 / (4 pi epsilon_0) [eV A], the digits of the original
+BOHR = 0.529  # A, the digits of the original
+ZBL_DECAY = (3.2, 0.9423, 0.4028, 0.2016)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Hyper-parameters of one layer."""
+
+    l_in: int  # largest l of the features
+    l_out: int
+    residual: bool
+    neighbours: float | None  # the sum over neighbours is divided by this; None: by 1 + density
+    correlation: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters of one MACE model."""
+
+    cutoff: float  # A
+    lmax: int
+    layers: tuple[Layer, ...]
+    envelope: int  # exponent p
+    agnesi: bool
+    zbl: tuple[int, tuple[int, ...]] | None  # exponent p of its envelope, atomic numbers in the order of species
+    silu_norm: tuple[float, float]  # in the radial network, in the readout
+    rounded_w3j: bool  # the 3j symbols of the convolution were float32
+    head: int
+    batch: int = 1  # compositions under one vmap: chunks are smaller then; changes no result
+
+    @property
+    def per_node(self) -> bool:
+        """Whether edges see the species at both ends."""
+        return self.agnesi or self.zbl is not None
+
+
+def read_config(architecture: dict, head: int | None) -> Config:
+    """The config from the `architecture` entry of config.json."""
+    zbl, norm = architecture["zbl"], architecture["silu_norm"]
+    return Config(
+        cutoff=float(architecture["cutoff"]),
+        lmax=int(architecture["max_ell"]),
+        layers=tuple(
+            Layer(
+                l_in=len(layer["inputs"]) - 1,
+                l_out=len(layer["outputs"]) - 1,
+                residual=bool(layer["residual"]),
+                neighbours=None if layer["density"] else float(layer["avg_num_neighbors"]),
+                correlation=int(layer["correlation"]),
+            )
+            for layer in architecture["layers"]
+        ),
+        envelope=int(architecture["cutoff_p"]),
+        agnesi=architecture["distance_transform"] is not None,
+        zbl=zbl and (int(zbl["p"]), tuple(zbl["atomic_numbers"])),
+        silu_norm=(float(norm["radial"]), float(norm["readout"] or 0.0)),
+        rounded_w3j=architecture["three_j"] == "float32",
+        head=head or 0,
+    )
+
+
+def parameter_shapes(architecture: dict, num_species: int) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every array of the weights file."""
+    channels, heads = architecture["channels"], len(architecture["heads"])
+    basis, zbl = architecture["radial"]["number"], architecture["zbl"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "embedding": (num_species, channels),
+        "bessel_weights": (basis,),
+        "prefactor": (),
+        "atomic_energies": (heads, num_species),
+        "scale": (heads,),
+        "shift": (heads,),
+    }
+    if architecture["distance_transform"]:
+        shapes["agnesi"] = (3,)
+    if zbl:
+        shapes |= {"zbl.c": (4,), "zbl.a_exp": (), "zbl.a_prefactor": ()}
+    if architecture["distance_transform"] or zbl:
+        shapes["covalent_radii"] = (num_species,)
+    for t, layer in enumerate(architecture["layers"]):
+        own = _layer_shapes(architecture, layer, num_species)
+        shapes |= {f"layers.{t}.{name}": shape for name, shape in own.items()}
+        width = layer["readout_hidden"]
+        if width is None:
+            shapes[f"readouts.{t}.linear"] = (channels, heads)
+        else:
+            shapes |= {f"readouts.{t}.0": (channels, heads * width), f"readouts.{t}.1": (heads * width, heads)}
+    return shapes
+
+
+def _layer_shapes(architecture: dict, layer: dict, num_species: int) -> dict[str, tuple[int, ...]]:
+    channels, lmax = architecture["channels"], architecture["max_ell"]
+    l_in, l_out = len(layer["inputs"]) - 1, len(layer["outputs"]) - 1
+    paths = _paths(l_in, lmax)
+    widths = [architecture["radial"]["number"], *layer["radial_hidden"], channels * len(paths)]
+    shapes: dict[str, tuple[int, ...]] = {f"radial.{k}": (widths[k], widths[k + 1]) for k in range(len(widths) - 1)}
+    shapes |= {f"linear_up.{l}": (channels, channels) for l in range(l_in + 1)}
+    shapes |= {f"linear.{l}": (channels * sum(p[2] == l for p in paths), channels) for l in range(lmax + 1)}
+    if layer["density"]:
+        shapes["density"] = (widths[0], 1)
+    skipped = min(l_in, l_out) if layer["residual"] else lmax
+    shapes |= {f"skip.{l}": (channels, num_species, channels) for l in range(skipped + 1)}
+    for l, numbers in enumerate(layer["paths"]):
+        for nu, number in enumerate(numbers, start=1):
+            outputs = (2 * l + 1,) if l else ()
+            shapes[f"product.{l}.U.{nu}"] = (*outputs, *[(lmax + 1) ** 2] * nu, number)
+            shapes[f"product.{l}.W.{nu}"] = (num_species, number, channels)
+        shapes[f"product.linear.{l}"] = (channels, channels)
+    return shapes
+
+
+def prepare(architecture: dict, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Parameters from the arrays of the weights file, on the host: what no structure changes is done once.
+
+    U and W of every product become one polynomial per species; the columns of the last radial matrix, which the file
+    orders by l3, are ordered by l1. Errors: ValueError for U that is not equivariant.
+    """
+    tensors = dict(tensors)
+    for t, layer in enumerate(architecture["layers"]):
+        nus = range(1, layer["correlation"] + 1)
+        for l in range(len(layer["outputs"])):
+            u, w = ({nu: tensors.pop(f"layers.{t}.product.{l}.{name}.{nu}") for nu in nus} for name in "UW")
+            tensors[f"layers.{t}.product.{l}"] = symmetric.coefficients(u, w, l)
+        paths = _paths(len(layer["inputs"]) - 1, architecture["max_ell"])
+        name = f"layers.{t}.radial.{len(layer['radial_hidden'])}"
+        blocks = np.split(tensors[name], len(paths), axis=1)
+        in_file = sorted(range(len(paths)), key=lambda i: paths[i][2])  # path of every block
+        tensors[name] = np.concatenate([blocks[in_file.index(i)] for i in range(len(paths))], axis=1)
+    return tensors
+
+
+def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "nodes"]:
+    """Energy of every node [eV], reference energy included, not yet weighted.
+
+    Errors: ValueError if the model needs edges between nodes and the graph has edges between sites.
+    """
+    species, head = graph.node_species, config.head
+    if config.per_node and any(edges.weight is None for edges in graph.blocks):
+        raise ValueError("this model needs a graph with edges between nodes: make_topology(..., per_node=True)")
+    angular = [_angular(config, edges.vectors) for edges in graph.blocks]
+    distances = [jnp.linalg.norm(edges.vectors, axis=-1) for edges in graph.blocks]
+    radial = [_radial_parameters(params, config, graph, edges) for edges in graph.blocks]
+    x = [params["embedding"][species][:, None, :] / sqrt(len(params["embedding"]))]
+    energy = _zbl(params, config, graph, distances) if config.zbl else jnp.zeros_like(x[0][:, 0, 0])
+    for t, layer in enumerate(config.layers):
+        own = params["layers"][str(t)]
+        skipped = _skip(own["skip"], species, x) if layer.residual else []
+        sources = [_mix(graph, a) for a in _linear(own["linear_up"], x)]
+        per_block = [
+            _convolve(config, layer, parts | {"layers": own["radial"]}, edges, distance, harmonics, sources, graph)
+            for parts, edges, distance, harmonics in zip(radial, graph.blocks, distances, angular, strict=True)
+        ]
+        received = [sum(parts[1:], start=parts[0]) for parts in zip(*per_block, strict=True)]
+        received = [_read(graph, a) for a in _linear(own["linear"], received)]
+        neighbours = layer.neighbours
+        if neighbours is None:
+            neighbours = 1 + _density(config, own["density"], radial, graph, distances)[:, None, None]
+        received = [a / neighbours for a in received]
+        if not layer.residual:
+            received = _skip(own["skip"], species, received)
+        x = _linear(own["product"]["linear"], _product(config, layer, own["product"], species, received))
+        x = [a + skipped[l] if l < len(skipped) else a for l, a in enumerate(x)]
+        energy = energy + _readout(config, params["readouts"][str(t)], x[0][:, 0])
+    return params["scale"][head] * energy + params["shift"][head] + params["atomic_energies"][head][species]
+
+
+# --- nodes ------------------------------------------------------------------------------------------------------------
+
+
+def _linear(weights: dict, x: list) -> list:
+    """One matrix per l."""
+    return [a @ weights[str(l)] / sqrt(a.shape[-1]) for l, a in enumerate(x)]
+
+
+def _skip(weights: dict, species, x: list) -> list:
+    """One matrix per l and species."""
+    matrices = [weights[str(l)] for l in range(len(weights))]
+    return [
+        jnp.einsum("nmi,ino->nmo", a, matrix[:, species]) / sqrt(matrix.shape[0] * matrix.shape[1])
+        for a, matrix in zip(x, matrices, strict=False)
+    ]
+
+
+def _product(config: Config, layer: Layer, weights: dict, species, x: list) -> list:
+    """Symmetric contraction of the messages, for every l of the output."""
+    x = jnp.concatenate(x, axis=1)
+    return [
+        symmetric.contract(config.lmax, l, layer.correlation, weights[str(l)][species], x)
+        for l in range(layer.l_out + 1)
+    ]
+
+
+def _readout(config: Config, weights: dict, scalars):
+    """Energy of one head, from scalars [nodes, channels]."""
+    if "linear" in weights:
+        return scalars @ weights["linear"][:, config.head] / sqrt(scalars.shape[-1])
+    width, heads = weights["1"].shape[0] // weights["1"].shape[1], weights["1"].shape[1]
+    columns = slice(width * config.head, width * (config.head + 1))
+    hidden = scalars @ weights["0"][:, columns] / sqrt(scalars.shape[-1])
+    hidden = config.silu_norm[1] * jax.nn.silu(hidden)
+    return hidden @ weights["1"][columns, config.head] / sqrt(width * heads)
+
+
+def _mix(graph: Graph, x):
+    """x_q = sum_n Mix[q, n] x_n."""
+    mixed = graph.mix_weight[:, None, None] * x[graph.mix_node]
+    return jax.ops.segment_sum(mixed, graph.mix_source, len(graph.source_node))
+
+
+def _read(graph: Graph, targets):
+    """Sum of the targets that every node reads."""
+    return sum(targets.at[index].get(mode="fill", fill_value=0) for index in graph.node_targets.T)
+
+
+# --- convolution ------------------------------------------------------------------------------------------------------
+
+
+def _paths(l_in: int, lmax: int) -> list[tuple[int, int, int]]:
+    """(l1, l2, l3) of the tensor product, ordered by l1; for every l3 this is the order of the rows of `linear`."""
+    return [
+        (l1, l2, l3)
+        for l1 in range(l_in + 1)
+        for l2 in range(lmax + 1)
+        for l3 in range(abs(l1 - l2), min(l1 + l2, lmax) + 1, 2)
+    ]
+
+
+def _angular(config: Config, vectors) -> dict:
+    """Y_l2(r) contracted with the 3j symbols: {(l1, l2, l3): [rows, width, 2l1+1, 2l3+1]}, once for all layers."""
+    irreps = e3nn.Irreps([(1, (l, (-1) ** l)) for l in range(config.lmax + 1)])
+    y = e3nn.spherical_harmonics(irreps, vectors, normalize=True, normalization="component").array
+    y = [y[..., l**2 : (l + 1) ** 2] for l in range(config.lmax + 1)]
+    tensors = {}
+    for path in _paths(max(layer.l_in for layer in config.layers), config.lmax):
+        w3j = np.array(e3nn.clebsch_gordan(*path))
+        w3j /= np.linalg.norm(w3j)
+        if config.rounded_w3j and 0 not in path:
+            w3j = np.float64(np.float32(w3j))
+        w3j = (sqrt(2 * path[2] + 1) * w3j).astype(vectors.dtype)
+        tensors[path] = jnp.einsum("abc,rwb->rwac", w3j, y[path[1]])
+    return tensors
+
+
+def _convolve(config: Config, layer: Layer, radial: dict, edges: Edges, distance, angular: dict, sources, graph: Graph):
+    """A_t = sum over edges of R(r) * (x_source (x) Y(r)), a list over l of [targets, 2l+1, paths * channels].
+
+    Rows go through in chunks, recomputed in the backward pass: no message and no radial weight of the whole structure
+    is ever stored. The sum over neighbours is inside a batched matrix product, paths of one l1 together.
+    """
+    paths = _paths(layer.l_in, config.lmax)
+    by_l1 = [[p for p in paths if p[0] == l1] for l1 in range(layer.l_in + 1)]
+    worlds, rows, width = edges.source.shape
+    chunk = min(rows, max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 4))))
+    kernels = [_stack_kernels([angular[p] for p in group]) for group in by_l1]
+    if edges.weight is not None:
+        kernels = [_times_edges(kernel, edges.weight) for kernel in kernels]
+    parts = tuple((len(group), sources[0].shape[-1]) for group in by_l1)
+    matrices, r0 = {k: radial[k] for k in radial if k != "r0"}, radial.get("r0")
+
+    @jax.checkpoint
+    def convolve_rows(inputs):
+        kernels, distance, r0, source = inputs
+        weights = _radial_weights(config, parts, matrices if r0 is None else matrices | {"r0": r0}, distance)
+        worlds = [
+            _by_l3(by_l1, [_sum_neighbours(k, w, x[s]) for k, w, x in zip(kernels, weights, sources, strict=True)])
+            for s in jnp.moveaxis(source, 1, 0)
+        ]
+        return [jnp.stack(a, axis=1) for a in zip(*worlds, strict=True)]
+
+    inputs = kernels, distance, r0, jnp.moveaxis(edges.source, 0, 1)
+    summed = _map_rows(convolve_rows, inputs, chunk)
+    target = edges.target.T.reshape(-1)
+    return [jax.ops.segment_sum(a.reshape(-1, *a.shape[2:]), target, len(graph.target_node)) for a in summed]
+
+
+def _by_l3(by_l1, summed: list) -> list:
+    """From [rows, paths, largest 2 l3 + 1, channels] by l1 to [rows, 2 l3 + 1, paths * channels] by l3."""
+    parts = [[] for _ in range(1 + max(p[2] for group in by_l1 for p in group))]
+    for group, a in zip(by_l1, summed, strict=True):
+        for i, (_, _, l3) in enumerate(group):
+            parts[l3].append(a[:, i, : 2 * l3 + 1])
+    return [jnp.concatenate(part, axis=-1) for part in parts]
+
+
+def _stack_kernels(tensors: list):
+    """[rows, paths, largest 2 l3 + 1, width * (2 l1 + 1)], padded with zeros."""
+    most = max(k.shape[-1] for k in tensors)
+    stacked = jnp.stack([jnp.pad(k, [(0, 0)] * 3 + [(0, most - k.shape[-1])]) for k in tensors], axis=1)
+    return jnp.moveaxis(stacked, -1, 2).reshape(*stacked.shape[:2], most, -1)
+
+
+def _times_edges(kernel, weight):
+    """kernel[r, p, c, (m, a)] weight[r, m]."""
+    split = kernel.reshape(*kernel.shape[:3], weight.shape[1], -1)
+    return (split * weight[:, None, None, :, None]).reshape(kernel.shape)
+
+
+def _sum_neighbours(kernel, w, x):
+    """sum_(m,a) kernel[r, p, c, (m, a)] w[r, p, m, u] x[r, m, a, u] -> [r, p, c, u]."""
+    rows, paths, components, neighbours = kernel.shape
+    messages = weigh(w, x).reshape(rows * paths, neighbours, -1)
+    out = contract(kernel.reshape(-1, components, neighbours), messages)
+    return out.reshape(rows, paths, components, -1)
+
+
+def _map_rows(function, inputs, chunk: int):
+    """function over chunks of rows, one after another."""
+    rows = len(inputs[1])
+    if chunk >= rows:
+        return function(inputs)
+    extra = -rows % chunk
+    pad = lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], extra, axis=0)]) if extra else a
+    chunked = jax.tree.map(lambda a: pad(a).reshape(-1, chunk, *a.shape[1:]), inputs)
+    outputs = jax.lax.map(function, chunked)
+    return [a.reshape(-1, *a.shape[2:])[:rows] for a in outputs]
+
+
+# --- functions of distance --------------------------------------------------------------------------------------------
+
+
+def _species_of_ends(graph: Graph, edges: Edges):
+    """Rows in the species table of the sender [rows, width] and the receiver [rows, 1]; of edges between nodes."""
+    receiver = graph.target_node.at[edges.target[0]].get(mode="clip")
+    return graph.node_species[graph.source_node[edges.source[0]]], graph.node_species[receiver][:, None]
+
+
+def _radial_parameters(params: dict, config: Config, graph: Graph, edges: Edges) -> dict:
+    """What the radial basis needs; with the Agnesi transform r0 [rows, width] is the mean radius of both ends [A]."""
+    radial = {name: params[name] for name in ("bessel_weights", "prefactor")}
+    if config.agnesi:
+        sender, receiver = (params["covalent_radii"][ends] for ends in _species_of_ends(graph, edges))
+        radial |= {"agnesi": params["agnesi"], "r0": (sender + receiver) / 2}
+    return radial
+
+
+def _basis(config: Config, radial: dict, r):
+    """Bessel functions of the (transformed) distance times the envelope: [..., number]."""
+    x = r
+    if config.agnesi:
+        a, q, p = radial["agnesi"]
+        t = r / radial["r0"]
+        x = 1 / (1 + a * t**q / (1 + t ** (q - p)))
+    frequencies = jnp.expand_dims(radial["bessel_weights"], tuple(range(r.ndim)))
+    bessel = radial["prefactor"] * jnp.sin(frequencies * x[..., None]) / x[..., None]
+    return bessel * envelope(r / config.cutoff, config.envelope)[..., None]
+
+
+def envelope(x, p: int):
+    """1 - (p+1)(p+2)/2 x^p + p(p+2) x^(p+1) - p(p+1)/2 x^(p+2) for x < 1, and 0 from there on.
+
+    J. Gasteiger, J. Gross, S. Guennemann, ICLR (2020), eq. (8).
+    """
+    inside = jnp.minimum(x, 1.0)  # (1 - x)^3 sum_k (k+1)(k+2)/2 x^k: the same without cancellation near x = 1
+    series = sum((k + 1) * (k + 2) / 2 * inside**k for k in range(p))
+    return jnp.where(x < 1, (1 - inside) ** 3 * series, 0.0)
+
+
+def _hidden(config: Config, radial: dict, r):
+    """The basis through all but the last layer of the radial network."""
+    x = _basis(config, radial, r)
+    for k in range(len(radial["layers"]) - 1):
+        x = config.silu_norm[0] * jax.nn.silu(x @ radial["layers"][str(k)] / sqrt(x.shape[-1]))
+    return x
+
+
+def _last(parts, radial: dict, hidden) -> list:
+    """The last layer, for every l1: [rows, paths, width, channels]."""
+    matrix = radial["layers"][str(len(radial["layers"]) - 1)]
+    matrices = jnp.split(matrix / sqrt(len(matrix)), np.cumsum([paths * mul for paths, mul in parts])[:-1], axis=1)
+    return [
+        jnp.moveaxis((hidden @ part).reshape(*hidden.shape[:-1], *shape), -2, -3)
+        for part, shape in zip(matrices, parts, strict=True)
+    ]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _radial_weights(config: Config, parts: tuple[tuple[int, int], ...], radial: dict, r) -> list:
+    """Radial weights by l1, (paths, channels) in `parts`: functions of distance, exactly 0 beyond the cutoff."""
+    return _last(parts, radial, _hidden(config, radial, r))
+
+
+def _radial_weights_jvp(config, parts, primals, tangents):
+    """Forward derivative: the reverse pass becomes one contraction, and a batch of compositions shares dw/dr."""
+    (radial, r), (d_radial, d_r) = primals, tangents
+    hidden, slope = jax.jvp(lambda s: _hidden(config, radial, s), (r,), (jnp.ones_like(r),))
+    w = _last(parts, radial, hidden)
+    dw = [jnp.zeros_like(a) for a in w]
+    if type(d_r) is not SymbolicZero:
+        dw = [a * d_r[:, None, :, None] for a in _last(parts, radial, slope)]
+    if any(type(leaf) is not SymbolicZero for leaf in jax.tree.leaves(d_radial)):
+        d_radial = jax.tree.map(lambda p, d: jnp.zeros_like(p) if type(d) is SymbolicZero else d, radial, d_radial)
+        along = jax.jvp(lambda p: _last(parts, p, _hidden(config, p, r)), (radial,), (d_radial,))[1]
+        dw = [a + b for a, b in zip(dw, along, strict=True)]
+    return w, dw
+
+
+_radial_weights.defjvp(_radial_weights_jvp, symbolic_zeros=True)
+
+
+def _sum_edges(graph: Graph, values: list):
+    """Sum over the neighbours of every node of numbers [worlds, rows, width] by block."""
+    targets = 0.0
+    for edges, a in zip(graph.blocks, values, strict=True):
+        if edges.weight is not None:
+            a = edges.weight[None] * a
+        targets += jax.ops.segment_sum(a.sum(-1).reshape(-1), edges.target.reshape(-1), len(graph.target_node))
+    return _read(graph, targets)
+
+
+def _density(config: Config, matrix, radial: list, graph: Graph, distances: list):
+    """sum_j P(j) tanh((basis . w)^2); a source counts with the sum of the weights it mixes."""
+    heard = jax.ops.segment_sum(graph.mix_weight, graph.mix_source, len(graph.source_node))
+    values = []
+    for edges, parts, r in zip(graph.blocks, radial, distances, strict=True):
+        summed = (_basis(config, parts, r) @ matrix)[..., 0] / sqrt(len(matrix))
+        values.append(heard[edges.source] * jnp.tanh(summed**2)[None])
+    return _sum_edges(graph, values)
+
+
+def _zbl(params: dict, config: Config, graph: Graph, distances: list):
+    """Half of the screened repulsion of the nuclei with every neighbour [eV].
+
+    J. F. Ziegler, J. P. Biersack, U. Littmark, The Stopping and Range of Ions in Matter (1985).
+    """
+    p, numbers = config.zbl
+    zbl, charges = params["zbl"], jnp.asarray(numbers, params["covalent_radii"].dtype)
+    values = []
+    for edges, r in zip(graph.blocks, distances, strict=True):
+        sender, receiver = _species_of_ends(graph, edges)
+        z, z_own = charges[sender], charges[receiver]
+        s = r * (z ** zbl["a_exp"] + z_own ** zbl["a_exp"]) / (zbl["a_prefactor"] * BOHR)
+        screening = sum(c * jnp.exp(-decay * s) for c, decay in zip(zbl["c"], ZBL_DECAY, strict=True))
+        reach = params["covalent_radii"][sender] + params["covalent_radii"][receiver]
+        values.append((COULOMB / 2 * z * z_own / r * screening * envelope(r / reach, p))[None])
+    return _sum_edges(graph, values)
