@@ -28,7 +28,7 @@ from jaxtyping import jaxtyped
 
 from alchemjax.calculate import batch_derivatives, calculate, derivatives
 from alchemjax.calculate import energy as total_energy
-from alchemjax.model import sevennet
+from alchemjax.model import nequip
 from alchemjax.system.graph import block_shapes, make_graph, make_topology, union
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import Group, Sites, make_sites, num_weights
@@ -503,7 +503,7 @@ def test_padding_splitting_rows_and_chunks_change_nothing(small, rng, monkeypatc
     shapes = block_shapes(topology(small, structure, sites, "correlated", shapes=None))
     assert shapes[0][1] not in (1, 4)
     assert_close(bare, evaluate(small, structure, sites, "correlated", weights, 0.3), bare._fields)
-    monkeypatch.setattr(sevennet, "EDGES_PER_CHUNK", 60)
+    monkeypatch.setattr(nequip, "EDGES_PER_CHUNK", 60)
     in_chunks = small._replace(config=replace(small.config, batch=3))
     narrow = [(150, 1), (83, 1)]  # chunks of 20 and 6 rows
     out = evaluate(in_chunks, structure, sites, "correlated", weights, 0.3, shapes=narrow)
@@ -600,7 +600,7 @@ def batched_operations(potential, structure, sites, coupling, *, gradient, over)
 
 @pytest.mark.parametrize("coupling, chunk, gradient", [("independent", 448, False), ("correlated", 16, True)])
 def test_a_batch_of_compositions_computes_geometry_once(tiny, rng, monkeypatch, coupling, gradient, chunk):
-    monkeypatch.setattr(sevennet, "EDGES_PER_CHUNK", chunk)
+    monkeypatch.setattr(nequip, "EDGES_PER_CHUNK", chunk)
     structure, sites = random_structure(rng), standard_sites()
     count = partial(batched_operations, tiny, structure, sites, coupling, gradient=gradient)
     shared, separate = count(over="weights"), count(over="positions")

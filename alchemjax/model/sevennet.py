@@ -2,25 +2,20 @@
 
 Y. Park, J. Kim, S. Hwang, S. Han, J. Chem. Theory Comput. 20, 4857 (2024);
 S. Batzner et al., Nat. Commun. 13, 2453 (2022).
-Features are lists over l of arrays [nodes, 2l+1, channels]. All parameters are those of the weights file, without any
-normalisation: the factors 1/sqrt(fan in) are applied here. Irreps carry no parity (the network is SO(3) equivariant).
+All parameters are those of the weights file, without any normalisation: the factors 1/sqrt(fan in) are applied here.
+Irreps carry no parity (the network is SO(3) equivariant). What it shares with its relatives is in nequip.py.
 """
 
 from dataclasses import dataclass
 from functools import partial
 from math import sqrt
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from alchemjax.model.convolution import convolve
-from alchemjax.system.graph import Edges, Graph
-
-EDGES_PER_CHUNK = 448  # messages of so many edges stay in a CPU's second-level cache, and memory stays small
+from alchemjax.model import nequip
+from alchemjax.system.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -73,58 +68,46 @@ def parameter_shapes(architecture: dict, num_species: int) -> dict[str, tuple[in
     if modalities:
         shapes["readout.modality"] = (modalities, scalars // 2)
     for t, (mul_in, mul_out) in enumerate(zip(mults[:-1], mults[1:], strict=True)):
-        paths = _paths(len(mul_in), lmax, len(mul_out))
-        columns = sum(mul_in[p[0]] for p in paths)
-        for k, (rows, cols) in enumerate(zip(radial, [*radial[1:], columns], strict=True)):
-            shapes[f"layers.{t}.radial.{k}"] = (rows, cols)
-        for l, mul in enumerate(mul_in):
-            shapes[f"layers.{t}.linear_1.{l}"] = (mul, mul)
-        gated = (sum(mul_out), *mul_out[1:])
-        for l, mul in enumerate(gated):
-            shapes[f"layers.{t}.linear_2.{l}"] = (sum(mul_in[p[0]] for p in paths if p[2] == l), mul)
-            if l < len(mul_in):
-                shapes[f"layers.{t}.self_connection.{l}"] = (mul_in[l], mul)
+        paths = nequip.paths_of(len(mul_in), lmax, len(mul_out))
+        maps = nequip.layer_shapes(mul_in, mul_out, paths, radial)
         if modalities:
-            shapes[f"layers.{t}.linear_1.modality"] = (modalities, mul_in[0])
-            shapes[f"layers.{t}.linear_2.modality"] = (modalities, gated[0])
+            maps["linear_1.modality"] = (modalities, mul_in[0])
+            maps["linear_2.modality"] = (modalities, nequip.gated(mul_out)[0])
+        shapes |= {f"layers.{t}.{name}": shape for name, shape in maps.items()}
     return shapes
 
 
 def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "nodes"]:
     """Energy of every node [eV], reference energy included, not yet weighted."""
     species = graph.node_species
-    angular = [_angular(config, edges.vectors) for edges in graph.blocks]
-    distances = [jnp.linalg.norm(edges.vectors, axis=-1) for edges in graph.blocks]
+    geometry = [_geometry(config, edges.vectors) for edges in graph.blocks]
     x = [params["embedding"][species][:, None, :] / sqrt(len(params["embedding"]))]
     for t, mul_out in enumerate(config.multiplicities[1:]):
         layer = params["layers"][str(t)]
-        own = _linear(layer["self_connection"], x)
-        sent = _add_bias(config, layer["linear_1"], _linear(layer["linear_1"], x))
-        sources = [_mix(graph, a) for a in sent]
-        radial = {"frequencies": params["bessel_frequencies"], "layers": layer["radial"]}
-        received = 0.0
-        for edges, distance, harmonics in zip(graph.blocks, distances, angular, strict=True):
-            block = _convolve(config, t, radial, edges, distance, harmonics, sources, len(graph.target_node))
-            received = jax.tree.map(jnp.add, block, received) if received else block
+        own = nequip.linear(layer["self_connection"], x)
+        sources = [nequip.mix(graph, a) for a in _affine(config, layer["linear_1"], x)]
+        radial = _radial(params["bessel_frequencies"], layer["radial"])
+        received = nequip.receive(_convolution(config, t), radial, graph, geometry, sources)
         received = _linear(layer["linear_2"], [a / params["denominators"][t] for a in received])
-        received = _add_bias(config, layer["linear_2"], [_read(graph, a) for a in received])
-        x = _gate(config, mul_out, [a + own[l] if l < len(own) else a for l, a in enumerate(received)])
+        received = _add_bias(config, layer["linear_2"], [nequip.read(graph, a) for a in received])
+        x = nequip.gate(config.silu_norm, mul_out, nequip.add_own(own, received))
     readout = params["readout"]
-    first = {k: readout[k] for k in readout if k != "1"}  # "1" is the second map, not l = 1
-    hidden = _add_bias(config, first, _linear(first, x))
+    hidden = _affine(config, {k: readout[k] for k in readout if k != "1"}, x)  # "1" is the second map, not l = 1
     energy = (hidden[0] @ readout["1"])[:, 0, 0] / sqrt(len(readout["1"]))
     shift = params["shift"] if config.modality is None else params["shift"][config.modality]
     return energy * params["scale"][species] + shift[species]
 
 
-# --- linear maps, gate, mixing ----------------------------------------------------------------------------------------
+# --- linear maps with a modality --------------------------------------------------------------------------------------
+
+
+def _affine(config: Config, weights: dict, x: list) -> list:
+    return _add_bias(config, weights, _linear(weights, x))
 
 
 def _linear(weights: dict, x: list) -> list:
     """One matrix per l. A modality counts as extra scalar inputs in the normalisation."""
-    extra = len(weights["modality"]) if "modality" in weights else 0
-    fan_in = [a.shape[-1] + (extra if l == 0 else 0) for l, a in enumerate(x)]
-    return [a @ weights[str(l)] / sqrt(fan_in[l]) for l, a in enumerate(x) if str(l) in weights]
+    return nequip.linear(weights, x, more_scalars=len(weights["modality"]) if "modality" in weights else 0)
 
 
 def _add_bias(config: Config, weights: dict, x: list) -> list:
@@ -135,183 +118,40 @@ def _add_bias(config: Config, weights: dict, x: list) -> list:
     return [x[0] + weights["modality"][None, None, config.modality] / sqrt(fan_in), *x[1:]]
 
 
-def _gate(config: Config, mul_out: tuple[int, ...], x: list) -> list:
-    """silu on the scalars; the other l times silu of the gates that follow the scalars."""
-    scalars = config.silu_norm * jax.nn.silu(x[0])
-    parts = jnp.split(scalars, np.cumsum(mul_out)[:-1], axis=-1)
-    return [parts[0], *(a * gate for a, gate in zip(x[1:], parts[1:], strict=True))]
-
-
-def _mix(graph: Graph, x):
-    """x_q = sum_n Mix[q, n] x_n."""
-    mixed = graph.mix_weight[:, None, None] * x[graph.mix_node]
-    return jax.ops.segment_sum(mixed, graph.mix_source, len(graph.source_node))
-
-
-def _read(graph: Graph, targets):
-    """Sum of the targets that every node reads."""
-    return sum(targets.at[index].get(mode="fill", fill_value=0) for index in graph.node_targets.T)
-
-
 # --- convolution ------------------------------------------------------------------------------------------------------
 
 
-def _paths(num_in: int, lmax: int, num_out: int) -> list[tuple[int, int, int]]:
-    """(l1, l2, l3) of the tensor product, in the order of the radial weights."""
-    return [
-        (l1, l2, l3)
-        for l1 in range(num_in)
-        for l2 in range(lmax + 1)
-        for l3 in range(abs(l1 - l2), l1 + l2 + 1)
-        if l3 < num_out
-    ]
-
-
-def _angular(config: Config, vectors) -> dict:
-    """Y_l2(r) contracted with the 3j symbols: {(l1, l2, l3): [rows, width, 2l1+1, 2l3+1]}, once for all layers."""
-    irreps = e3nn.Irreps([(1, (l, (-1) ** l)) for l in range(config.lmax + 1)])
-    y = e3nn.spherical_harmonics(irreps, vectors, normalize=config.normalize_sph, normalization="component").array
-    y = [y[..., l**2 : (l + 1) ** 2] for l in range(config.lmax + 1)]
-    tensors = {}
+def _geometry(config: Config, vectors) -> nequip.Geometry:
     most = max(len(m) for m in config.multiplicities)
-    for l1, l2, l3 in _paths(most, config.lmax, most):
-        w3j = np.array(e3nn.clebsch_gordan(l1, l2, l3))
-        w3j *= sqrt(2 * l3 + 1) / np.linalg.norm(w3j) * (-1 if (l1, l2, l3) in config.negative_w3j else 1)
-        tensors[l1, l2, l3] = jnp.einsum("abc,rwb->rwac", w3j.astype(y[l2].dtype), y[l2])
-    return tensors
+    paths = nequip.paths_of(most, config.lmax, most)
+    return nequip.geometry_of(vectors, config.lmax, paths, normalize=config.normalize_sph, negative=config.negative_w3j)
 
 
-def _convolve(config: Config, t: int, radial: dict, edges: Edges, distance, angular: dict, sources: list, num_targets):
-    """A_t = sum over edges of R(r) * (x_source (x) Y(r)), a list over l of [targets, 2l+1, paths * channels].
-
-    Rows go through in chunks, recomputed in the backward pass: no message and no radial weight of the whole structure
-    is ever stored. The sum over neighbours is inside a batched matrix product, paths of one l1 together.
-    """
+def _convolution(config: Config, t: int) -> nequip.Convolution:
     mul_in, mul_out = config.multiplicities[t : t + 2]
-    paths = _paths(len(mul_in), config.lmax, len(mul_out))
-    by_l1 = [[p for p in paths if p[0] == l1] for l1 in range(len(mul_in))]
-    worlds, rows, width = edges.source.shape
-    chunk = min(rows, max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 16))))
-    kernels = [_stack_kernels([angular[p] for p in group]) for group in by_l1]
-    parts = tuple((len(group), mul) for group, mul in zip(by_l1, mul_in, strict=True))
-
-    @jax.checkpoint
-    def convolve_rows(inputs):
-        kernels, distance, weight, source = inputs
-        if weight is not None:
-            kernels = [_times_edges(kernel, weight) for kernel in kernels]
-        sent = [[x[s] for x in sources] for s in jnp.moveaxis(source, 1, 0)]
-        worlds = [_by_l3(by_l1, a, len(mul_out)) for a in _messages(config, parts, radial, distance, kernels, sent)]
-        return [jnp.stack(a, axis=1) for a in zip(*worlds, strict=True)]
-
-    inputs = kernels, distance, edges.weight, jnp.moveaxis(edges.source, 0, 1)
-    summed = _map_rows(convolve_rows, inputs, chunk)
-    target = edges.target.T.reshape(-1)
-    return [jax.ops.segment_sum(a.reshape(-1, *a.shape[2:]), target, num_targets) for a in summed]
+    paths = nequip.paths_of(len(mul_in), config.lmax, len(mul_out))
+    return nequip.Convolution(mul_in, paths, partial(_hidden, config), config.batch)
 
 
-def _by_l3(by_l1, summed: list, num_out: int) -> list:
-    """From [rows, paths, largest 2 l3 + 1, channels] by l1 to [rows, 2 l3 + 1, paths * channels] by l3."""
-    parts = [[] for _ in range(num_out)]
-    for group, a in zip(by_l1, summed, strict=True):
-        for i, (_, _, l3) in enumerate(group):
-            parts[l3].append(a[:, i, : 2 * l3 + 1])
-    return [jnp.concatenate(part, axis=-1) for part in parts]
-
-
-def _stack_kernels(tensors: list):
-    """[rows, paths, largest 2 l3 + 1, width * (2 l1 + 1)], padded with zeros."""
-    most = max(k.shape[-1] for k in tensors)
-    stacked = jnp.stack([jnp.pad(k, [(0, 0)] * 3 + [(0, most - k.shape[-1])]) for k in tensors], axis=1)
-    return jnp.moveaxis(stacked, -1, 2).reshape(*stacked.shape[:2], most, -1)
-
-
-def _map_rows(function, inputs, chunk: int):
-    """function over chunks of rows, one after another."""
-    rows = len(inputs[1])
-    if chunk >= rows:
-        return function(inputs)
-    extra = -rows % chunk
-    pad = lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], extra, axis=0)]) if extra else a
-    chunked = jax.tree.map(lambda a: pad(a).reshape(-1, chunk, *a.shape[1:]), inputs)
-    outputs = jax.lax.map(function, chunked)
-    return [a.reshape(-1, *a.shape[2:])[:rows] for a in outputs]
-
-
-# --- radial functions -------------------------------------------------------------------------------------------------
+def _radial(frequencies, layers: dict) -> dict:
+    *hidden, last = (layers[str(k)] for k in range(len(layers)))
+    return {"hidden": {"frequencies": frequencies, "layers": hidden}, "last": last / sqrt(len(last))}
 
 
 def _hidden(config: Config, radial: dict, r):
     """Bessel functions times the cutoff function, through all but the last layer of the radial network."""
-    frequencies = jnp.expand_dims(radial["frequencies"], tuple(range(r.ndim)))
-    x = 2 / config.cutoff * jnp.sin(frequencies * r[..., None]) / r[..., None]
-    x = x * cutoff_function(config, r)[..., None]
-    for k in range(len(radial["layers"]) - 1):
-        x = config.silu_norm * jax.nn.silu(x @ radial["layers"][str(k)] / sqrt(x.shape[-1]))
+    x = nequip.bessel(radial["frequencies"], config.cutoff, r) * cutoff_function(config, r)[..., None]
+    for matrix in radial["layers"]:
+        x = config.silu_norm * jax.nn.silu(x @ matrix / sqrt(x.shape[-1]))
     return x
 
 
-def _last(parts, radial: dict, hidden) -> list:
-    """The last layer, for every l1: [rows, paths, width, channels]."""
-    matrix = radial["layers"][str(len(radial["layers"]) - 1)]
-    matrices = jnp.split(matrix / sqrt(len(matrix)), np.cumsum([paths * mul for paths, mul in parts])[:-1], axis=1)
-    return [
-        jnp.moveaxis((hidden @ part).reshape(*hidden.shape[:-1], *shape), -2, -3)
-        for part, shape in zip(matrices, parts, strict=True)
-    ]
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _messages(config: Config, parts, radial: dict, r, kernels: list, sent: list) -> list:
-    """Sums over neighbours, for every world and l1; the radial weights are functions of distance alone."""
-    weights = _last(parts, radial, _hidden(config, radial, r))
-    return [[convolve(k, w, x) for k, w, x in zip(kernels, weights, xs, strict=True)] for xs in sent]
-
-
-def _messages_jvp(config, parts, primals, tangents):
-    """A change of distance times dw/dr goes into the kernels: no gradient of radial weights is ever formed."""
-    (radial, r, kernels, sent), (d_radial, d_r, d_kernels, d_sent) = primals, tangents
-    still = lambda tree: all(type(leaf) is SymbolicZero for leaf in jax.tree.leaves(tree))
-    filled = lambda tree, like: jax.tree.map(
-        lambda p, d: jnp.zeros_like(p) if type(d) is SymbolicZero else d, like, tree
-    )
-    hidden, slope = jax.jvp(lambda s: _hidden(config, radial, s), (r,), (jnp.ones_like(r),))
-    w = _last(parts, radial, hidden)
-    terms = []  # (kernels, radial weights, what is sent by every world)
-    if not still(d_kernels):
-        terms.append((filled(d_kernels, kernels), w, sent))
-    if not still(d_r):
-        terms.append(([_times_edges(k, d_r) for k in kernels], _last(parts, radial, slope), sent))
-    if not still(d_sent):
-        terms.append((kernels, w, filled(d_sent, sent)))
-    if not still(d_radial):
-        along = lambda p: _last(parts, p, _hidden(config, p, r))
-        terms.append((kernels, jax.jvp(along, (radial,), (filled(d_radial, radial),))[1], sent))
-    total = lambda terms: [
-        [sum(convolve(k[i], w[i], x[world][i]) for k, w, x in terms) for i in range(len(kernels))]
-        for world in range(len(sent))
-    ]
-    return total([(kernels, w, sent)]), total(terms)
-
-
-_messages.defjvp(_messages_jvp, symbolic_zeros=True)
-
-
-def _times_edges(kernel, weight):
-    """kernel[r, p, c, (m, a)] weight[r, m]."""
-    return (kernel.reshape(*kernel.shape[:3], weight.shape[1], -1) * weight[:, None, None, :, None]).reshape(
-        kernel.shape
-    )
-
-
 def cutoff_function(config: Config, r):
-    """Smooth cutoff, 0 from the cutoff on: XPLOR (C1) or the polynomial of Gasteiger et al. (C2)."""
+    """Smooth cutoff, 0 from the cutoff on: XPLOR (C1) or a polynomial (C2)."""
     name, parameter = config.cutoff_function
+    if name == "polynomial":
+        return nequip.polynomial_cutoff(int(parameter), config.cutoff, r)
     x = jnp.minimum(r / config.cutoff, 1.0)
-    if name == "xplor":
-        on = (parameter / config.cutoff) ** 2
-        switch = (1 - x**2) ** 2 * (1 + 2 * x**2 - 3 * on) / (1 - on) ** 3
-        return jnp.where(r < parameter, 1.0, jnp.where(r < config.cutoff, switch, 0.0))
-    # (1 - x)^3 sum_k (k+1)(k+2)/2 x^k equals the usual form without its cancellation near x = 1
-    series = sum((k + 1) * (k + 2) / 2 * x**k for k in range(int(parameter)))
-    return jnp.where(r < config.cutoff, (1 - x) ** 3 * series, 0.0)
+    on = (parameter / config.cutoff) ** 2
+    switch = (1 - x**2) ** 2 * (1 + 2 * x**2 - 3 * on) / (1 - on) ** 3
+    return jnp.where(r < parameter, 1.0, jnp.where(r < config.cutoff, switch, 0.0))
