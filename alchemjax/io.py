@@ -26,13 +26,18 @@ from alchemjax.system.system import System
 from weights_convert.write import VERSION
 
 SHIPPED = Path(__file__).parent / "potentials"
-FOREIGN = {".pth": "sevennet", ".whl": "sevennet", "": "sevennet"}  # suffix ("" is a folder) -> family
+FOREIGN = {
+    ".pth": "sevennet",
+    ".whl": "sevennet",
+    ".nqx": "nequix",
+    "": "sevennet",
+}  # suffix ("" is a folder) -> family
 ELEMENTS = set(atomic_numbers) - {"X"} | {"D", "T"}
 SAME_SITE = 0.05  # A; rows of a CIF that are this close share a site
 
 
 def load(name_or_path, dtype: str = "float32", head: str | None = None, modality: str | None = None) -> Potential:
-    """A potential: a shipped or cached name, the folder of a converted model, or a foreign file (.pth, .whl, folder).
+    """A potential: a shipped or cached name, a converted model's folder, or a foreign file (.pth, .whl, .nqx, folder).
 
     Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder.
     Errors: ValueError for an unknown name, a refused file, an unknown dtype or modality, a head.

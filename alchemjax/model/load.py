@@ -11,10 +11,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from alchemjax.model import sevennet
+from alchemjax.model import nequix, sevennet
 
 FORMAT_VERSION = 1
-FAMILIES = {"sevennet": sevennet}
+FAMILIES = {"sevennet": sevennet, "nequix": nequix}
 
 
 class Potential(NamedTuple):
