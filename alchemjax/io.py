@@ -27,7 +27,7 @@ from weights_convert.write import VERSION
 
 SHIPPED = Path(__file__).parent / "potentials"
 # suffix ("" is a folder) -> family
-FOREIGN = {".pth": "sevennet", ".whl": "sevennet", ".model": "mace", "": "sevennet"}
+FOREIGN = {".pth": "sevennet", ".whl": "sevennet", ".nqx": "nequix", ".model": "mace", "": "sevennet"}
 ELEMENTS = set(atomic_numbers) - {"X"} | {"D", "T"}
 CELL = tuple(f"_cell_{x}" for x in ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"))
 COORDINATES = tuple(f"_atom_site_{kind}_{x}" for kind in ("fract", "cartn") for x in "xyz")
@@ -36,7 +36,7 @@ SAME_SITE = 0.05  # A; rows of a CIF that are this close share a site
 
 
 def load(name_or_path, dtype: str = "float32", head: str | None = None, modality: str | None = None) -> Potential:
-    """A potential: a shipped or cached name, a converted model, or a foreign file (.pth, .whl, .model, folder).
+    """A potential: a shipped or cached name, a converted model, or a foreign file (.pth, .whl, .nqx, .model, folder).
 
     Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder.
     Errors: ValueError for an unknown name, a refused file, an unknown dtype, head or modality.

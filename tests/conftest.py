@@ -48,10 +48,30 @@ def potential64():
     return read_model(SHIPPED, "float64")
 
 
-def tiny_potential(multiplicities, lmax, cutoff_function, *, modalities=None, seed=0, normalize_sph=True):
-    """A SevenNet with random parameters; every species has its own embedding, scale and shift."""
-    from alchemjax.model import sevennet
+def random_potential(family, architecture, *, seed, row=None, **changes):
+    """A potential with random parameters; `changes` are functions of some of them."""
     from alchemjax.model.load import Potential, _nested
+
+    rng = np.random.default_rng(seed)
+    shapes = family.parameter_shapes(architecture, len(SPECIES))
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    params |= {name: change(params[name]) for name, change in changes.items()}
+    return Potential(
+        name="tiny",
+        params=_nested({name: jax.numpy.asarray(value) for name, value in params.items()}),
+        config=family.read_config(architecture, row),
+        node_energies=family.node_energies,
+        species=SPECIES,
+        cutoff=CUTOFF,
+        dtype="float64",
+        sha256="",
+        source={},
+    )
+
+
+def tiny_potential(multiplicities, lmax, cutoff_function, *, modalities=None, seed=0, normalize_sph=True):
+    """A SevenNet; every species has its own embedding, scale and shift."""
+    from alchemjax.model import sevennet
 
     architecture = {
         "cutoff": CUTOFF,
@@ -65,25 +85,35 @@ def tiny_potential(multiplicities, lmax, cutoff_function, *, modalities=None, se
         "silu_norm": 1.679,
         "w3j_signs": {"1,2,2": -1, "2,1,2": -1, "2,2,1": -1} if lmax > 1 else {},
     }
-    rng = np.random.default_rng(seed)
-    shapes = sevennet.parameter_shapes(architecture, len(SPECIES))
-    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-    params["bessel_frequencies"] = np.pi / CUTOFF * np.array([0.8, 1.9, 3.1, 4.0])
-    params["denominators"] = np.array([0.5, 0.4, 0.3, 0.6])[: len(multiplicities) - 1]
-    params["shift"] = 3 * params["shift"]  # eV; E0 differs by several eV between species
-    params["scale"] = np.exp(params["scale"] / 3)
-    config = sevennet.read_config(architecture, 1 if modalities else None)
-    return Potential(
-        name="tiny",
-        params=_nested({name: jax.numpy.asarray(value) for name, value in params.items()}),
-        config=config,
-        node_energies=sevennet.node_energies,
-        species=SPECIES,
-        cutoff=CUTOFF,
-        dtype="float64",
-        sha256="",
-        source={},
+    return random_potential(
+        sevennet,
+        architecture,
+        seed=seed,
+        row=1 if modalities else None,
+        bessel_frequencies=lambda _: np.pi / CUTOFF * np.array([0.8, 1.9, 3.1, 4.0]),
+        denominators=lambda x: np.array([0.5, 0.4, 0.3, 0.6])[: len(x)],
+        shift=lambda x: 3 * x,  # eV; E0 differs by several eV between species
+        scale=lambda x: np.exp(x / 3),
     )
+
+
+def tiny_nequix(hidden, layers, lmax, *, seed=0):
+    """A Nequix; every species has its own energy."""
+    from alchemjax.model import nequix
+
+    architecture = {
+        "avg_num_neighbors": 5.3,
+        "cutoff": CUTOFF,
+        "cutoff_p": 6,
+        "lmax": lmax,
+        "multiplicities": ((len(SPECIES),), *[hidden] * (layers - 1), hidden[:1]),
+        "radial_basis": 4,
+        "radial_hidden": (11, 17),
+        "scale": 0.8,
+        "shift": -0.4,
+        "silu_norm": 1.677,
+    }
+    return random_potential(nequix, architecture, seed=seed, atomic_energies=lambda x: 3 * x)
 
 
 @pytest.fixture(scope="session")
@@ -135,6 +165,17 @@ def tiny_mace_pairs():
         layer(1, 0, 2, residual=True, density=False, readout=5),
     ]
     return random_mace(SPECIES, CUTOFF, layers, 2, pairs=True, seed=6)
+
+
+def natural():
+    """A Nequix of three layers, l up to 2: layer norm, one-hot input."""
+    return tiny_nequix((5, 4, 3), 3, 2, seed=5)
+
+
+@pytest.fixture(scope="session")
+def small_natural():
+    """A Nequix of two layers, l up to 1: the quickest to compile."""
+    return tiny_nequix((4, 3), 2, 1, seed=6)
 
 
 # --- structures -------------------------------------------------------------------------------------------------------

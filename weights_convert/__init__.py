@@ -4,11 +4,12 @@ from pathlib import Path
 
 from .archive import RefusedFile as RefusedFile
 from .mace import convert_mace as convert_mace
+from .nequix import convert_nequix as convert_nequix
 from .sevennet import convert_sevennet as convert_sevennet
 from .sevennet_sources import is_collection
 from .write import model_files, write_files
 
-FAMILIES = {"sevennet": convert_sevennet, "mace": convert_mace}
+FAMILIES = {"sevennet": convert_sevennet, "mace": convert_mace, "nequix": convert_nequix}
 
 
 def convert(

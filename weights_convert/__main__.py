@@ -19,7 +19,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("family", choices=sorted(FAMILIES), help="kind of the checkpoint")
     parser.add_argument(
         "path",
-        help="sevennet: a .pth file, the wheel of sevenn (a .whl file), or its unpacked folder; mace: a .model file",
+        help="sevennet: a .pth file, the wheel of sevenn (a .whl file), or its unpacked folder; mace: a .model file; "
+        "nequix: a .nqx file",
     )
     parser.add_argument("-o", "--out", required=True, help="folder to write; must be new or empty")
     parser.add_argument("--model", help=f"which one of a sevenn wheel or folder: {', '.join(KNOWN)}; all without it")

@@ -1,4 +1,7 @@
-"""Which tensors a neutral SevenNet model has, and their shapes; FORMAT.md says the same in words."""
+"""Which tensors a neutral SevenNet model has, and their shapes; FORMAT.md says the same in words.
+
+The layers of a Nequix model are the same, with fewer paths.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,8 +9,12 @@ from typing import Any
 Shapes = dict[str, tuple[int, ...]]
 
 
-def convolution_paths(inputs: list[int], lmax: int, outputs: list[int]) -> list[tuple[int, int, int]]:
+def convolution_paths(
+    inputs: list[int], lmax: int, outputs: list[int], *, natural: bool = False
+) -> list[tuple[int, int, int]]:
     """List the paths (l1 of sender, l2 of edge, l3 of message) in the order of the radial weights.
+
+    With natural parity (0e 1o 2e 3o) l1 + l2 + l3 is even.
 
     >>> convolution_paths([128], 2, [128, 64, 32])
     [(0, 0, 0), (0, 1, 1), (0, 2, 2)]
@@ -16,7 +23,7 @@ def convolution_paths(inputs: list[int], lmax: int, outputs: list[int]) -> list[
         (l1, l2, l3)
         for l1 in range(len(inputs))
         for l2 in range(lmax + 1)
-        for l3 in range(abs(l1 - l2), l1 + l2 + 1)
+        for l3 in range(abs(l1 - l2), l1 + l2 + 1, 2 if natural else 1)
         if l3 < len(outputs)
     ]
 
@@ -39,11 +46,11 @@ def _linear(prefix: str, inputs: list[int], outputs: list[int], modalities: int 
     return shapes
 
 
-def layer_shapes(t: int, architecture: Mapping[str, Any]) -> dict[str, Shapes]:
+def layer_shapes(t: int, architecture: Mapping[str, Any], *, natural: bool = False) -> dict[str, Shapes]:
     """Shapes of layer t, module by module, each in the order of the original's flat weights."""
     inputs, outputs = architecture["multiplicities"][t : t + 2]
-    modalities = len(architecture["modalities"] or ())
-    paths = convolution_paths(inputs, architecture["lmax"], outputs)
+    modalities = len(architecture.get("modalities") or ())
+    paths = convolution_paths(inputs, architecture["lmax"], outputs, natural=natural)
     middle = [sum(inputs[l1] for l1, _, l3 in paths if l3 == degree) for degree in range(len(outputs))]
     weights = sum(inputs[l1] for l1, _, _ in paths)
     widths = [architecture["radial_basis"], *architecture["radial_hidden"], weights]

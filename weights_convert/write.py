@@ -11,13 +11,17 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from . import layout, mace_layout
+from . import layout, mace_layout, nequix_layout
 from .archive import RefusedFile, short
 
 VERSION = "0.1.0"
 FORMAT_VERSION = 1
 
-_SHAPES = {"sevennet": layout.tensor_shapes, "mace": mace_layout.tensor_shapes}
+_SHAPES = {
+    "sevennet": layout.tensor_shapes,
+    "mace": mace_layout.tensor_shapes,
+    "nequix": nequix_layout.tensor_shapes,
+}
 
 Tensors = dict[str, np.ndarray]
 

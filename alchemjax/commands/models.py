@@ -14,7 +14,12 @@ ELSEWHERE = [
         "names": ["sevennet-l3i5", "sevennet-mf-0"],
         "get": "pip download --no-deps sevenn==0.13.0",
         "convert": "alchemjax convert sevennet sevenn-0.13.0-py3-none-any.whl",
-    }
+    },
+    {
+        "names": ["nequix-mp-1", "nequix-mp-1-pft", "nequix-omat-1", "nequix-oam-1", "nequix-oam-1-pft"],
+        "get": "curl -LO https://github.com/atomicarchitects/nequix/raw/main/models/nequix-mp-1.nqx",
+        "convert": "alchemjax convert nequix nequix-mp-1.nqx",
+    },
 ]
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from alchemjax.model import mace, sevennet
+from alchemjax.model import mace, nequix, sevennet
 
 FORMAT_VERSION = 1
-FAMILIES = {"sevennet": sevennet, "mace": mace}
+FAMILIES = {"sevennet": sevennet, "nequix": nequix, "mace": mace}
 
 
 class Potential(NamedTuple):

@@ -170,7 +170,9 @@ def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "n
         skipped = _skip(own["skip"], species, x) if layer.residual else []
         sources = [mix(graph, a) for a in _linear(own["linear_up"], x)]
         paths = _paths(layer.l_in, config.lmax)
-        heard = received(_hidden, config, paths, radial | {"layers": own["radial"]}, graph, geometry, sources)
+        *hidden, last = (own["radial"][str(k)] for k in range(len(own["radial"])))
+        network = radial | {"hidden": hidden, "last": last / sqrt(len(last))}
+        heard = received(_hidden, config, paths, network, graph, geometry, sources)
         heard = [read(graph, a) for a in _linear(own["linear"], heard)]
         neighbours = layer.neighbours
         if neighbours is None:
@@ -293,8 +295,8 @@ def envelope(x, p: int):
 def _hidden(config: Config, radial: dict, r):
     """The basis through all but the last layer of the radial network."""
     x = _basis(config, radial, r)
-    for k in range(len(radial["layers"]) - 1):
-        x = config.silu_norm[0] * jax.nn.silu(x @ radial["layers"][str(k)] / sqrt(x.shape[-1]))
+    for matrix in radial["hidden"]:
+        x = config.silu_norm[0] * jax.nn.silu(x @ matrix / sqrt(x.shape[-1]))
     return x
 
 

@@ -1,11 +1,11 @@
 """From features of nodes to the messages they receive: mix, convolve over edges, read; what every network shares.
 
 Features are lists over l of arrays [nodes, 2l+1, channels]. A network says which paths (l1, l2, l3) there are and, by a
-function `hidden(config, radial, r)`, what the radial network makes of a distance before its last layer.
+function `hidden(config, radial, r)`, what the radial network makes of a distance before its last layer, whose matrix is
+`radial["last"]`, with its normalisation.
 """
 
 from functools import partial
-from math import sqrt
 from typing import NamedTuple
 
 import jax
@@ -114,8 +114,7 @@ def _map_rows(function, inputs, chunk: int):
 
 def _last(parts, radial: dict, hidden) -> list:
     """The last layer of the radial network, for every l1: [rows, paths, width, channels]."""
-    matrix = radial["layers"][str(len(radial["layers"]) - 1)]
-    matrices = jnp.split(matrix / sqrt(len(matrix)), np.cumsum([paths * mul for paths, mul in parts])[:-1], axis=1)
+    matrices = jnp.split(radial["last"], np.cumsum([paths * mul for paths, mul in parts])[:-1], axis=1)
     return [
         jnp.moveaxis((hidden @ part).reshape(*hidden.shape[:-1], *shape), -2, -3)
         for part, shape in zip(matrices, parts, strict=True)
