@@ -103,7 +103,7 @@ def species_rows(potential: Potential, system: System) -> dict[str, int]:
 def topology_of(potential: Potential, system: System, *, skin: float = 0.0, shapes=None) -> Topology:
     """Neighbour pairs within the cutoff plus skin [A], as index arrays of the alchemical graph."""
     pairs = find_pairs(system.structure, potential.cutoff + skin)
-    rows, per_node = species_rows(potential, system), potential.config.per_node
+    rows, per_node = species_rows(potential, system), potential.per_node
     return make_topology(system.sites, pairs, rows, system.coupling, per_node=per_node, shapes=shapes)
 
 

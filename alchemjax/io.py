@@ -78,8 +78,9 @@ def read(path, mix=None, groups="shared", coupling: str = "independent", weights
             images = list(ase.io.iread(name, ":", do_not_split_by_at_sign=True))
         chosen = images if number is None else [images[int(number)]]
     except Exception as error:  # ASE's readers raise every kind
-        if Path(name).is_dir():
-            raise ValueError(f"'{name}' is a directory; give a structure file") from None
+        if Path(name).is_dir() or not Path(name).stat().st_size:
+            what = "is a directory" if Path(name).is_dir() else "is empty"
+            raise ValueError(f"'{name}' {what}; give a structure file") from None
         said = "" if isinstance(error, UnknownFileTypeError) else str(error).strip()
         what = (said.splitlines() or [NO_FORMAT])[0].rstrip(".")
         raise ValueError(f"'{path}' could not be read as a structure: {what}") from None

@@ -167,6 +167,7 @@ def tiny_mace_pairs():
     return random_mace(SPECIES, CUTOFF, layers, 2, pairs=True, seed=6)
 
 
+@pytest.fixture(scope="session")
 def natural():
     """A Nequix of three layers, l up to 2: layer norm, one-hot input."""
     return tiny_nequix((5, 4, 3), 3, 2, seed=5)

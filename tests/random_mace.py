@@ -103,4 +103,5 @@ def random_mace(species, cutoff: float, layers: list[dict], max_ell: int, *, pai
         dtype="float64",
         sha256="",
         source={},
+        per_node=config.per_node,
     )

@@ -154,7 +154,10 @@ def test_file_that_is_no_checkpoint_is_refused_and_leaves_nothing(tmp_path, cach
     for name, sentence in [
         ("a.pth", "."),
         ("a.whl", "."),
-        ("a.cif", "'.*a.cif' is not a model; give a converted model's folder, .pth, .whl, or the folder of sevenn"),
+        (
+            "a.cif",
+            "'.*a.cif' is not a model; give a converted model's folder, .pth, .whl, .nqx, .model, or the folder of sevenn",
+        ),
         ("empty", "."),
     ]:
         path = tmp_path / name
@@ -475,12 +478,12 @@ def test_several_data_blocks_are_ambiguous_unless_one_holds_a_structure(tmp_path
 
 
 BAD = {
-    "missing.cif": (None, "No such file"),
-    "missing.xyz": (None, "No such file"),
-    "empty.cif": ("", "could not be read as a structure: Empty file"),
+    "missing.cif": (None, "does not exist; give a structure file"),
+    "missing.xyz": (None, "does not exist; give a structure file"),
+    "empty.cif": ("", "is empty; give a structure file"),
     "blank.cif": ("# nothing\n", "holds no structure; give a file with atoms in it"),
     "unknown.cif": ((EXAMPLES / "Fe.cif").read_text().replace("Fe1 Fe", "Fe1 ?"), "holds no structure"),
-    "empty.xyz": ("", "could not be read as a structure"),
+    "empty.xyz": ("", "is empty; give a structure file"),
     "text.cif": ("hello\nworld\n", "could not be read as a structure"),
     "words.cif": ("data_a\nhello\n", "could not be read as a structure: Unexpected CIF file entry"),
     "cell.cif": ("data_a\n_cell_length_a 3\n", "holds no structure"),
@@ -502,7 +505,7 @@ BAD = {
         r"its cell \[.*\] has no volume",
     ),
     "row.cif": ((EXAMPLES / "Fe.cif").read_text().replace("Fe 0 0 0 1", "Fe 0 0"), "could not be read"),
-    "folder.cif": ("folder", "could not be read as a structure"),
+    "folder.cif": ("folder", "is a directory; give a structure file"),
 }
 
 

@@ -29,6 +29,7 @@ class Potential(NamedTuple):
     dtype: str  # of parameters and results
     sha256: str  # of the weights file
     source: dict[str, Any]  # where the weights came from
+    per_node: bool = False  # radial functions see the species of both ends: edges between nodes
 
 
 def read_model(
@@ -77,6 +78,7 @@ def read_model(
         dtype=dtype,
         sha256=sha256,
         source=config["source"],
+        per_node=network.per_node,
     )
 
 

@@ -39,7 +39,7 @@ def read(graph: Graph, targets):
     return sum(targets.at[index].get(mode="fill", fill_value=0) for index in graph.node_targets.T)
 
 
-def received(hidden, config, paths: list, radial: dict, graph: Graph, geometry: list[Geometry], sources: list) -> list:
+def received(hidden, config, paths, radial: dict, graph: Graph, geometry: list[Geometry], sources: list) -> list:
     """A_t = sum over edges of R(r) * (x_source (x) Y(r)), a list over l of [targets, 2l+1, paths * channels].
 
     `paths` are ordered by l1, and so are the columns of the last radial matrix.
