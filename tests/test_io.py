@@ -156,7 +156,7 @@ def test_file_that_is_no_checkpoint_is_refused_and_leaves_nothing(tmp_path, cach
         ("a.whl", "."),
         (
             "a.cif",
-            "'.*a.cif' is not a model; give a converted model's folder, .pth, .whl, .nqx, .model, or the folder of sevenn",
+            "'.*a.cif' is not a model; give a converted model's folder, .pth, .whl, .nqx, .model, or",
         ),
         ("empty", "."),
     ]:

@@ -1,19 +1,26 @@
 """What is special in Nequix: its layers in e3nn-jax's own words, and its symmetry under reflection."""
 
+import json
+import os
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_nequix
-from conftest import QUICK, evaluate, random_structure, random_weights, standard_sites, topology
+from ase.stress import full_3x3_to_voigt_6_stress
+from conftest import QUICK, ROOT, evaluate, random_structure, random_weights, standard_sites, topology
 
+from alchemjax.calculate import calculate
 from alchemjax.calculate import energy as total_energy
 from alchemjax.model import nequip, nequix
 from alchemjax.model.load import read_model
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import make_sites
+from alchemjax.system.structure import make_structure
+from alchemjax.system.system import make_system
 from weights_convert import convert
 
 
@@ -91,3 +98,27 @@ def test_every_parameter_moves_the_energy(natural, rng):
             assert not g[absent].any(), name
             g = np.delete(g, absent, axis=0)
         assert (g != 0).all(), name
+
+
+GOLDEN = json.loads((ROOT / "tests" / "golden" / "nequix.json").read_text())
+STRUCTURES = json.loads((ROOT / "tests" / "golden" / "sevennet.json").read_text())["structures"]
+WEIGHTS = Path(os.environ.get("ALCHEMJAX_NEQUIX_WEIGHTS", ROOT.parent / "shared" / "weights"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["nequix-mp-1", "nequix-oam-1"])
+def test_published_models_give_the_numbers_of_the_original(model, tmp_path):
+    if not (WEIGHTS / f"{model}.nqx").is_file():
+        pytest.skip(f"{model}.nqx is not in {WEIGHTS}; set ALCHEMJAX_NEQUIX_WEIGHTS to a folder of .nqx files")
+    convert("nequix", WEIGHTS / f"{model}.nqx", tmp_path / model)
+    potential = read_model(tmp_path / model, "float64")
+    for name in ("nacl_prim2_rattled", "ceo2_fluorite12", "mos2_layer_TTF_zero_c_vector"):
+        given, golden = STRUCTURES[name], GOLDEN["results"][name][model]
+        structure = make_structure(given["positions"], given["cell"], given["pbc"])
+        out = calculate(potential, make_system(structure, make_sites(given["symbols"]), []))
+        np.testing.assert_allclose(out.site_energies, golden["energies"], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(out.forces, golden["forces"], rtol=0, atol=1e-8)
+        if golden["stress"] is not None:
+            np.testing.assert_allclose(
+                full_3x3_to_voigt_6_stress(out.stress), golden["stress"], rtol=0, atol=1e-9, err_msg=name
+            )
