@@ -30,11 +30,21 @@ SHIPPED = ROOT / "alchemjax" / "potentials" / "sevennet-0"
 WHEEL = os.environ.get("ALCHEMJAX_SEVENN_WHEEL")
 SPECIES = ("Cl", "K", "Li", "Mg", "Na", "O")
 CUTOFF = 3.2  # A, of the tiny potentials
+MOST_MAPS = 15_000
 QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
 
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.fixture(autouse=True)
+def few_compiled_programs():
+    """XLA crashes in a process with too many memory maps, of which every compiled program takes some (Linux: 65,530)."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 # --- potentials -------------------------------------------------------------------------------------------------------

@@ -257,8 +257,9 @@ def _angular(config: Config, vectors) -> dict:
 
 def _species_of_ends(graph: Graph, edges: Edges):
     """Rows in the species table of the sender [rows, width] and the receiver [rows, 1]; of edges between nodes."""
-    receiver = graph.target_node.at[edges.target[0]].get(mode="clip")
-    return graph.node_species[graph.source_node[edges.source[0]]], graph.node_species[receiver][:, None]
+    receiver = jnp.asarray(graph.target_node).at[edges.target[0]].get(mode="clip")
+    species, sender = jnp.asarray(graph.node_species), jnp.asarray(graph.source_node)[edges.source[0]]
+    return species[sender], species[receiver][:, None]
 
 
 def _geometry(params: dict, config: Config, graph: Graph, edges: Edges) -> Geometry:
