@@ -40,7 +40,7 @@ def pytest_configure(config):
 
 @pytest.fixture(autouse=True)
 def few_compiled_programs():
-    """XLA crashes in a process with too many memory maps, of which every compiled program takes some (Linux: 65,530)."""
+    """XLA crashes in a process with too many memory maps (Linux: 65,530); every compiled program takes some."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
