@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 
-from .archive import RefusedFile, refuse_malformed, short
+from .archive import RefusedFile, short
 
 MAX_HEADER_BYTES = 1024
 NEWLINE = b"\n"
@@ -37,11 +37,16 @@ class Arrays:
     def _header(self, name: str) -> tuple[tuple[int, ...], str]:
         """Shape and type of the next array, whose numbers stand in C order."""
         header = io.BytesIO(self._data[self._at : self._at + MAX_HEADER_BYTES])
-        with refuse_malformed(f"the header of array {name}"), warnings.catch_warnings():
-            warnings.simplefilter("error")
-            if np.lib.format.read_magic(header) != (1, 0):
-                raise RefusedFile(f"array {name} has a header of another version; 1.0 is needed")
-            shape, fortran, dtype = np.lib.format.read_array_header_1_0(header, max_header_size=MAX_HEADER_BYTES)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                if np.lib.format.read_magic(header) != (1, 0):
+                    raise RefusedFile(f"array {name} has a header of another version; 1.0 is needed")
+                shape, fortran, dtype = np.lib.format.read_array_header_1_0(header, max_header_size=MAX_HEADER_BYTES)
+        except RefusedFile:
+            raise
+        except Exception as error:  # numpy's text would repeat memory addresses
+            raise RefusedFile(f"the header of array {name} is malformed ({type(error).__name__})") from error
         if fortran:
             raise RefusedFile(f"array {name} is in Fortran order; C order is needed")
         self._at += header.tell()
