@@ -285,8 +285,8 @@ def models(
 @app.command()
 @_plainly
 def convert(
-    family: Annotated[str, Argument(help="Kind of the checkpoint: sevennet, nequix.")],
-    path: Annotated[Path, Argument(help="Checkpoint (.pth, .nqx), wheel or folder.")],
+    family: Annotated[str, Argument(help="Kind of the checkpoint: sevennet, nequix or mace.")],
+    path: Annotated[Path, Argument(help="Checkpoint (.pth, .nqx, .model), wheel or folder.")],
     out: Annotated[
         Path | None, Option("--out", "-o", **OUT, help="Folder to write. [default: where --model finds models by name]")
     ] = None,

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 from tiny_nequix import NUMBERS, leaves, npy, nqx, repeated, settings
 
+import alchemjax as aj
 import weights_convert
 from weights_convert import archive
 from weights_convert import nequix as converter
@@ -108,6 +109,15 @@ def test_same_file_gives_same_bytes_and_reads_back(tmp_path):
     assert json.loads((folders[0] / "config.json").read_text()) == config
     for name, values in load_file(folders[0] / "model.safetensors").items():
         np.testing.assert_array_equal(values, tensors[name], strict=True)
+
+
+def test_a_file_is_loaded_and_converted_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALCHEMJAX_MODELS", str(tmp_path / "models"))
+    (tmp_path / "mine.nqx").write_bytes(nqx())
+    potential = aj.load(tmp_path / "mine.nqx", "float64")
+    assert (potential.name, potential.cutoff, potential.species) == ("mine", 4.0, ("Li", "O", "Na", "Cl", "K"))
+    monkeypatch.setattr(weights_convert, "convert", None)
+    assert aj.load(tmp_path / "mine.nqx", "float64").sha256 == potential.sha256
 
 
 def test_known_file_is_recognised_under_any_file_name(tmp_path, monkeypatch):
