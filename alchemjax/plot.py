@@ -1,6 +1,7 @@
 """Figures of sweeps, without matplotlib's global state; save them with `figure.savefig("sweep.png", dpi=200)`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -12,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 # Okabe and Ito's colours, told apart with every kind of colour vision; the maps are perceptually uniform
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MAP = "cividis"
+LINEAR = "0.15"  # of Vegard's law
+DENSE = 36  # compositions; fewer are not enough to colour what lies between them
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -52,20 +55,25 @@ def plot_sweep(columns: Mapping[str, Any]) -> Figure:
     """Lattice parameters, volume and mixing energy against composition.
 
     `columns` are those of `sweep.csv`: `group:species` for every weight, `a_A` and so on; a data frame will do. Lines
-    and Vegard's law (dashed: linear between the end members) where two species vary, maps over the triangle where three
-    do, else points by row number. Open markers did not converge.
+    and Vegard's law (dashed: linear between the end members) where one group of two species varies, maps where one of
+    three does (a triangle) or two of two (a square), else points by row number. Open markers did not converge. Under a
+    pressure the mixing enthalpy takes the place of the mixing energy.
     """
     data = {name: np.asarray(columns[name], np.float64) for name in columns}
     varying = {
         group: names for group, names in _groups(data).items() if any(np.ptp(data[name]) > 1e-9 for name in names)
     }
-    names = next(iter(varying.values())) if len(varying) == 1 else []
-    full = bool(names) and np.allclose(sum(data[name] for name in names), 1, atol=1e-5)
+    groups, axes = list(varying.values()), [names[-1] for names in varying.values()]
+    full = all(len(names) == 1 or np.allclose(sum(data[n] for n in names), 1, atol=1e-5) for names in groups)
+    sizes = [len(names) for names in groups]
     with matplotlib.rc_context(STYLE):
-        if (len(names) == 2 and full) or len(names) == 1:
-            return _lines(data, names)
-        if len(names) == 3 and full and _spans_area(data, names):
-            return _triangles(data, names)
+        if full and sizes in ([1], [2]):
+            return _lines(data, groups[0])
+        if full and sizes == [3] and _span_area([data[name] for name in groups[0]]):
+            return _mapped(data, groups[0], partial(_triangle, names=groups[0]))
+        if full and len(sizes) == 2 and max(sizes) <= 2 and _span_area([data[name] for name in axes]):
+            labels = [_composition_label(names, x) for names, x in zip(groups, "xy", strict=True)]
+            return _mapped(data, axes, partial(_square, labels=labels))
         return _rows(data)
 
 
@@ -96,11 +104,14 @@ def _panels(data: Mapping[str, np.ndarray]) -> list[Panel]:
         if angles and _changes(angles, 0.05):
             panels.append(Panel("Cell angles (degrees)", [curve._replace(linear="") for curve in angles]))
         panels.append(Panel("Volume of the cell (Å³)", [Curve("", data["volume_A3"], "linear")]))
-    mixing = 1000 * data["mixing_energy_per_site_eV"]
-    if np.isfinite(mixing).any():
-        panels.append(Panel("Mixing energy (meV per site)", [Curve("", mixing)]))
+    quantity = "enthalpy" if "enthalpy_per_site_eV" in data else "energy"
+    mixing = 1000 * data[f"mixing_{quantity}_per_site_eV"]
+    if np.isfinite(mixing).mean() > 0.5:  # with vacancies there is none
+        panels.append(Panel(f"Mixing {quantity} (meV per atom site)", [Curve("", mixing)]))
     else:
-        panels.append(Panel("Energy (eV per site)", [Curve("", data["energy_per_site_eV"])]))
+        panels.append(
+            Panel(f"{quantity.capitalize()} (eV per atom site)", [Curve("", data[f"{quantity}_per_site_eV"])])
+        )
     return panels
 
 
@@ -142,17 +153,18 @@ def _lines(data: Mapping[str, np.ndarray], names: list[str]) -> Figure:
     figure = _figure(len(panels))
     order = np.argsort(data[names[-1]], kind="stable")
     x, converged = data[names[-1]][order], _converged(data)[order]
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for letter, axes, panel in zip("abcd", figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=False):
         drawn = ""
         for curve, colour in zip(panel.curves, COLOURS, strict=False):
             values = curve.values[order]
             axes.plot(x, values, "-", color=colour, linewidth=1.2)
             _points(axes, x, values, converged, colour, curve.label)
             if curve.linear and (line := vegard_line(x, values)) is not None:
-                axes.plot(x, line, "--", color=colour, linewidth=1, zorder=1)
+                axes.plot(x, line, "--", color=LINEAR, linewidth=1.2, zorder=3)  # above the markers, or they hide it
                 drawn = curve.linear
         if drawn:
-            axes.plot([], [], "--", color="0.3", linewidth=1, label=drawn)
+            axes.plot([], [], "--", color=LINEAR, linewidth=1.2, label=drawn)
+        _name_panel(axes, letter)
         _finish(axes, _composition_label(names), panel.title, converged)
         axes.set_xlim(-0.03, 1.03)
     return figure
@@ -176,56 +188,82 @@ def _finish(axes, xlabel: str, ylabel: str, converged: np.ndarray) -> None:
         axes.legend(loc="best", handlelength=1.8)
 
 
-def _composition_label(names: list[str]) -> str:
-    """x in A(1-x)B(x); of a single species, which can only be missing, its occupancy."""
+def _name_panel(axes, letter: str) -> None:
+    axes.set_title(f"({letter})", loc="left")
+
+
+def _composition_label(names: list[str], variable: str = "") -> str:
+    """x in A(1-x)B(x), or occupancy of a single species, which can only be missing; with a variable also the group."""
+    group = f" (group {names[0].rpartition(':')[0]})" if variable else ""
     if len(names) == 1:
-        return f"Occupancy of {_species(names[0])}"
-    first, second = map(_species, names)
-    return rf"$x$ in {first}$_{{1-x}}${second}$_{{x}}$"
+        return f"Occupancy of {_species(names[0])}{group}"
+    (first, second), x = map(_species, names), variable or "x"
+    return rf"${x}$ in {first}$_{{1-{x}}}${second}$_{{{x}}}${group}"
 
 
 def _rows(data: Mapping[str, np.ndarray]) -> Figure:
-    panels = [panel for panel in reversed(_panels(data)) if "energy" in panel.title.lower() or "Volume" in panel.title]
+    panels = _panels(data)
     figure = _figure(len(panels))
     converged = _converged(data)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _points(axes, np.arange(1, len(converged) + 1), panel.curves[0].values, converged, COLOURS[0])
+    rows = np.arange(1, len(converged) + 1)
+    for letter, axes, panel in zip("abcd", figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=False):
+        for curve, colour in zip(panel.curves, COLOURS, strict=False):
+            _points(axes, rows, curve.values, converged, colour, curve.label)
+        _name_panel(axes, letter)
         _finish(axes, "Row of the table", panel.title, converged)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return figure
 
 
-def _spans_area(data: Mapping[str, np.ndarray], names: list[str]) -> bool:
-    points = np.stack([data[name] for name in names[:2]], axis=1)
+def _span_area(weights: list[np.ndarray]) -> bool:
+    points = np.stack(weights[:2], axis=1)
     return len(points) > 2 and np.linalg.matrix_rank(points - points.mean(0), tol=1e-6) == 2
 
 
-def _triangles(data: Mapping[str, np.ndarray], names: list[str]) -> Figure:
-    import mpltern  # noqa: F401  registers the projection
-
+def _mapped(data: Mapping[str, np.ndarray], names: list[str], make_axes: Callable) -> Figure:
+    """Maps over the weights `names`; colours fill the space between compositions only where these are dense."""
     maps = _maps(data)
     figure = Figure(figsize=(4.1 * len(maps), 3.4), layout="constrained")
     converged = _converged(data)
-    corners = [data[name] for name in names]
-    for number, (title, values) in enumerate(maps, start=1):
-        axes: Any = figure.add_subplot(1, len(maps), number, projection="ternary")
+    places = [data[name] for name in names]
+    for number, (title, values) in enumerate(maps):
+        axes = make_axes(figure, (1, len(maps), number + 1))
         known = np.isfinite(values)
-        filled = axes.tripcolor(
-            *(w[known] for w in corners), values[known], shading="gouraud", cmap=MAP, rasterized=True
-        )
-        dot = {"markersize": 2, "color": "white", "markeredgecolor": "0.2", "markeredgewidth": 0.4}
-        ring = {"markersize": 5, "markerfacecolor": "none", "color": COLOURS[1]}
-        axes.plot(*(w[converged] for w in corners), "o", clip_on=False, **dot)
+        shown = [w[known] for w in places]
+        dense = known.sum() >= DENSE and _span_area(shown)
+        if not dense:
+            filled = axes.scatter(
+                *shown, c=values[known], s=90, cmap=MAP, edgecolors="0.2", linewidths=0.4, clip_on=False
+            )
+        else:
+            filled = axes.tripcolor(*shown, values[known], shading="gouraud", cmap=MAP, rasterized=True)
+            dot = {"markersize": 2, "color": "white", "markeredgecolor": "0.2", "markeredgewidth": 0.4}
+            axes.plot(*(w[converged & known] for w in places), "o", clip_on=False, **dot)
         if not converged.all():
-            label = "not converged" if number == 1 else None
-            axes.plot(*(w[~converged] for w in corners), "o", clip_on=False, label=label, **ring)
-        _name_corners(axes, names)
+            ring = {"markersize": 5 if dense else 12, "markerfacecolor": "none", "color": COLOURS[1]}
+            label = "not converged" if number == 0 else None
+            axes.plot(*(w[~converged] for w in places), "o", clip_on=False, label=label, **ring)
+        _name_panel(axes, "abcd"[number])
         bar = figure.colorbar(filled, ax=axes, shrink=0.8, pad=0.08)
         bar.set_label(title)
         bar.outline.set_linewidth(0.6)
     if not converged.all():
         figure.legend(loc="outside lower center")
     return figure
+
+
+def _square(figure: Figure, position: tuple, labels: list[str]):
+    axes = figure.add_subplot(*position)
+    axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal")
+    return axes
+
+
+def _triangle(figure: Figure, position: tuple, names: list[str]):
+    import mpltern  # noqa: F401  registers the projection
+
+    axes: Any = figure.add_subplot(*position, projection="ternary")
+    _name_corners(axes, names)
+    return axes
 
 
 def _name_corners(axes, names: list[str]) -> None:

@@ -45,7 +45,7 @@ def test_a_binary_is_drawn_as_lines_with_vegards_law_dashed():
     lattice, volume, mixing = figure.axes
     assert lattice.get_ylabel() == "Lattice parameters (Å)"
     assert volume.get_ylabel() == "Volume of the cell (Å³)"
-    assert mixing.get_ylabel() == "Mixing energy (meV per site)"
+    assert mixing.get_ylabel() == "Mixing energy (meV per atom site)"
     assert {axes.get_xlabel() for axes in figure.axes} == {"$x$ in Ce$_{1-x}$Zr$_{x}$"}
     (dashed,) = drawn(lattice, "--")
     np.testing.assert_allclose(dashed, np.stack([X, 5.4 - 0.3 * X], axis=1), rtol=1e-12)
@@ -72,7 +72,7 @@ def test_different_lengths_and_changing_angles_are_all_shown():
 
 def test_a_cell_that_does_not_change_is_not_drawn():
     figure = plot_sweep(table(BINARY, NAMES, a=np.full(5, 4.0)))
-    assert [axes.get_ylabel() for axes in figure.axes] == ["Mixing energy (meV per site)"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["Mixing energy (meV per atom site)"]
 
 
 @pytest.mark.parametrize("weights, names", [(BINARY, NAMES), (TERNARY, ["Na:Na", "Na:K", "Na:Li"])])
@@ -91,7 +91,7 @@ def test_a_ternary_is_a_map_of_the_lattice_parameter_and_of_the_mixing_energy():
     figure = plot_sweep(table(TERNARY, ["Na:Na", "Na:K", "Na:Li"], a=5 + TERNARY[:, 1]))
     maps = [axes for axes in figure.axes if axes.name == "ternary"]
     bars = [axes.get_ylabel() for axes in figure.axes if axes.name != "ternary"]
-    assert bars == ["Lattice parameter $a$ (Å)", "Mixing energy (meV per site)"]
+    assert bars == ["Lattice parameter $a$ (Å)", "Mixing energy (meV per atom site)"]
     for axes in maps:
         assert [axes.get_tlabel(), axes.get_llabel(), axes.get_rlabel()] == ["Na", "K", "Li"]
 
@@ -101,18 +101,61 @@ def test_a_ternary_of_unequal_axes_shows_the_cube_root_of_the_volume():
     assert "Cube root of the volume (Å)" in [axes.get_ylabel() for axes in figure.axes]
 
 
-def test_several_groups_are_drawn_by_row_number():
-    weights = np.array([(*a, *b) for a in BINARY for b in BINARY])
-    figure = plot_sweep(table(weights, [*NAMES, "O:O", "O:S"], a=5 + weights[:, 1]))
-    assert [axes.get_ylabel() for axes in figure.axes] == ["Mixing energy (meV per site)", "Volume of the cell (Å³)"]
+GRID = np.array([(*a, *b) for a in BINARY for b in BINARY])
+
+
+@pytest.mark.parametrize("weights", [GRID, np.concatenate([GRID, GRID * 0.5 + 0.25])])
+def test_two_groups_are_maps_over_both_compositions(weights):
+    figure = plot_sweep(table(weights, ["a:Ce", "a:Zr", "b:O", "b:S"], a=5 + weights[:, 1]))
+    maps, bars = figure.axes[::2], figure.axes[1::2]
+    assert [axes.get_ylabel() for axes in bars] == ["Lattice parameter $a$ (Å)", "Mixing energy (meV per atom site)"]
+    for axes in maps:
+        assert axes.get_xlabel() == "$x$ in Ce$_{1-x}$Zr$_{x}$ (group a)"
+        assert axes.get_ylabel() == "$y$ in O$_{1-y}$S$_{y}$ (group b)"
+    (coloured,) = maps[0].collections
+    np.testing.assert_allclose(coloured.get_array(), 5 + weights[:, 1])
+    points = coloured.get_offsets() if len(weights) < 36 else drawn(maps[0], "None")[0]
+    np.testing.assert_allclose(points, weights[:, [1, 3]])
+
+
+def test_a_vacancy_and_a_binary_are_maps_too():
+    weights = GRID[:, [0, 1, 3]]
+    figure = plot_sweep(table(weights, ["a:Ce", "a:Zr", "b:O"], a=5 + weights[:, 1], mixing=np.full(25, np.nan)))
+    assert figure.axes[0].get_ylabel() == "Occupancy of O (group b)"
+
+
+def test_more_groups_are_drawn_by_row_number_with_all_quantities():
+    weights = np.concatenate([GRID, BINARY[np.arange(25) % 5]], axis=1)
+    a = 5 + weights[:, 1]
+    figure = plot_sweep(table(weights, [*NAMES, "O:O", "O:S", "H:H", "H:F"], a=a, c=a + 1))
+    labels = ["Lattice parameters (Å)", "Volume of the cell (Å³)", "Mixing energy (meV per atom site)"]
+    assert [axes.get_ylabel() for axes in figure.axes] == labels
     assert {axes.get_xlabel() for axes in figure.axes} == {"Row of the table"}
+    curves = drawn(figure.axes[0], "None")
+    np.testing.assert_allclose([curve[:, 1] for curve in curves], [a, a + 1])
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["(a)", "(b)", "(c)"]
+
+
+def test_few_compositions_of_a_ternary_do_not_colour_what_lies_between_them():
+    fine = np.array([(i, j, 10 - i - j) for i in range(11) for j in range(11 - i)]) / 10
+    for weights, kind in ((TERNARY, "PathCollection"), (fine, "TriMesh")):
+        figure = plot_sweep(table(weights, ["Na:Na", "Na:K", "Na:Li"], a=5 + weights[:, 1]))
+        assert [type(c).__name__ for c in figure.axes[0].collections] == [kind]
+
+
+def test_under_pressure_the_mixing_enthalpy_is_drawn():
+    columns = table(BINARY, NAMES, a=5 + X)
+    columns |= {"enthalpy_per_site_eV": X, "mixing_enthalpy_per_site_eV": 0.002 * X * (1 - X)}
+    mixing = plot_sweep(columns).axes[-1]
+    assert mixing.get_ylabel() == "Mixing enthalpy (meV per atom site)"
+    np.testing.assert_allclose(drawn(mixing, "-")[0][:, 1], 2 * X * (1 - X), atol=1e-12)
 
 
 def test_vacancies_are_drawn_against_the_occupancy_with_the_energy():
-    nothing = np.full(5, np.nan)
+    nothing = np.where(X == 1, 0, np.nan)
     columns = table(X[:, None], ["O:O"], a=4 + X, mixing=nothing) | {"energy_per_site_eV": -X}
     figure = plot_sweep(columns)
-    assert figure.axes[-1].get_ylabel() == "Energy (eV per site)"
+    assert figure.axes[-1].get_ylabel() == "Energy (eV per atom site)"
     assert figure.axes[-1].get_xlabel() == "Occupancy of O"
 
 
