@@ -484,13 +484,13 @@ BAD = {
     "blank.cif": ("# nothing\n", "holds no structure; give a file with atoms in it"),
     "unknown.cif": ((EXAMPLES / "Fe.cif").read_text().replace("Fe1 Fe", "Fe1 ?"), "holds no structure"),
     "empty.xyz": ("", "is empty; give a structure file"),
-    "text.cif": ("hello\nworld\n", "could not be read as a structure"),
+    "text.cif": ("hello\nworld\n", "fits no format that is known; give a CIF"),
     "words.cif": ("data_a\nhello\n", "could not be read as a structure: Unexpected CIF file entry"),
     "cell.cif": ("data_a\n_cell_length_a 3\n", "holds no structure"),
     "none.xyz": ("0\n\n", "holds no structure"),
     "short.xyz": ("3\n\nH 0 0 0\n", "could not be read as a structure"),
-    "a.unknown": ("hello", "could not be read as a structure"),
-    "binary.cif": (bytes(range(256)) * 4, "could not be read as a structure"),
+    "a.unknown": ("hello", "fits no format that is known; give a CIF"),
+    "binary.cif": (bytes(range(256)) * 4, "fits no format that is known; give a CIF"),
     "group.cif": (
         (EXAMPLES / "Fe.cif").read_text().replace("'I m -3 m'", "'I x'").replace("229", "999"),
         "could not be read",
@@ -499,7 +499,22 @@ BAD = {
         (EXAMPLES / "Fe.cif").read_text().replace("Fe 0 0 0 1", "Fe 0 0 0 much"),
         r"its occupancies are \['much'\]",
     ),
-    "place.cif": ((EXAMPLES / "Fe.cif").read_text().replace("Fe 0 0 0 1", "Fe ? ? ? 1"), "could not be read"),
+    "negative.cif": (
+        (EXAMPLES / "Fe.cif").read_text().replace("Fe 0 0 0 1", "Fe 0 0 0 -0.5"),
+        "the occupancy of Fe1 is -0.5; it may not be negative",
+    ),
+    "place.cif": (
+        (EXAMPLES / "Fe.cif").read_text().replace("Fe 0 0 0 1", "Fe 0 ? 0 1"),
+        "its _atom_site_fract_y is '\\?', not a number",
+    ),
+    "length.cif": (
+        (EXAMPLES / "Fe.cif").read_text().replace("length_b                   2.8664", "length_b abc"),
+        "its _cell_length_b is 'abc', not a number",
+    ),
+    "angle.cif": (
+        (EXAMPLES / "Fe.cif").read_text().replace("_cell_angle_beta", "_cell_angel_beta"),
+        "it has no _cell_angle_beta; give all six cell parameters",
+    ),
     "flat.cif": (
         (EXAMPLES / "Fe.cif").read_text().replace("length_c                   2.8664", "length_c 0"),
         r"its cell \[.*\] has no volume",

@@ -168,9 +168,12 @@ def changed(**changes: bytes | None) -> bytes:
 
 CENTRAL, LOCAL = b"PK\x01\x02", b"PK\x03\x04"
 FILES = {
-    "empty": (lambda: b"", "File is not a zip file"),
-    "text": (lambda: b"\x80\x02N.", "File is not a zip file"),
-    "truncated": (lambda: zipped(good())[:-200], "File is not a zip file"),
+    "empty": (lambda: b"", "is not a whole zip archive, as checkpoints .* are; give one of these"),
+    "text": (lambda: b"\x80\x02N.", "is not a whole zip archive, as checkpoints .* are; give one of these"),
+    "truncated": (
+        lambda: zipped(good())[:-200],
+        "is not a whole zip archive, as checkpoints .* are; give one of these",
+    ),
     "truncated at the front": (lambda: zipped(good())[3000:], "malformed|zip"),
     "hole": (lambda: (z := zipped(good()))[:2000] + z[2100:], "malformed"),
     "flipped weight": (lambda: zipped(good()).replace(b"\0\0\x80\x40", b"\0\0\x80\x41"), "Bad CRC-32"),

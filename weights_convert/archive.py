@@ -66,9 +66,15 @@ class Archive:
         # zipfile builds an object per directory entry, so count their signatures before it does
         if data.count(b"PK\x01\x02") > MAX_MEMBERS:
             raise RefusedFile(f"{what} has too many members; at most {MAX_MEMBERS} are allowed")
-        with refuse_malformed(f"{what}, read as a zip archive,"):
-            self._zip = zipfile.ZipFile(io.BytesIO(data))
-            members = self._zip.infolist()
+        try:
+            with refuse_malformed(what):
+                self._zip = zipfile.ZipFile(io.BytesIO(data))
+                members = self._zip.infolist()
+        except RefusedFile as error:
+            raise RefusedFile(
+                f"{what} is not a whole zip archive, as checkpoints (.pth, .model) and wheels (.whl) are; give one of "
+                "these, or the folder of an unpacked wheel"
+            ) from error
         self.sizes = {member.filename: member.file_size for member in members}
         unpacked = sum(member.file_size for member in members)
         if len(self.sizes) != len(members):
