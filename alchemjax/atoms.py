@@ -10,7 +10,7 @@ from ase.calculators.calculator import all_changes
 from ase.data import atomic_numbers
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from alchemjax.calculate import compiled_derivatives, precision, species_rows, topology_of
+from alchemjax.calculate import check_kind, compiled_derivatives, precision, species_rows, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import ShapeOverflow, block_shapes
 from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, flat_weights, make_sites
@@ -23,7 +23,7 @@ OCCUPANCY, KINDS = "occupancy", "spacegroup_kinds"  # ASE's names: weights by ki
 NAMES = "alchemjax_groups"  # in info: {kind: group name}
 
 
-def from_atoms(atoms, mix=None, groups: str | list = "shared", coupling="independent", weights=None) -> System:
+def from_atoms(atoms, mix=None, groups="shared", coupling="independent", weights=None) -> System:
     """The system of `atoms`, with several species on the sites that `mix` or `groups` select.
 
     `mix` is {selector: species}; a selector is a symbol (every site that holds it), a site index, a tuple of indices or
@@ -35,12 +35,12 @@ def from_atoms(atoms, mix=None, groups: str | list = "shared", coupling="indepen
     if not isinstance(atoms, Atoms):
         raise ValueError(f"from_atoms takes ase.Atoms, not {type(atoms).__name__}; files go through alchemjax.read")
     occupancies, kinds = _occupancies(atoms)
-    if not isinstance(groups, str):
+    if isinstance(groups, list | tuple):
         if mix is not None:
             raise ValueError("mix and a list of groups were both given; give one of them")
         entries = [_listed(item) for item in groups]
     elif groups not in ("shared", "site"):
-        raise ValueError(f"groups '{groups}' is unknown; allowed are 'shared', 'site' or a list of dicts")
+        raise ValueError(f"groups {groups!r} is unknown; allowed are 'shared', 'site' or a list of dicts")
     else:
         entries = _of_kinds(atoms, occupancies, kinds) if mix is None else _of_mix(atoms, occupancies, mix)
         if groups == "site":
@@ -132,10 +132,12 @@ class Calculator(AseCalculator):
     def __init__(self, potential: Potential, system: System | None = None, weights=None, alpha=None):
         """Check the composition; weights default to those of the system."""
         super().__init__()
+        check_kind(potential, Potential)
         if system is None and not (weights is None and alpha is None):
             raise ValueError("weights and alpha belong to a system; pass system= too")
         self.potential, self.system, self._shapes = potential, system, None
         if system is not None:
+            check_kind(system, System)
             species_rows(potential, system)
             self.weights = checked_weights(system, weights)
             self.alpha = checked_alpha(system, self.weights, alpha)
@@ -258,7 +260,7 @@ def _of_kinds(atoms: Atoms, occupancies, kinds) -> list[tuple]:
 
 
 def _of_mix(atoms: Atoms, occupancies, mix) -> list[tuple]:
-    if not isinstance(mix, dict):
+    if not isinstance(mix, dict) or not mix:
         raise ValueError(f"mix is {mix!r}; give a dict like {{'Ce': ('Ce', 'Zr')}}")
     entries, owner = [], {}
     for selector, species in mix.items():
@@ -287,6 +289,8 @@ def _selected(atoms: Atoms, occupancies, selector) -> list[int]:
         parts = selector.split(",") if isinstance(selector, str) else selector
         try:
             numbers = [int(x) if isinstance(x, str) else operator.index(x) for x in np.atleast_1d(parts).tolist()]
+            if isinstance(selector, bool):
+                raise TypeError
         except (TypeError, ValueError):
             raise ValueError(
                 f"mix entry {selector!r} is not understood; give a chemical symbol, a site index, a tuple of site "

@@ -89,6 +89,16 @@ def precision(potential: Potential):
     return jax.enable_x64(potential.dtype == "float64")
 
 
+def check_kind(value, kind: type) -> None:
+    """Errors: ValueError unless the value is a `Potential` or `System`, as asked for."""
+    if not isinstance(value, kind):
+        source = "alchemjax.load" if kind is Potential else "alchemjax.from_atoms or alchemjax.read"
+        raise ValueError(
+            f"an object {type(value).__name__} was given where a {kind.__name__} is needed; make one with {source} "
+            "(first the potential, then the system)"
+        )
+
+
 def species_rows(potential: Potential, system: System) -> dict[str, int]:
     """Row of every species of the system in the potential's table. Errors: ValueError for one it lacks."""
     rows = {s: potential.species.index(s) for s in set(system.sites.node_species) if s in potential.species}
@@ -129,6 +139,8 @@ def calculate(potential: Potential, system: System, weights=None, alpha=None) ->
 
     Nam, Peng, Gomez-Bombarelli, Nat. Commun. 16, 4350 (2025), eqs. (3)-(7).
     """
+    check_kind(potential, Potential)
+    check_kind(system, System)
     weights = listed_weights(system.sites, system.weights if weights is None else weights)
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((weights, alpha)))
     if traced:

@@ -148,7 +148,7 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, RuntimeError):
         full = "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
         return "not enough memory; try a smaller --batch, --dtype float32 or a smaller cell" if full else None
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).replace("pass modality=", "give --modality")
 
 
 def _version(wanted: bool) -> bool:

@@ -35,13 +35,18 @@ NO_FORMAT = "its content fits no format that is known; give a CIF, an extended X
 SAME_SITE = 0.05  # A; rows of a CIF that are this close share a site
 
 
-def load(name_or_path, dtype: str = "float32", head: str | None = None, modality: str | None = None) -> Potential:
+def load(name_or_path, dtype="float32", head: str | None = None, modality: str | None = None) -> Potential:
     """A potential: a shipped or cached name, a converted model, or a foreign file (.pth, .whl, .nqx, .model, folder).
 
-    Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder.
+    Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder. `dtype` is float32 or float64,
+    by name or as NumPy has it.
     Errors: ValueError for an unknown name, a refused file, an unknown dtype, head or modality.
     """
-    return read_model(_model_folder(name_or_path), dtype, head=head, modality=modality)
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise ValueError(f"{name_or_path!r} is neither a name nor a path; give one, like 'sevennet-0'")
+    with contextlib.suppress(TypeError):
+        dtype = dtype if dtype is None else np.dtype(dtype).name
+    return read_model(_model_folder(name_or_path), str(dtype), head=head, modality=modality)
 
 
 def list_models() -> list[dict]:

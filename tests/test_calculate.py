@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -73,3 +74,77 @@ def test_a_rigid_shift_does_not_cost_precision(potential):
     atoms.positions += [9876.5, -4321.0, 10000.25]
     there = aj.calculate(potential, aj.from_atoms(atoms))
     assert np.abs(there.forces).max() < 1e-4 and abs(here.energy - there.energy) < 1e-4
+
+
+def test_one_group_takes_its_species_without_its_name(potential):
+    system = salt()
+    energy = lambda weights: aj.calculate(potential, system, weights).energy
+    assert energy({"Na": 0.25, "K": 0.75}) == energy({"Na": {"Na": 0.25, "K": 0.75}}) != energy([0.75, 0.25])
+
+
+@pytest.fixture
+def unchecked():
+    """As a user has it: without the checks of annotations."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+WRONG = {
+    "unknown species": (lambda p, s: aj.calculate(p, s, {"Xe": 1.0}), "holds .*'Na', 'K'.*; weights name .*'Xe'"),
+    "flat dict": (lambda p, s: aj.calculate(p, two_groups(), {"Na": 1.0, "Cl": 1.0}), "give {species: weight}"),
+    "complex": (lambda p, s: aj.calculate(p, s, [1j, 0]), r"weights are \[1j, 0\]; give real numbers"),
+    "text": (lambda p, s: aj.calculate(p, s, ["0.5", "0.5"]), "give real numbers"),
+    "ragged": (lambda p, s: aj.calculate(p, s, [[0.5], 0.5]), "give real numbers"),
+    "swapped": (
+        lambda p, s: aj.calculate(s, p),
+        "System was given where a Potential is needed; make one with alchemjax.load",
+    ),
+    "name": (lambda p, s: aj.calculate("sevennet-0", s), "str was given where a Potential is needed"),
+    "atoms": (
+        lambda p, s: aj.relax(p, bulk("Fe")),
+        "Atoms was given where a System is needed; make one with .*from_atoms",
+    ),
+    "swept atoms": (lambda p, s: aj.sweep(p, bulk("Fe"), [[1, 0]]), "Atoms was given where a System is needed"),
+    "calculator": (lambda p, s: aj.Calculator("sevennet-0"), "str was given where a Potential is needed"),
+    "calculator of atoms": (lambda p, s: aj.Calculator(p, bulk("Fe")), "Atoms was given where a System is needed"),
+    "no model": (lambda p, s: aj.load(None), "None is neither a name nor a path"),
+    "model 3": (lambda p, s: aj.load(3), "3 is neither a name nor a path"),
+    "dtype": (lambda p, s: aj.load("sevennet-0", dtype=int), "dtype 'int64' is not supported"),
+    "no dtype": (lambda p, s: aj.load("sevennet-0", dtype=None), "dtype 'None' is not supported"),
+    "groups 3": (lambda p, s: aj.from_atoms(bulk("Fe"), groups=3), "groups 3 is unknown; allowed are 'shared'"),
+    "no groups": (lambda p, s: aj.from_atoms(bulk("Fe"), groups=None), "groups None is unknown"),
+    "no mix": (lambda p, s: aj.from_atoms(bulk("Fe"), mix={}), "mix is {}; give a dict like"),
+    "truth": (lambda p, s: aj.from_atoms(bulk("Fe"), mix={False: ("Fe",)}), "mix entry False is not understood"),
+    "pressure": (lambda p, s: aj.relax(p, s, cell=True, pressure="1"), "pressure = '1' must be a finite number"),
+    "no cell": (lambda p, s: aj.relax(p, s, pressure=1.0), "pressure = 1.0 has no effect unless the cell is relaxed"),
+    "steps": (lambda p, s: aj.relax(p, s, max_steps=1.5), "max_steps = 1.5 must be a whole number, at least 0"),
+    "infinite": (lambda p, s: aj.relax(p, s, max_steps=np.inf), "max_steps = inf must be a whole number"),
+    "tolerance": (
+        lambda p, s: aj.relax(p, s, stress_tolerance=np.nan),
+        "stress_tolerance = nan must be a positive number",
+    ),
+    "compositions": (lambda p, s: aj.sweep(p, s, None), "compositions = None is no list"),
+    "batch": (lambda p, s: aj.sweep(p, s, [[1, 0]], batch=1.5), "batch = 1.5 must be a whole number, at least 1"),
+    "option": (
+        lambda p, s: aj.sweep(p, s, [[1, 0]], foo=1),
+        r"sweep\(\) has no option 'foo'; there are alpha, pressure, cell",
+    ),
+}
+
+
+def two_groups():
+    return aj.from_atoms(bulk("NaCl", "rocksalt", a=5.7), mix={"Na": ("Na", "K"), "Cl": ("Cl", "F")})
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_argument_gets_one_sentence(potential, unchecked, case):
+    call, sentence = WRONG[case]
+    with pytest.raises(TypeError if case == "option" else ValueError, match=sentence) as caught:
+        call(potential, salt())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.dtype("f8"), float, jnp.float64, "double"])
+def test_a_dtype_may_be_numpys(dtype):
+    assert aj.load("sevennet-0", dtype=dtype).dtype == "float64"

@@ -470,6 +470,28 @@ def test_a_relaxed_structure_keeps_its_occupancies(run, work, tmp_path, suffix):
     assert "exists" in run("relax", work / "nacl.cif", *mix, "-o", out, status=2).stderr
 
 
+def test_a_molecule_has_no_cell_to_relax_and_the_way_out_is_named(run, sweeps, work, bad, tmp_path):
+    molecule, model = bad / "molecule.extxyz", ["--model", work / "model"]
+    result = run("relax", molecule, *model, "-o", tmp_path / "out.extxyz", status=2)
+    assert "it has no cell to relax; give --no-cell\n" in result.stderr
+    result = sweeps(tmp_path / "out", "--relax", "cell", file=molecule, status=2)
+    assert "it has no cell to relax; give --relax positions\n" in result.stderr
+
+
+def test_a_single_point_is_called_so_and_shows_its_largest_force(run, work, tmp_path, monkeypatch):
+    system = aj.read(work / "nacl.cif", {"Na": ("Na", "K")}, weights=[0.5, 0.25])
+    forces = np.array([[0, 0, 0.25], [0.3, 0, 0.4]])
+    output = aj.Output(*map(np.asarray, (-1.0, [-0.5, -0.5], forces, np.zeros((3, 3)), [0.0, 0.0])), None)
+    relaxed = aj.Relaxed(system.structure, system.weights, output, True, 0, 0.0, 0.0)
+    monkeypatch.setattr("alchemjax.commands.relax.relax", lambda *arguments, **options: relaxed)
+    command = ["relax", work / "nacl.cif", "--mix", "Na=Na,K", "--weights", "0.5,0.25", "--model", work / "model"]
+    result = run(*command, "--no-cell", "--no-positions", "-o", tmp_path / "out.cif")
+    assert "single point" in result.stdout and "converged" not in result.stdout
+    assert [line.split()[-1] for line in result.stdout.splitlines() if "largest force" in line] == ["0.5"]
+    assert "group Na (Na/K): 25 % vacant\n" in result.stdout
+    assert json.loads((tmp_path / "out.json").read_text())["results"]["max_force_eV_per_A"] == 0.5
+
+
 def test_info_tells_formula_space_group_and_the_order_of_the_weights(run, work):
     result = run("info", work / "nacl.cif", "--mix", "Na=Na,Fe", "--model", work / "model")
     lines = {line.split("  ")[0].strip(): line for line in result.stdout.splitlines()}
@@ -681,7 +703,7 @@ def bad(work):
         (["--relax", "cell", "--max-steps", -1], ": --max-steps -1 must be a whole number, at least 0\n"),
         (["--relax", "cell", "--pressure", "nan"], ": --pressure nan GPa must be a finite number\n"),
         (["--coupling", "correlated", "--alpha", "nan"], "alpha = nan is not a number"),
-        (["--batch", 0], "batch = 0 must be at least 1"),
+        (["--batch", 0], ": --batch 0 must be a whole number, at least 1\n"),
         (["--model", "gnome"], "'gnome' is neither the name of a model nor a file"),
         (["--modality", "mpa"], "has no modalities"),
         (["-o", "{bad}/file"], "file"),

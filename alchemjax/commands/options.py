@@ -86,13 +86,9 @@ def check_relaxation(arguments: dict, *, cell: bool, positions: bool) -> None:
     for name in ("force_tolerance", "max_steps"):
         if arguments[name] is not None and not (positions or cell):
             raise ValueError(f"--{_option(name)} has no effect without a relaxation; leave it out")
-    for name, unit in {
-        "pressure": "GPa",
-        "force_tolerance": "eV/A",
-        "stress_tolerance": "GPa",
-        "max_steps": "",
-    }.items():
-        if arguments[name] is not None:
+    units = {"pressure": "GPa", "force_tolerance": "eV/A", "stress_tolerance": "GPa", "max_steps": "", "batch": ""}
+    for name, unit in units.items():
+        if arguments.get(name) is not None:
             check_limit(name, arguments[name], f"--{_option(name)} {arguments[name]:g} {unit}".rstrip())
 
 

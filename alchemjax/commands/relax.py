@@ -25,9 +25,8 @@ from alchemjax.commands.options import (
 )
 from alchemjax.commands.session import prepare_jax, provenance, read_system, warn
 from alchemjax.io import load, write_atomically
-from alchemjax.system.sites import flat_weights
 from alchemjax.system.structure import volume
-from alchemjax.system.system import System
+from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.relax import Relaxed, relax
 from alchemjax.units import EV_PER_A3_IN_GPA
 
@@ -46,7 +45,7 @@ def run(arguments: dict) -> None:
     if out.suffix == ".cif" and not system.structure.pbc.all():
         raise ValueError(f"'{out}': a CIF needs three periodic directions; write .extxyz")
     given = parse_weights(system.sites, arguments["weights"])
-    system = system._replace(weights=flat_weights(system.sites, system.weights if given is None else given))
+    system = system._replace(weights=checked_weights(system, given))
     if arguments["cell"]:
         check_periodic(system, arguments["file"], "--no-cell")
     potential = load(arguments["model"], arguments["dtype"], modality=arguments["modality"])

@@ -67,7 +67,16 @@ def flat_weights(sites: Sites, weights, *, bounded: bool = True) -> np.ndarray:
 
     Errors: ValueError naming the group for a wrong length, NaN and, if bounded, a weight below 0 or a sum over 1.
     """
-    flat = np.array(listed_weights(sites, weights), np.float64)
+    given = listed_weights(sites, weights)
+    try:
+        flat = np.asarray(given)
+        if flat.dtype.kind in "cmMSU":
+            raise TypeError
+        flat = np.array(flat, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"weights are {str(given):.80}; give real numbers, one for every species of every group"
+        ) from None
     check_shape(sites, flat.shape)
     start = 0
     for group in sites.groups:
@@ -101,15 +110,20 @@ def check_shape(sites: Sites, shape: tuple[int, ...]) -> None:
 def listed_weights(sites: Sites, weights):
     """Weights in the order of the flat vector, from a {group: {species: weight}}; anything else as it is.
 
-    Errors: ValueError for a group or species that is not there.
+    Where there is one group, its {species: weight} is enough. Errors: ValueError for a group or species that is not
+    there.
     """
     if not isinstance(weights, dict):
         return weights
     names = [g.name for g in sites.groups]
+    if len(names) == 1 and weights and not any(isinstance(value, dict) for value in weights.values()):
+        weights = {names[0]: weights}
     unknown = set(weights) - set(names)
     missing = set(names) - set(weights)
     if unknown or missing:
-        raise ValueError(f"weights name the groups {sorted(weights)}; this system has the groups {names}")
+        raise ValueError(f"weights name the groups {list(weights)}; this system has the groups {names}")
+    if strange := [name for name in names if not isinstance(weights[name], dict)]:
+        raise ValueError(f"weights of group '{strange[0]}' are {weights[strange[0]]!r}; give {{species: weight}}")
     flat = []
     for group in sites.groups:
         given = weights[group.name]

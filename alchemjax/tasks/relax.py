@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.calculate import Output, precision, topology_of
+from alchemjax.calculate import Output, check_kind, precision, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import ShapeOverflow, Topology, block_shapes
 from alchemjax.system.neighbours import find_pairs
@@ -183,13 +183,17 @@ def relaxed_structure(system: System, freedom: Freedom, state: State, k: int) ->
 
 
 def check_limit(name: str, value, shown: str | None = None) -> None:
-    """Errors: ValueError for a tolerance, number of steps or pressure out of range; `shown` is what it is called."""
+    """Errors: ValueError for a tolerance, pressure, step or batch number out of range; `shown` is what it is called."""
     value = np.asarray(value).item() if np.ndim(value) == 0 else value
     number = isinstance(value, Real) and not isinstance(value, bool)
     if name == "pressure":
         allowed, needed = number and np.isfinite(value), "a finite number"
-    elif name == "max_steps":
-        allowed, needed = number and 0 <= value < np.inf and value == int(value), "a whole number, at least 0"
+    elif name in ("max_steps", "batch"):
+        least = 0 if name == "max_steps" else 1
+        allowed, needed = (
+            number and least <= value < np.inf and value == int(value),
+            f"a whole number, at least {least}",
+        )
     else:
         allowed, needed = number and value > 0, "a positive number"
     if not allowed:
@@ -238,6 +242,8 @@ def relax(
     (norm of a site's force) and eV/A^3 (component of the allowed stress). `converged` tells if `max_steps` were enough.
     Errors: ValueError as in `calculate`, and for a freedom that makes no sense.
     """
+    check_kind(potential, Potential)
+    check_kind(system, System)
     weights = checked_weights(system, weights)
     alpha = checked_alpha(system, weights, alpha)
     freedom = make_freedom(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
+from inspect import signature
 from typing import NamedTuple
 
 import jax
@@ -10,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from alchemjax.calculate import Derivatives, derivatives, precision, topology_of
+from alchemjax.calculate import Derivatives, check_kind, derivatives, precision, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import block_shapes
 from alchemjax.system.structure import volume, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.fire import Limits
 from alchemjax.tasks.freedom import Freedom, make_freedom
-from alchemjax.tasks.relax import make_limits, relax_batch, relaxed_structure
+from alchemjax.tasks.relax import check_limit, make_limits, relax_batch, relaxed_structure
 
 RELAX = ("none", "positions", "cell")
 MEMORY = 1.5e9  # bytes that the arrays of one batch may take
@@ -75,7 +76,12 @@ def make_plan(
     """
     if relax not in RELAX:
         raise ValueError(f"relax = '{relax}' is not understood; use {', '.join(RELAX)}")
-    compositions = list(compositions)
+    check_kind(potential, Potential)
+    check_kind(system, System)
+    try:
+        compositions = list(compositions)
+    except TypeError:
+        raise ValueError(f"compositions = {compositions!r} is no list; give one of weights, or of dicts") from None
     if not compositions:
         raise ValueError("no compositions were given; give at least one")
     weights = []
@@ -97,8 +103,8 @@ def make_plan(
     alphas = np.array([checked_alpha(system, w, alpha) for w in weights])
     if batch is None:
         batch = _batch_size(potential, system, relax, len(weights))
-    elif batch < 1:
-        raise ValueError(f"batch = {batch} must be at least 1")
+    else:
+        check_limit("batch", batch)
     return Plan(np.array(weights), alphas, relax, freedom, limits, batch)
 
 
@@ -131,6 +137,9 @@ def sweep(potential: Potential, system: System, compositions, relax: str = "cell
 
     `relax`: "none" (single points at the given structure), "positions", or "cell" (positions and cell).
     """
+    allowed = [name for name, p in signature(make_plan).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    if unknown := sorted(set(options) - set(allowed)):
+        raise TypeError(f"sweep() has no option '{unknown[0]}'; there are {', '.join(allowed)}")
     plan = make_plan(potential, system, compositions, relax, **options)
     return join(list(sweep_batches(potential, system, plan)))
 
