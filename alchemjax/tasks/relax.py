@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from numbers import Real
 from typing import NamedTuple
 
 import jax
@@ -185,15 +184,13 @@ def relaxed_structure(system: System, freedom: Freedom, state: State, k: int) ->
 def check_limit(name: str, value, shown: str | None = None) -> None:
     """Errors: ValueError for a tolerance, pressure, step or batch number out of range; `shown` is what it is called."""
     value = np.asarray(value).item() if np.ndim(value) == 0 else value
-    number = isinstance(value, Real) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if name == "pressure":
         allowed, needed = number and np.isfinite(value), "a finite number"
     elif name in ("max_steps", "batch"):
         least = 0 if name == "max_steps" else 1
-        allowed, needed = (
-            number and least <= value < np.inf and value == int(value),
-            f"a whole number, at least {least}",
-        )
+        whole = number and np.isfinite(value) and value == int(value)
+        allowed, needed = whole and value >= least, f"a whole number, at least {least}"
     else:
         allowed, needed = number and value > 0, "a positive number"
     if not allowed:
