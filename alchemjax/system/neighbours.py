@@ -8,6 +8,8 @@ from vesin import NeighborList
 
 from alchemjax.system.structure import MINIMUM_DISTANCE, Structure, completed_cell
 
+LARGEST_EXTENT = 1e4  # A, along directions without periodicity: the search divides it into cells of the cutoff's size
+
 
 class Pairs(NamedTuple):
     """Directed pairs, sorted by receiver; r = x[sender] - x[receiver] + shift . cell."""
@@ -21,12 +23,19 @@ def find_pairs(structure: Structure, cutoff: float) -> Pairs:
     """All pairs closer than the cutoff [A], periodic images and self-images included.
 
     Right for cells smaller than the cutoff, triclinic, left-handed, and periodic in any subset of directions.
-    Errors: ValueError when two sites are closer than 0.1 A.
+    Errors: ValueError when two sites are closer than 0.1 A, or far apart where nothing is periodic.
     """
+    cell = completed_cell(structure)
+    extent = np.ptp(structure.positions @ np.linalg.inv(cell), axis=0)[~structure.pbc].max(initial=0)
+    if extent > LARGEST_EXTENT:
+        raise ValueError(
+            f"the sites reach over {extent:.3g} A along a direction without periodicity; at most {LARGEST_EXTENT:g} A "
+            "are allowed: move distant parts closer, or calculate them one by one"
+        )
     search = NeighborList(cutoff=float(cutoff), full_list=True, sorted=True)
     i, j, shift, distance = search.compute(
         points=np.ascontiguousarray(structure.positions, np.float64),
-        box=completed_cell(structure),
+        box=cell,
         periodic=structure.pbc,
         quantities="ijSd",
     )

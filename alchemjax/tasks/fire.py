@@ -26,7 +26,7 @@ class Limits(NamedTuple):
     """When to stop."""
 
     force: Float[Array, ""]  # eV/A, norm of the force on a site
-    stress: Float[Array, ""]  # eV/A^3, component of the allowed stress plus pressure
+    stress: Float[Array, ""]  # eV/A^3, component of dH/dS / V, with H = E + p V, in the space of allowed strains S
     steps: Int[Array, ""]
     pressure: Float[Array, ""]  # eV/A^3
 
@@ -97,7 +97,8 @@ def _advance(cutoff: float, cell, freedom: Freedom, limits: Limits, skin, state:
     deformation = jnp.eye(3, dtype=cell.dtype) + jnp.einsum("k,kxy->xy", state.strain, freedom.strains)
     virial = out.strain + limits.pressure * space * jnp.eye(3, dtype=cell.dtype)
     forces = -out.positions * freedom.free
-    allowed = jnp.einsum("kxy,xy->k", freedom.strains, virial)
+    # dH/dS of x = X (1 + S); the virial alone has other zeros where S may not be any symmetric matrix
+    allowed = jnp.einsum("kxy,xy->k", freedom.strains, jnp.linalg.inv(deformation) @ virial)
     residual = jnp.einsum("k,kxy->xy", allowed, freedom.strains) / jnp.where(space > 0, space, 1.0)
     max_force = jnp.sqrt(jnp.max(jnp.sum(forces**2, axis=-1)))
     max_stress = jnp.max(jnp.abs(residual))
@@ -117,8 +118,7 @@ def _advance(cutoff: float, cell, freedom: Freedom, limits: Limits, skin, state:
     )
     # generalised forces on X and on the strain amplitudes, the latter scaled to a stiffness like that of a site
     push = forces @ deformation.T * freedom.free
-    strain_push = -jnp.einsum("kxy,xy->k", freedom.strains, jnp.linalg.inv(deformation) @ virial)
-    moved = _fire(judged, push, strain_push / jnp.sqrt(float(len(push))))
+    moved = _fire(judged, push, -allowed / jnp.sqrt(float(len(push))))
     moved = moved._replace(stale=_is_stale(cutoff, skin, cell, freedom, moved))
     moved = jax.tree.map(lambda a, b: jnp.where(judged.finished, a, b), judged, moved)
     return jax.tree.map(lambda a, b: jnp.where(state.finished, a, b), state, moved)  # what is finished stays as it is
@@ -143,7 +143,8 @@ def _fire(state: State, push, strain_push) -> State:
     velocity = (1 - mix) * velocity + ratio * push
     strain_velocity = (1 - mix) * strain_velocity + ratio * strain_push
     # a step that is too long is shortened, and so is the velocity: it must not outlive what was really moved
-    longest, strain_longest = jnp.max(jnp.abs(velocity)), jnp.max(jnp.abs(strain_velocity))
+    longest = jnp.sqrt(jnp.max(jnp.sum(velocity**2, axis=-1)))
+    strain_longest = jnp.max(jnp.abs(strain_velocity))
     clip = 1 / jnp.maximum(1.0, dt * jnp.maximum(longest / MAX_MOVE, strain_longest / (scale * MAX_STRAIN)))
     velocity, strain_velocity = clip * velocity, clip * strain_velocity
     back = jnp.where(uphill, -0.5 * dt, 0.0)  # after an uphill step: half a step back, and start from rest

@@ -13,12 +13,11 @@ from jaxtyping import Bool, Float, Int
 
 from alchemjax.calculate import Derivatives, check_kind, derivatives, precision, topology_of
 from alchemjax.model.load import Potential
-from alchemjax.system.graph import block_shapes
 from alchemjax.system.structure import volume, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.fire import Limits
 from alchemjax.tasks.freedom import Freedom, make_freedom
-from alchemjax.tasks.relax import check_limit, make_limits, relax_batch, relaxed_structure
+from alchemjax.tasks.relax import SKIN, check_limit, make_limits, relax_batch, relaxed_structure
 
 RELAX = ("none", "positions", "cell")
 MEMORY = 1.5e9  # bytes that the arrays of one batch may take
@@ -70,7 +69,9 @@ def make_plan(
     max_steps: int = 500,
     batch: int | None = None,
 ) -> Plan:
-    """Check a sweep: arguments as in `relax`; `batch` compositions at a time, by default what memory allows.
+    """Check a sweep: arguments as in `relax`, alpha also one for each row.
+
+    `batch` compositions are run at a time, by default what memory allows.
 
     Errors: ValueError as in `relax`, naming the row of a wrong composition.
     """
@@ -100,7 +101,10 @@ def make_plan(
     limits = make_limits(
         system, freedom, force=force_tolerance, stress=stress_tolerance, steps=max_steps, pressure=pressure
     )
-    alphas = np.array([checked_alpha(system, w, alpha) for w in weights])
+    if np.ndim(alpha) and np.shape(alpha) != (len(weights),):
+        raise ValueError(f"alpha has shape {np.shape(alpha)}; give one number, or one for each of {len(weights)} rows")
+    each = list(alpha) if np.ndim(alpha) else [alpha] * len(weights)
+    alphas = np.array([checked_alpha(system, w, a) for w, a in zip(weights, each, strict=True)])
     if batch is None:
         batch = _batch_size(potential, system, relax, len(weights))
     else:
@@ -109,10 +113,11 @@ def make_plan(
 
 
 def _batch_size(potential: Potential, system: System, relax: str, rows: int) -> int:
-    shapes = block_shapes(topology_of(potential, system))
-    edges = sum(r * w for r, w in shapes) * (1 if potential.dtype == "float32" else 2)
+    topology = topology_of(potential, system, skin=0.0 if relax == "none" else SKIN)
+    edges = sum(block.source.size for block in topology.blocks) * (1 if potential.dtype == "float32" else 2)
     devices = len(jax.devices())
-    fits = int(MEMORY / (BYTES_PER_EDGE[relax] * edges))
+    memory = MEMORY / (devices if jax.default_backend() == "cpu" else 1)  # devices of a CPU share it
+    fits = int(memory / (BYTES_PER_EDGE[relax] * edges))
     each = max(1, min(LARGEST_BATCH[relax], fits, -(-rows // devices)))
     return each * devices
 
@@ -193,20 +198,20 @@ def _single_points(potential, system, plan: Plan, weights, alpha, on_steps) -> T
     devices = tuple(jax.devices()) if len(weights) % len(jax.devices()) == 0 else tuple(jax.devices()[:1])
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
-        system = system._replace(structure=wrapped(system.structure))
-        structure = system.structure
+        near = system._replace(structure=wrapped(system.structure))
         config = batched_config(potential.config, len(weights) // len(devices))
         out: Derivatives = _compiled_points(potential.node_energies, config, devices)(
             potential.params,
-            topology_of(potential, system),
-            cast(structure.positions),
-            cast(structure.cell),
+            topology_of(potential, near),
+            cast(near.structure.positions),
+            cast(near.structure.cell),
             cast(weights),
             cast(alpha),
         )
         out = jax.tree.map(lambda a: np.asarray(a, np.float64), out)
     rows = len(weights)
     repeat = lambda a: np.repeat(np.asarray(a)[None], rows, axis=0)
+    structure = system.structure
     spaces = _volumes(system, repeat(structure.cell))
     stress = out.strain / spaces[:, None, None]
     pressure = float(plan.limits.pressure) * np.eye(3)
