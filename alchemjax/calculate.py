@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from alchemjax.model.load import Potential
@@ -142,7 +143,7 @@ def calculate(potential: Potential, system: System, weights=None, alpha=None) ->
     check_kind(potential, Potential)
     check_kind(system, System)
     weights = listed_weights(system.sites, system.weights if weights is None else weights)
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((weights, alpha)))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((weights, alpha)))
     if traced:
         weights = _traced_weights(potential, system, weights)
         alpha = checked_alpha(system, None, alpha)

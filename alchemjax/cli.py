@@ -309,7 +309,7 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
-    except UnreadableCommand as error:
+    except UnreadableCommand as error:  # pyright: ignore[reportGeneralTypeIssues]
         print(f"alchemjax: {' '.join(error.format_message().split())} (see --help)", file=sys.stderr)
         sys.exit(2)
     except typer.Abort:

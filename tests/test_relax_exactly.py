@@ -117,25 +117,28 @@ def test_members_of_a_batch_relax_as_alone_whatever_the_others_do(pair):
         np.testing.assert_allclose(table.cell[k], alone.structure.cell, atol=1e-7)
 
 
-def test_lists_that_grow_are_made_of_the_latest_structure_of_every_member(pair, monkeypatch):
-    monkeypatch.setattr(relax_module, "SKIN", 0.05)
-    monkeypatch.setattr(relax_module, "HEADROOM", 0.0)
-    monkeypatch.setattr(sweep_module, "SKIN", 0.05)
-    overflows = []
-    original = relax_module._Lists._roomy_shapes
+def listed(topology):
+    """Pairs in the list of one member."""
+    block = topology.blocks[0]
+    row, column = np.nonzero(block.used)
+    pairs = np.column_stack([block.receiver[row], block.sender[row, column], block.shift[row, column]])
+    return {tuple(pair) for pair in pairs.tolist()}
 
-    def roomy(self, structure):
-        overflows.append(1)
-        return original(self, structure)
 
-    monkeypatch.setattr(relax_module._Lists, "_roomy_shapes", roomy)
-    system = salt(cubic=False, amount=0.2)
-    options = {"pressure": 0.15, "force_tolerance": 1e-7, "stress_tolerance": 1e-9, "max_steps": 2000}
-    table = aj.sweep(pair, system, [[0.0, 1.0], [0.9, 0.0], [0.2, 0.3]], "cell", batch=3, **options)
-    assert len(overflows) > 1 and table.converged.all()
-    for k, weights in enumerate(table.weights):
-        fresh = aj.calculate(pair, at(system, table.positions[k], table.cell[k]), weights)
-        assert fresh.energy == pytest.approx(table.energy[k], abs=1e-10)
+def test_lists_that_grow_are_made_of_the_latest_structure_of_every_member(pair):
+    system = salt(cubic=False)
+    freedom = make_freedom(system.structure, cell=True)
+    lists = relax_module._Lists(pair, system, freedom, 2)
+    state = initial_state(jnp.asarray(system.structure.positions), 2)
+    state = type(state)(*(np.repeat(np.asarray(a)[None], 2, axis=0) for a in state))
+    shapes = lists.shapes
+    state.strain[1, :3] = 0.03  # fewer neighbours: the list fits
+    assert lists._replace(1, state) and listed(lists.members[1]) < listed(lists.members[0])
+    moved = listed(lists.members[1])
+    assert lists.shapes == shapes
+    state.strain[0, :3] = -0.1  # more neighbours than there is room for
+    assert lists._replace(0, state) and lists.shapes != shapes
+    assert listed(lists.members[1]) == moved
 
 
 @pytest.mark.parametrize(("coupling", "alphas"), [("correlated", (0.0, 0.3)), ("paired", (None,))])
@@ -207,5 +210,5 @@ COUPLINGS = {"independent": None, "correlated": 0.1}
 
 @pytest.mark.parametrize("alpha", [[0.1], [[0.1] * 4], [0.1, 0.2, 0.3]])
 def test_alphas_that_are_not_one_for_each_row_are_refused(pair, alpha):
-    with pytest.raises(ValueError, match="alpha has shape .*; give one number, or one for each of 4 rows"):
+    with pytest.raises(ValueError, match="alpha is .*; give one number, or one for each of 4 rows"):
         make_plan(pair, salt(coupling="correlated"), COMPOSITIONS, "none", alpha=alpha)

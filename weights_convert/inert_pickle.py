@@ -30,7 +30,8 @@ class Record:
 
     def __init__(self, name: str, args: tuple):
         """Record a call of the global `name`."""
-        self.name, self.args, self.state = name, args, None
+        self.name, self.args = name, args
+        self.state: Any = None
 
 
 class InertClass:

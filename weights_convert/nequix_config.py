@@ -80,7 +80,7 @@ def _integer(settings: dict, key: str, low: int, high: int) -> int:
 
 def _number(settings: dict, key: str, low: float, high: float) -> float:
     value = settings.get(key)
-    if type(value) not in (int, float) or not low < value < high:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
         raise _refuse(key, value, f"numbers between {low} and {high}")
     return float(value)
 
@@ -88,18 +88,19 @@ def _number(settings: dict, key: str, low: float, high: float) -> float:
 def atomic_numbers(settings: dict) -> list[int]:
     """Return the atomic numbers in the order of the one-hot input."""
     found = settings.get("atomic_numbers")
-    sound = isinstance(found, list) and 0 < len(found) <= len(SYMBOLS) and all(type(z) is int for z in found)
-    if not sound or found != sorted(set(found)) or not 1 <= found[0] <= found[-1] <= len(SYMBOLS):
-        raise _refuse("atomic_numbers", found, f"a list of increasing integers from 1 to {len(SYMBOLS)}")
-    return found
+    if isinstance(found, list) and 0 < len(found) <= len(SYMBOLS) and all(type(z) is int for z in found):
+        if found == sorted(set(found)) and 1 <= found[0] <= found[-1] <= len(SYMBOLS):
+            return found
+    raise _refuse("atomic_numbers", found, f"a list of increasing integers from 1 to {len(SYMBOLS)}")
 
 
 def check_atom_energies(settings: dict, in_arrays: list[float]) -> None:
     """Refuse energies that differ by more than rounding from those in the arrays, which count."""
     energies = settings.get("atom_energies")
     keys = [str(z) for z in settings["atomic_numbers"]]
-    sound = isinstance(energies, dict) and sorted(energies) == sorted(keys)
-    if not sound or any(type(value) not in (int, float) for value in energies.values()):
+    if not isinstance(energies, dict) or sorted(energies) != sorted(keys):
+        raise _refuse("atom_energies", energies, "a number for each of the atomic numbers")
+    if any(type(value) not in (int, float) for value in energies.values()):
         raise _refuse("atom_energies", energies, "a number for each of the atomic numbers")
     for key, stored in zip(keys, in_arrays, strict=True):
         if not math.isclose(energies[key], stored, rel_tol=1e-5, abs_tol=1e-5):

@@ -65,7 +65,8 @@ def _sent_back(k, like, y):
 
 def _dot(a, b):
     """Matrix products of every row and path, as one batch."""
-    flat = lax.dot_general(*(m.reshape(-1, *m.shape[2:]) for m in (a, b)), (((2,), (1,)), ((0,), (0,))))
+    left, right = (m.reshape(-1, *m.shape[2:]) for m in (a, b))
+    flat = lax.dot_general(left, right, (((2,), (1,)), ((0,), (0,))))
     return flat.reshape(*a.shape[:2], *flat.shape[1:])
 
 

@@ -164,7 +164,7 @@ def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "n
     geometry = [_geometry(params, config, graph, edges) for edges in graph.blocks]
     radial = {name: params[name] for name in ("bessel_weights", "prefactor", "agnesi") if name in params}
     x = [params["embedding"][species][:, None, :] / sqrt(len(params["embedding"]))]
-    energy = _zbl(params, config, graph, geometry) if config.zbl else jnp.zeros_like(x[0][:, 0, 0])
+    energy = _zbl(params, config.zbl, graph, geometry) if config.zbl else jnp.zeros_like(x[0][:, 0, 0])
     for t, layer in enumerate(config.layers):
         own = params["layers"][str(t)]
         skipped = _skip(own["skip"], species, x) if layer.residual else []
@@ -174,10 +174,11 @@ def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "n
         network = radial | {"hidden": hidden, "last": last / sqrt(len(last))}
         heard = received(_hidden, config, paths, network, graph, geometry, sources)
         heard = [read(graph, a) for a in _linear(own["linear"], heard)]
-        neighbours = layer.neighbours
-        if neighbours is None:
-            neighbours = 1 + _density(config, own["density"], radial, graph, geometry)[:, None, None]
-        heard = [a / neighbours for a in heard]
+        if layer.neighbours is None:
+            density = jnp.asarray(_density(config, own["density"], radial, graph, geometry))
+            heard = [a / (1 + density[:, None, None]) for a in heard]
+        else:
+            heard = [a / layer.neighbours for a in heard]
         if not layer.residual:
             heard = _skip(own["skip"], species, heard)
         x = _linear(own["product"]["linear"], _product(config, layer, own["product"], species, heard))
@@ -205,9 +206,9 @@ def _skip(weights: dict, species, x: list) -> list:
 
 def _product(config: Config, layer: Layer, weights: dict, species, x: list) -> list:
     """Symmetric contraction of the messages, for every l of the output."""
-    x = jnp.concatenate(x, axis=1)
+    components = jnp.concatenate(x, axis=1)
     return [
-        symmetric.contract(config.lmax, l, layer.correlation, weights[str(l)][species], x)
+        symmetric.contract(config.lmax, l, layer.correlation, weights[str(l)][species], components)
         for l in range(layer.l_out + 1)
     ]
 
@@ -246,8 +247,8 @@ def _angular(config: Config, vectors) -> dict:
         w3j = np.array(e3nn.clebsch_gordan(*path))
         w3j /= np.linalg.norm(w3j)
         if config.rounded_w3j and 0 not in path:
-            w3j = np.float64(np.float32(w3j))
-        w3j = (sqrt(2 * path[2] + 1) * w3j).astype(vectors.dtype)
+            w3j = w3j.astype(np.float32).astype(np.float64)
+        w3j = jnp.asarray(sqrt(2 * path[2] + 1) * w3j, vectors.dtype)
         tensors[path] = jnp.einsum("abc,rwb->rwac", w3j, y[path[1]])
     return tensors
 
@@ -321,12 +322,12 @@ def _density(config: Config, matrix, radial: dict, graph: Graph, geometry: list[
     return _sum_edges(graph, values)
 
 
-def _zbl(params: dict, config: Config, graph: Graph, geometry: list[Geometry]):
+def _zbl(params: dict, constants: tuple[int, tuple[int, ...]], graph: Graph, geometry: list[Geometry]):
     """Half of the screened repulsion of the nuclei with every neighbour [eV].
 
     J. F. Ziegler, J. P. Biersack, U. Littmark, The Stopping and Range of Ions in Matter (1985).
     """
-    p, numbers = config.zbl
+    p, numbers = constants
     zbl, charges = params["zbl"], jnp.asarray(numbers, params["covalent_radii"].dtype)
     values = []
     for edges, known in zip(graph.blocks, geometry, strict=True):

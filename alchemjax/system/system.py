@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Float
 
 from alchemjax.system.graph import COUPLINGS
@@ -49,7 +49,7 @@ def checked_alpha(system: System, weights, alpha):
         return 0.0 if system.coupling == "independent" else 1.0
     if alpha is None:
         raise ValueError("coupling 'correlated' needs alpha, the Warren-Cowley parameter between sites of one group")
-    if isinstance(alpha, jax.core.Tracer):
+    if isinstance(alpha, Tracer):
         return alpha
     alpha = float(alpha)
     if np.isnan(alpha):

@@ -110,9 +110,9 @@ class _Lists:
 
     def stacked(self) -> Topology:
         """All members' lists, along a new first axis."""
-        if self._stack is None:
-            self._stack = jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *self.members)
-        return self._stack
+        stack = self._stack or jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *self.members)
+        self._stack = stack
+        return stack
 
     def refresh(self, state: State) -> State:
         """Make the stale lists again and note where they were made."""
@@ -155,15 +155,14 @@ class _Lists:
 
     def without_collapsed(self, state: State) -> State:
         """Members with sites on top of each other have no energy."""
-        bad = []
-        for k in range(len(state.finished)):
+        bad = np.zeros(len(state.finished), bool)
+        for k in range(len(bad)):
             structure = structure_of(self.system.structure, self.strains, state, k)
+            bad[k] = self._is_crushed(structure)
             try:
-                bad.append(self._is_crushed(structure))
-                bad[-1] or find_pairs(structure, MINIMUM_DISTANCE)
+                _ = bad[k] or find_pairs(structure, MINIMUM_DISTANCE)
             except ValueError:
-                bad[-1] = True
-        bad = np.array(bad)
+                bad[k] = True
         return state._replace(energy=np.where(bad, np.nan, state.energy), converged=state.converged & ~bad)
 
 

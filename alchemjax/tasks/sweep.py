@@ -101,9 +101,9 @@ def make_plan(
     limits = make_limits(
         system, freedom, force=force_tolerance, stress=stress_tolerance, steps=max_steps, pressure=pressure
     )
-    if np.ndim(alpha) and np.shape(alpha) != (len(weights),):
-        raise ValueError(f"alpha has shape {np.shape(alpha)}; give one number, or one for each of {len(weights)} rows")
-    each = list(alpha) if np.ndim(alpha) else [alpha] * len(weights)
+    each = [alpha] * len(weights) if alpha is None or np.ndim(alpha) == 0 else list(alpha)
+    if len(each) != len(weights) or any(np.ndim(a) for a in each):
+        raise ValueError(f"alpha is {alpha!r:.80}; give one number, or one for each of {len(weights)} rows")
     alphas = np.array([checked_alpha(system, w, a) for w, a in zip(weights, each, strict=True)])
     if batch is None:
         batch = _batch_size(potential, system, relax, len(weights))
