@@ -82,6 +82,7 @@ Mix = Annotated[
 ]
 GroupsOption = Annotated[Groups, Option(help="One set of weights for every --mix, or one for every site.")]
 Model = Annotated[str, Option(help="Name (see alchemjax models) or path of the potential.")]
+Head = Annotated[str | None, Option(help="Head of a model trained on several data sets (MACE). [default: its default]")]
 Modality = Annotated[
     str | None, Option(help="Which level of theory, of a potential trained on several (alchemjax models lists them).")
 ]
@@ -148,7 +149,9 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, RuntimeError):
         full = "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
         return "not enough memory; try a smaller --batch, --dtype float32 or a smaller cell" if full else None
-    return " ".join(str(error).split()).replace("pass modality=", "give --modality")
+    return (
+        " ".join(str(error).split()).replace("pass modality=", "give --modality").replace("pass head=", "give --head")
+    )
 
 
 def _version(wanted: bool) -> bool:
@@ -192,6 +195,7 @@ def sweep(
     ] = None,
     relax: Annotated[Relax, Option(help="What is relaxed; cell means positions and cell.")] = Relax.cell,
     model: Model = "sevennet-0",
+    head: Head = None,
     modality: Modality = None,
     coupling: CouplingOption = Coupling.independent,
     alpha: Alpha = None,
@@ -240,6 +244,7 @@ def relax(
     fix_axes: FixAxes = None,
     pressure: Pressure = None,
     model: Model = "sevennet-0",
+    head: Head = None,
     modality: Modality = None,
     coupling: CouplingOption = Coupling.independent,
     alpha: Alpha = None,
@@ -263,12 +268,13 @@ def info(
     mix: Mix = None,
     groups: GroupsOption = Groups.shared,
     model: Model = "sevennet-0",
+    head: Head = None,
     modality: Modality = None,
 ) -> None:
     """What a file contains, and the order of its weights."""
     from alchemjax.commands.info import run
 
-    run(file, mix, groups, model, modality)
+    run(file, mix, groups, model, head, modality)
 
 
 @app.command()

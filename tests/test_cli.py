@@ -706,6 +706,7 @@ def bad(work):
         (["--batch", 0], ": --batch 0 must be a whole number, at least 1\n"),
         (["--model", "gnome"], "'gnome' is neither the name of a model nor a file"),
         (["--modality", "mpa"], "has no modalities"),
+        (["--head", "mp_pbe"], "has no heads"),
         (["-o", "{bad}/file"], "file"),
         (["-o", "{bad}/file/below"], "Not a directory"),
     ],

@@ -22,10 +22,10 @@ from alchemjax.system.system import System
 MOST_SITES = 40  # lines of the table of sites
 
 
-def run(file: Path, mix: list[str] | None, groups: str, model: str, modality: str | None) -> None:
+def run(file: Path, mix: list[str] | None, groups: str, model: str, head: str | None, modality: str | None) -> None:
     """Carry out the command."""
     system = read_system(file, parse_mix(mix), groups, "independent")
-    potential = load(model, modality=modality)
+    potential = load(model, head=head, modality=modality)
     facts = Table(show_header=False, show_edge=False, box=None)
     for name, text in _facts(system, potential):
         facts.add_row(name, text)

@@ -48,7 +48,7 @@ def run(arguments: dict) -> None:
     system = system._replace(weights=checked_weights(system, given))
     if arguments["cell"]:
         check_periodic(system, arguments["file"], "--no-cell")
-    potential = load(arguments["model"], arguments["dtype"], modality=arguments["modality"])
+    potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     topology_of(potential, system)
     options = relaxation_options(arguments)
     if not arguments["cell"]:

@@ -42,7 +42,7 @@ def run(arguments: dict) -> None:
     system = read_system(arguments["file"], mix, arguments["groups"], arguments["coupling"], needs_weights=False)
     if arguments["relax"] == "cell":
         check_periodic(system, arguments["file"], "--relax positions")
-    potential = load(arguments["model"], arguments["dtype"], modality=arguments["modality"])
+    potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     rows = _compositions(system, arguments)
     plan = _make_plan(potential, system, with_corners(system.sites, rows), arguments)
     topology_of(potential, system)  # whatever is wrong with the structure is said before anything is written
