@@ -1,8 +1,8 @@
 """Two programs timed in turns, never at the same time; what the speed benchmarks share.
 
-An original program lives in an environment of its own and in a process that stays alive: it reads one job per line and
-answers with the seconds of one evaluation. torch's threads spin for a while after their work, hence the pause. Every timed
-evaluation follows two that are not timed, as in a relaxation.
+An original program lives in an environment of its own and in a process that stays alive: it reads one job per line
+and answers with the seconds of one evaluation. torch's threads spin for a while after their work, hence the pause.
+Every timed evaluation follows two that are not timed, as in a relaxation.
 """
 
 import argparse

@@ -5,7 +5,8 @@
 MACE of the shape of MP-0 small (`--max-l 1`: medium) with random weights, which do not change the time. MACE_PYTHON is
 the python of an environment with torch==2.13.0 and mace-torch==0.3.16, PYTHON that of one with torch==2.13.0,
 mace-torch==0.3.4 and e3nn==0.4.4, and FOLDER a checkout of https://github.com/learningmatter-mit/alchemical-mlip
-(commit ba92f1e), which is imported as it is. Each writes its model to a file, which alchemjax converts: energies must agree.
+(commit ba92f1e), which is imported as it is. Each writes its model to a file, which alchemjax converts: the energies
+must agree (of `published`; `independent` is another energy).
 """
 
 import tempfile

@@ -1,9 +1,10 @@
 """MACE: messages as in NequIP, then products of several neighbours' at every node; edge vectors to node energies.
 
 I. Batatia et al., NeurIPS 35, 11423 (2022); I. Batatia et al., arXiv 2401.00096 (the foundation models).
-Features are lists over l of arrays [nodes, 2l+1, channels]. Normalisations, 1/sqrt(fan in), are applied here. Parity is
-natural, (-1)^l. The species enters at nodes (embedding, skip, product, reference energy); between nodes it does only in
-models with the Agnesi transform of distances or with ZBL repulsion, whose graph has edges between nodes (`per_node`).
+Features are lists over l of arrays [nodes, 2l+1, channels], the nodes in rows of one species each, so that what belongs
+to a species is fetched once for many nodes. Parity is natural, (-1)^l. The species enters at nodes (embedding, skip,
+product, reference energy); between nodes it does only in models with the Agnesi transform of distances or with ZBL
+repulsion, whose graph has edges between nodes (`per_node`).
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float
 from alchemjax.model import symmetric
 from alchemjax.model.elements import SYMBOLS
 from alchemjax.model.messages import Geometry, mix, read, received
-from alchemjax.system.graph import Edges, Graph
+from alchemjax.system.graph import Edges, Graph, by_species
 
 COULOMB = 14.3996  # e^2 / (4 pi epsilon_0) [eV A], the digits of the original
 BOHR = 0.529  # A, the digits of the original
@@ -136,21 +137,62 @@ def _layer_shapes(architecture: dict, layer: dict, num_species: int) -> dict[str
 def prepare(architecture: dict, tensors: dict[str, Any]) -> dict[str, Any]:
     """Parameters from the arrays of the weights file, on the host: what no structure changes is done once.
 
-    U and W of every product become one polynomial per species; the columns of the last radial matrix, which the file
-    orders by l3, are ordered by l1. Errors: ValueError for U that is not equivariant.
+    Linear maps get their normalisation 1/sqrt(fan in), and those that follow one another become one: the embedding and
+    the maps of the first layer, the messages' map and the skip of a layer that is not residual, the last layer's maps
+    and the readout. U and W of every product become one polynomial per species. Maps of a species are
+    [species, in, out]. The columns of the last radial matrix, which the file orders by l3, are ordered by l1.
+    Errors: ValueError for U that is not equivariant.
     """
-    tensors = dict(tensors)
-    for t, layer in enumerate(architecture["layers"]):
-        nus = range(1, layer["correlation"] + 1)
-        for l in range(len(layer["outputs"])):
-            u, w = ({nu: tensors.pop(f"layers.{t}.product.{l}.{name}.{nu}") for nu in nus} for name in "UW")
-            tensors[f"layers.{t}.product.{l}"] = symmetric.coefficients(u, w, l)
-        paths = _paths(len(layer["inputs"]) - 1, architecture["max_ell"])
-        name = f"layers.{t}.radial.{len(layer['radial_hidden'])}"
-        blocks = np.split(tensors[name], len(paths), axis=1)
-        in_file = sorted(range(len(paths)), key=lambda i: paths[i][2])  # path of every block
-        tensors[name] = np.concatenate([blocks[in_file.index(i)] for i in range(len(paths))], axis=1)
-    return tensors
+    flat = {name: np.asarray(a, np.float64) for name, a in tensors.items()}
+    embedding = flat.pop("embedding") / sqrt(len(flat["atomic_energies"][0]))
+    layers = architecture["layers"]
+    for t, layer in enumerate(layers):
+        own = _of_layer(architecture, layer, _taken(flat, f"layers.{t}."))
+        readout = _readout_maps(_taken(flat, f"readouts.{t}."))
+        if t == 0:
+            own["linear_up.0"] = embedding @ own["linear_up.0"]
+            if layer["residual"]:
+                own["skip.0"] = np.einsum("si,sio->so", embedding, own["skip.0"])
+        if t == len(layers) - 1:
+            first = readout.pop("0")
+            own |= {name: own[name] @ first for name in ("skip.0", "product.linear.0") if name in own}
+        flat |= {f"layers.{t}.{name}": a for name, a in own.items()}
+        flat |= {f"readouts.{t}.{name}": a for name, a in readout.items()}
+    return flat
+
+
+def _taken(flat: dict, prefix: str) -> dict:
+    """The arrays whose names begin so, without that, taken out."""
+    return {name.removeprefix(prefix): flat.pop(name) for name in list(flat) if name.startswith(prefix)}
+
+
+def _of_layer(architecture: dict, layer: dict, own: dict) -> dict:
+    """The arrays of one layer as `prepare` says, before they are joined with what is outside of the layer."""
+    for name, a in own.items():
+        if name.startswith(("linear", "product.linear", "radial", "density")):
+            own[name] = a / sqrt(len(a))
+        elif name.startswith("skip"):
+            own[name] = np.moveaxis(a, 1, 0) / sqrt(a.shape[0] * a.shape[1])
+    if not layer["residual"]:
+        for l in range(architecture["max_ell"] + 1):
+            own[f"linear.{l}"] = own[f"linear.{l}"] @ own.pop(f"skip.{l}")
+    nus = range(1, layer["correlation"] + 1)
+    for l in range(len(layer["outputs"])):
+        u, w = ({nu: own.pop(f"product.{l}.{name}.{nu}") for nu in nus} for name in "UW")
+        own[f"product.{l}"] = symmetric.coefficients(u, w, l)
+    paths = _paths(len(layer["inputs"]) - 1, architecture["max_ell"])
+    name = f"radial.{len(layer['radial_hidden'])}"
+    blocks = np.split(own[name], len(paths), axis=1)
+    in_file = sorted(range(len(paths)), key=lambda i: paths[i][2])  # path of every block
+    own[name] = np.concatenate([blocks[in_file.index(i)] for i in range(len(paths))], axis=1)
+    return own
+
+
+def _readout_maps(readout: dict) -> dict:
+    """`0`: to what is wanted of every head; `1`: where that is not yet the energy, from there to the energy."""
+    if "linear" in readout:
+        return {"0": readout["linear"] / sqrt(len(readout["linear"]))}
+    return {name: a / sqrt(len(a)) for name, a in readout.items()}
 
 
 def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "nodes"]:
@@ -161,30 +203,35 @@ def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "n
     species, head = graph.node_species, config.head
     if config.per_node and any(edges.weight is None for edges in graph.blocks):
         raise ValueError("this model needs a graph with edges between nodes: make_topology(..., per_node=True)")
+    graph = by_species(graph)
+    species, kinds = graph.node_species, graph.node_species[graph.species_nodes[:, 0]]
     geometry = [_geometry(params, config, graph, edges) for edges in graph.blocks]
     radial = {name: params[name] for name in ("bessel_weights", "prefactor", "agnesi") if name in params}
-    x = [params["embedding"][species][:, None, :] / sqrt(len(params["embedding"]))]
-    energy = _zbl(params, config.zbl, graph, geometry) if config.zbl else jnp.zeros_like(x[0][:, 0, 0])
+    energy = _zbl(params, config.zbl, graph, geometry) if config.zbl else 0.0
+    x = []  # the first layer sees species alone: its maps are tables
     for t, layer in enumerate(config.layers):
         own = params["layers"][str(t)]
-        skipped = _skip(own["skip"], species, x) if layer.residual else []
-        sources = [mix(graph, a) for a in _linear(own["linear_up"], x)]
+        sent = _linear(own["linear_up"], x) if t > 0 else _table(own["linear_up"], species)
+        skipped = []
+        if layer.residual:
+            skipped = _linear_of_kinds(own["skip"], kinds, x) if t > 0 else _table(own["skip"], species)
         paths = _paths(layer.l_in, config.lmax)
         *hidden, last = (own["radial"][str(k)] for k in range(len(own["radial"])))
-        network = radial | {"hidden": hidden, "last": last / sqrt(len(last))}
-        heard = received(_hidden, config, paths, network, graph, geometry, sources)
-        heard = [read(graph, a) for a in _linear(own["linear"], heard)]
-        if layer.neighbours is None:
+        network = radial | {"hidden": hidden, "last": last}
+        heard = received(_hidden, config, paths, network, graph, geometry, [mix(graph, a) for a in sent])
+        heard = [read(graph, a) for a in (_linear(own["linear"], heard) if layer.residual else heard)]
+        neighbours = layer.neighbours
+        if neighbours is None:
             density = jnp.asarray(_density(config, own["density"], radial, graph, geometry))
-            heard = [a / (1 + density[:, None, None]) for a in heard]
-        else:
-            heard = [a / layer.neighbours for a in heard]
+            neighbours = 1 + density[:, None, None]
+        heard = [a / neighbours for a in heard]
         if not layer.residual:
-            heard = _skip(own["skip"], species, heard)
-        x = _linear(own["product"]["linear"], _product(config, layer, own["product"], species, heard))
+            heard = _linear_of_kinds(own["linear"], kinds, heard)
+        x = _linear(own["product"]["linear"], _product(config, layer, own["product"], kinds, heard))
         x = [a + skipped[l] if l < len(skipped) else a for l, a in enumerate(x)]
-        energy = energy + _readout(config, params["readouts"][str(t)], x[0][:, 0])
-    return params["scale"][head] * energy + params["shift"][head] + params["atomic_energies"][head][species]
+        energy = energy + _readout(config, params["readouts"].get(str(t), {}), x[0][:, 0])
+    energy = params["scale"][head] * energy + params["shift"][head] + params["atomic_energies"][head][species]
+    return energy[graph.node_place]
 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------
@@ -192,36 +239,43 @@ def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "n
 
 def _linear(weights: dict, x: list) -> list:
     """One matrix per l."""
-    return [a @ weights[str(l)] / sqrt(a.shape[-1]) for l, a in enumerate(x)]
+    return [a @ weights[str(l)] for l, a in enumerate(x)]
 
 
-def _skip(weights: dict, species, x: list) -> list:
-    """One matrix per l and species."""
-    matrices = [weights[str(l)] for l in range(len(weights))]
+def _table(weights: dict, species) -> list:
+    """A linear map of what depends on the species alone: scalars."""
+    return [weights["0"][species][:, None, :]]
+
+
+def _linear_of_kinds(weights: dict, kinds, x: list) -> list:
+    """One matrix per l and species; the nodes are in rows of one species each."""
+    matrices = [weights[str(l)][kinds] for l in range(len(weights))]
     return [
-        jnp.einsum("nmi,ino->nmo", a, matrix[:, species]) / sqrt(matrix.shape[0] * matrix.shape[1])
+        jnp.matmul(a.reshape(len(kinds), -1, a.shape[-1]), matrix).reshape(*a.shape[:2], -1)
         for a, matrix in zip(x, matrices, strict=False)
     ]
 
 
-def _product(config: Config, layer: Layer, weights: dict, species, x: list) -> list:
+def _product(config: Config, layer: Layer, weights: dict, kinds, x: list) -> list:
     """Symmetric contraction of the messages, for every l of the output."""
     components = jnp.concatenate(x, axis=1)
-    return [
-        symmetric.contract(config.lmax, l, layer.correlation, weights[str(l)][species], components)
+    in_rows = components.reshape(len(kinds), -1, *components.shape[1:])
+    products = (
+        symmetric.contract(config.lmax, l, layer.correlation, weights[str(l)][kinds][:, None], in_rows)
         for l in range(layer.l_out + 1)
-    ]
+    )
+    return [a.reshape(-1, *a.shape[2:]) for a in products]
 
 
-def _readout(config: Config, weights: dict, scalars):
-    """Energy of one head, from scalars [nodes, channels]."""
-    if "linear" in weights:
-        return scalars @ weights["linear"][:, config.head] / sqrt(scalars.shape[-1])
-    width, heads = weights["1"].shape[0] // weights["1"].shape[1], weights["1"].shape[1]
+def _readout(config: Config, weights: dict, x):
+    """Energy of one head, from scalars [nodes, channels]; in the last layer `prepare` has done the first map."""
+    if "0" in weights:
+        x = x @ weights["0"]
+    if "1" not in weights:
+        return x[:, config.head]
+    width = weights["1"].shape[0] // weights["1"].shape[1]
     columns = slice(width * config.head, width * (config.head + 1))
-    hidden = scalars @ weights["0"][:, columns] / sqrt(scalars.shape[-1])
-    hidden = config.silu_norm[1] * jax.nn.silu(hidden)
-    return hidden @ weights["1"][columns, config.head] / sqrt(width * heads)
+    return config.silu_norm[1] * jax.nn.silu(x[:, columns]) @ weights["1"][columns, config.head]
 
 
 # --- angular part -----------------------------------------------------------------------------------------------------
@@ -298,7 +352,7 @@ def _hidden(config: Config, radial: dict, r):
     """The basis through all but the last layer of the radial network."""
     x = _basis(config, radial, r)
     for matrix in radial["hidden"]:
-        x = config.silu_norm[0] * jax.nn.silu(x @ matrix / sqrt(x.shape[-1]))
+        x = config.silu_norm[0] * jax.nn.silu(x @ matrix)
     return x
 
 
@@ -317,7 +371,7 @@ def _density(config: Config, matrix, radial: dict, graph: Graph, geometry: list[
     heard = jax.ops.segment_sum(graph.mix_weight, graph.mix_source, len(graph.source_node))
     values = []
     for edges, known in zip(graph.blocks, geometry, strict=True):
-        summed = (_basis(config, radial | known.radial, known.distance) @ matrix)[..., 0] / sqrt(len(matrix))
+        summed = (_basis(config, radial | known.radial, known.distance) @ matrix)[..., 0]
         values.append(heard[edges.source] * jnp.tanh(summed**2)[None])
     return _sum_edges(graph, values)
 

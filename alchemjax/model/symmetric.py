@@ -95,11 +95,11 @@ def contract(
     max_l: int,
     output_l: int,
     degree: int,
-    coefficients: Float[Array, "nodes monomials channels"],
-    x: Float[Array, "nodes components channels"],
-) -> Float[Array, "nodes outputs channels"]:
-    """B of one output l."""
-    places = iter(range(coefficients.shape[1]))
+    coefficients: Float[Array, "*#nodes monomials channels"],
+    x: Float[Array, "*nodes components channels"],
+) -> Float[Array, "*nodes outputs channels"]:
+    """B of one output l; nodes may share their coefficients."""
+    places = iter(range(coefficients.shape[-2]))
     polynomials = tuple(
         tuple((t, ((1, next(places)),)) for t in permitted) for permitted in monomials(max_l, output_l, degree)
     )
@@ -147,7 +147,7 @@ def _nested_sum(polynomial: Polynomial, coefficients, x: list, zero):
     """sum_t c_t x_t1 x_t2 ... as a tree: x_i (c_i + x_j (c_ij + ...))."""
 
     def branch(terms: dict[Monomial, tuple]):
-        parts = [factor * coefficients[:, s] for factor, s in terms.pop((), ())]
+        parts = [factor * coefficients[..., s, :] for factor, s in terms.pop((), ())]
         for i in sorted({t[0] for t in terms}):
             parts.append(x[i] * branch({t[1:]: c for t, c in terms.items() if t[0] == i}))
         return sum(parts[1:], start=parts[0])

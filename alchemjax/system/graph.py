@@ -57,6 +57,8 @@ class Graph(NamedTuple):
     node_species: Int[Array, "nodes"]  # row in the potential's species table
     node_weight: Float[Array, "nodes"]
     node_site: Int[Array, "nodes"]
+    species_nodes: Int[Array, "kinds several"]  # nodes in rows of one species each; number of nodes where there is none
+    node_place: Int[Array, "nodes"]  # where a node stands in these rows, flattened
 
 
 class Rows(NamedTuple):
@@ -88,6 +90,8 @@ class Topology(NamedTuple):
     node_species: Int[np.ndarray, "nodes"]
     node_weight: Int[np.ndarray, "nodes"]  # as mix_weight
     node_site: Int[np.ndarray, "nodes"]
+    species_nodes: Int[np.ndarray, "kinds several"]
+    node_place: Int[np.ndarray, "nodes"]
 
 
 def make_topology(
@@ -105,15 +109,19 @@ def make_topology(
     between = _edges_between_nodes if per_node else _edges_between_sites
     blocks, mix, stands_for, reads = between(sites, pairs, table, coupling)
     shapes = shapes or [None] * len(blocks)
+    node_species = np.array([species_rows[s] for s in sites.node_species])
+    species_nodes, node_place = _rows_of_species(node_species)
     return Topology(
         tuple(_pack(pairs, *block, len(stands_for), shape) for block, shape in zip(blocks, shapes, strict=True)),
         *mix,
         source_node=stands_for,
         target_node=stands_for,
         node_targets=reads,
-        node_species=np.array([species_rows[s] for s in sites.node_species]),
+        node_species=node_species,
         node_weight=sites.node_weight,
         node_site=sites.node_site,
+        species_nodes=species_nodes,
+        node_place=node_place,
     )
 
 
@@ -221,6 +229,19 @@ def _pack(pairs: Pairs, which, source, target, coupled, num_targets: int, shape)
     )
 
 
+def _rows_of_species(species: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes in rows of one species each, and their places; the shape follows from the numbers of nodes and species."""
+    kinds, counts = np.unique(species, return_counts=True)
+    width = max(1, len(species) // (4 * len(kinds)))  # so at most about a quarter of the places is empty
+    rows = np.full(((len(species) + len(kinds) * (width - 1)) // width, width), len(species))
+    order = np.argsort(species, kind="stable")
+    rank = np.arange(len(species)) - np.repeat(np.cumsum(counts) - counts, counts)
+    rows_each = -(-counts // width)
+    place = np.repeat(np.cumsum(rows_each) - rows_each, counts) * width + rank
+    rows.reshape(-1)[place] = order
+    return rows, place[np.argsort(order)]
+
+
 def _best_width(counts: np.ndarray) -> int:
     """The row width that wastes fewest slots; the largest of equals (fewest rows)."""
     if len(counts) == 0:
@@ -253,6 +274,8 @@ def make_graph(
         node_species=topology.node_species,
         node_weight=weights[topology.node_weight],
         node_site=topology.node_site,
+        species_nodes=topology.species_nodes,
+        node_place=topology.node_place,
     )
 
 
@@ -272,6 +295,25 @@ def _edges(rows: Rows, positions, cell, strain, weights, alpha, far: float) -> E
     if rows.weight is not None:
         weight = _probability(weights, alpha, rows.weight, rows.correlated, rows.same)
     return Edges(vectors, rows.source, rows.target, weight)
+
+
+def by_species(graph: Graph) -> Graph:
+    """The graph with its nodes in the order of `species_nodes`; where these are empty, a node that nobody hears."""
+    nodes, targets = len(graph.node_species), len(graph.target_node)
+    order, place = jnp.asarray(graph.species_nodes).reshape(-1), jnp.asarray(graph.node_place)
+    taken = lambda a, fill: jnp.asarray(a).at[order].get(mode="fill", fill_value=fill)
+    moved = lambda a: jnp.where(a < 0, -1, place[a])
+    kinds = jnp.asarray(graph.node_species)[jnp.minimum(graph.species_nodes[:, 0], nodes - 1)]
+    return graph._replace(
+        mix_node=place[graph.mix_node],
+        source_node=moved(graph.source_node),
+        target_node=moved(graph.target_node),
+        node_targets=taken(graph.node_targets, targets),
+        node_species=jnp.repeat(kinds, graph.species_nodes.shape[1]),
+        node_weight=taken(graph.node_weight, 0),
+        node_site=taken(graph.node_site, nodes),
+        species_nodes=jnp.arange(len(order)).reshape(graph.species_nodes.shape),
+    )
 
 
 def union(graphs: Graph, num_sites: int) -> Graph:
@@ -307,4 +349,6 @@ def union(graphs: Graph, num_sites: int) -> Graph:
         node_species=graphs.node_species.reshape(-1),
         node_weight=graphs.node_weight.reshape(-1),
         node_site=flat(graphs.node_site, num_sites).reshape(-1),
+        species_nodes=flat(graphs.species_nodes, nodes, nodes).reshape(-1, graphs.species_nodes.shape[2]),
+        node_place=flat(graphs.node_place, graphs.species_nodes[0].size).reshape(-1),
     )
