@@ -41,7 +41,7 @@ def test_the_shape_of_the_rows_follows_from_the_numbers_of_nodes_and_species(rng
 
 def test_the_reordered_graph_is_the_same_graph():
     groups = (Group("a", (0, 2), ("Li", "B")), Group("b", (1,), ("B", "H", "He")))
-    structure, arrays = topology_of(["Li", "B", "Li", "H"], groups)
+    structure, arrays = topology_of(["Li", "B", "Li", "H", *["Li", "B"] * 30], groups)
     weights = np.array([0.3, 0.6, 0.1, 0.2, 0.4])
     graph = make_graph(arrays, *map(jnp.asarray, (*structure[:2], weights, 0.0)), far=9.0)
     ordered = by_species(graph)
