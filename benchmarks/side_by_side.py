@@ -2,7 +2,7 @@
 
 An original program lives in an environment of its own and in a process that stays alive: it reads one job per line
 and answers with the seconds of one evaluation. torch's threads spin for a while after their work, hence the pause.
-Every timed evaluation follows two that are not timed, as in a relaxation.
+Every timed evaluation follows others that are not timed, as in a relaxation.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from functools import partial
 
 THREADS = 2
 PAUSE = 0.5  # s
+WARM_UP = 0.3  # s
 SERVER = r"""
 import json, os, sys, time, warnings
 warnings.filterwarnings("ignore")
@@ -32,7 +33,8 @@ print("ready", file=answers, flush=True)
 for line in sys.stdin:
     if line not in jobs:
         jobs[line] = evaluation(*json.loads(line))
-    for _ in range(2):
+    begun = time.perf_counter()
+    while time.perf_counter() < begun + {warm_up}:
         jobs[line]()
     start = time.perf_counter()
     energy = jobs[line]()
@@ -45,7 +47,7 @@ class Original:
 
     def __init__(self, python: str, code: str, *arguments: str):
         pipe = subprocess.PIPE
-        command = [python, "-c", SERVER.format(code=code), *arguments]
+        command = [python, "-c", SERVER.format(code=code, warm_up=WARM_UP), *arguments]
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
         if self.process.stdout.readline().strip() != "ready":
             raise SystemExit(f"{python}: the original program did not start")
@@ -126,7 +128,8 @@ def in_turns(ours: dict, theirs: dict, repeats: int) -> tuple[dict[str, float], 
     times, energies = {}, {}
     for turn in range(-1, repeats):  # one turn to warm up
         for name, run in ours.items():
-            for _ in range(2):
+            begun = time.perf_counter()
+            while time.perf_counter() < begun + WARM_UP:
                 run()
             start = time.perf_counter()
             out = run()
