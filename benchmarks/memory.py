@@ -42,7 +42,9 @@ def peak(python: str, code: str, model: str) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--sevenn", help="python of an environment with sevenn 0.13.0")
-    parser.add_argument("--mace", nargs=2, metavar=("PYTHON", "FILE"), help="environment with mace-torch, a .model file")
+    parser.add_argument(
+        "--mace", nargs=2, metavar=("PYTHON", "FILE"), help="environment with mace-torch, a .model file"
+    )
     args = parser.parse_args()
     print(f"alchemjax, SevenNet-0: {peak(sys.executable, OURS, 'sevennet-0'):.2f} GB")
     if args.sevenn:

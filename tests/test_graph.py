@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alchemjax.system.graph import by_species, make_graph, make_topology
+from alchemjax.model.messages import by_species
+from alchemjax.system.graph import make_graph, make_topology
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import Group, make_sites
 from alchemjax.system.structure import make_structure

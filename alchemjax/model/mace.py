@@ -19,8 +19,8 @@ from jaxtyping import Array, Float
 
 from alchemjax.model import symmetric
 from alchemjax.model.elements import SYMBOLS
-from alchemjax.model.messages import Geometry, mix, read, received
-from alchemjax.system.graph import Edges, Graph, by_species
+from alchemjax.model.messages import Geometry, by_species, mix, read, received
+from alchemjax.system.graph import Edges, Graph
 
 COULOMB = 14.3996  # e^2 / (4 pi epsilon_0) [eV A], the digits of the original
 BOHR = 0.529  # A, the digits of the original

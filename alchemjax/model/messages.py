@@ -28,6 +28,25 @@ class Geometry(NamedTuple):
     radial: dict  # further arguments of the radial functions, [rows, width] each
 
 
+def by_species(graph: Graph) -> Graph:
+    """The graph with its nodes in the order of `species_nodes`; where these are empty, a node that nobody hears."""
+    nodes, targets = len(graph.node_species), len(graph.target_node)
+    order, place = jnp.asarray(graph.species_nodes).reshape(-1), jnp.asarray(graph.node_place)
+    taken = lambda a, fill: jnp.asarray(a).at[order].get(mode="fill", fill_value=fill)
+    moved = lambda a: jnp.where(a < 0, -1, place[a])
+    kinds = jnp.asarray(graph.node_species)[jnp.minimum(graph.species_nodes[:, 0], nodes - 1)]
+    return graph._replace(
+        mix_node=place[graph.mix_node],
+        source_node=moved(graph.source_node),
+        target_node=moved(graph.target_node),
+        node_targets=taken(graph.node_targets, targets),
+        node_species=jnp.repeat(kinds, graph.species_nodes.shape[1]),
+        node_weight=taken(graph.node_weight, 0),
+        node_site=taken(graph.node_site, nodes),
+        species_nodes=jnp.arange(len(order)).reshape(graph.species_nodes.shape),
+    )
+
+
 def mix(graph: Graph, x):
     """x_q = sum_n Mix[q, n] x_n."""
     mixed = graph.mix_weight[:, None, None] * x[graph.mix_node]
