@@ -39,8 +39,8 @@ SAME_SITE = 0.05  # A; rows of a CIF that are this close share a site
 def load(name_or_path, dtype="float32", head: str | None = None, modality: str | None = None) -> Potential:
     """A potential: a shipped or cached name, a converted model, or a foreign file (.pth, .whl, .nqx, .model, folder).
 
-    Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder; a terminal shows a progress bar,
-    and with a notebook what they were recognised as. `dtype` is float32 or float64, by name or as NumPy has it.
+    Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder; a terminal shows a progress bar
+    and what they were recognised as. `dtype` is float32 or float64, by name or as NumPy has it.
     Errors: ValueError for an unknown name, a refused file, an unknown dtype, head or modality.
     """
     if not isinstance(name_or_path, str | os.PathLike):
@@ -158,10 +158,8 @@ def _convert(path: Path) -> Path:
         )
     digest = _digest(path)
     out = _cache() / digest[:16]
-    same = [
-        _current(Path(model["path"])) for model in list_models() if model["sha256"] == digest
-    ]  # by name, or shipped
-    if not (folders := _current(out) or next(filter(None, same), [])):
+    same = [Path(model["path"]) for model in list_models() if model["sha256"] == digest]  # shipped, or under a name
+    if not (folders := next(filter(None, map(_current, [out, *same])), [])):
         try:
             with conversion_bar() as progress:
                 converted = weights_convert.convert(FOREIGN[suffix], path, out, overwrite=True, progress=progress)

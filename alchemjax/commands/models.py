@@ -17,12 +17,13 @@ FAMILIES = {
     "nequix": ("Nequix", ".nqx files"),
     "mace": ("MACE", ".model files"),
 }
-LEGEND = """status: here; tested (the official file was converted and agrees with the original program);
-untried (the official file was not at hand; MACE networks of random weights agree); refused.
-licence: ASL is the Academic Software Licence, not for commercial use; - is unknown.
-F1 of stability (1 is perfect), kappa: error of thermal conductivity (0 is perfect, 2 the worst);
-Matbench Discovery, July 2026.
-alchemjax models NAME: its address, and what to type to get and convert it."""
+WIDTH = 100  # characters at most
+LEGEND = """status: here; tested: the official file was converted and agrees with the
+    original program; untried: the official file was not at hand; refused: above
+licence: ASL, the Academic Software Licence, forbids commercial use; -: unknown
+F1: of predicting stability, 1 is perfect; kappa: error of thermal conductivity,
+    0 is perfect, 2 the worst (Matbench Discovery, July 2026)
+alchemjax models NAME: its address, and what to type to get and convert it"""
 
 
 def run_models(name: str | None, *, as_json: bool) -> None:
@@ -61,41 +62,52 @@ def _with_commands(one: Official, models: list[dict]) -> dict:
 
 
 def _print_tables(models: list[dict], official: list[dict]) -> None:
-    print("families: " + "; ".join(f"{family} ({what})" for family, (_, what) in FAMILIES.items()))
-    here = _table("models here", "name", "family", "where", "elements", "functional", "choices", "licence", "dtype")
+    console = Console(highlight=False, markup=False)
+    console.width = min(console.width, WIDTH)
+    console.print("families: " + "; ".join(f"{family} ({what})" for family, (_, what) in FAMILIES.items()) + "\n")
+    console.print(_table_here(models))
+    for model in models:
+        note = "" if model["recognised_as"] else " (unrecognised, converted by content)"
+        print(f"{model['name']}: {model['path']}{note}")
+    for family, (title, _) in FAMILIES.items():
+        own = [one for one in official if one["family"] == family]
+        print()
+        console.print(_table_official(title, own))
+        console.print("from " + ", ".join(dict.fromkeys("/".join(one["url"].split("/")[:5]) for one in own)))
+        if family == "sevennet":
+            console.print("the tested ones: " + "; ".join(own[0]["commands"]))
+        for note in dict.fromkeys(one["note"] for one in own if one["status"] == "refused"):
+            refused = [one["name"] for one in own if one["note"] == note]
+            console.print(f"refused: {', '.join(refused)}: {note}")
+    print(f"\n{LEGEND}")
+
+
+def _table_here(models: list[dict]) -> Table:
+    table = _table("models here", "name", "family", "where", "elements", "functional", "choices", "licence", "dtype")
     for model in models:
         choices = model["modalities"] or (model["heads"] if len(model["heads"]) > 1 else [])
         cells = [model[key] for key in ("name", "family", "where", "species", "functional")]
-        here.add_row(*map(_cell, [*cells, ", ".join(choices), model["licence"], model["dtype"]]))
-    console = Console(highlight=False, markup=False)
-    console.print(here)
-    for model in models:
-        note = "" if model["recognised_as"] else "  (unrecognised, converted by content)"
-        print(f"{model['name']}: {model['path']}{note}")
-    for family, (title, _) in FAMILIES.items():
-        table = _table(
-            f"official files: {title}", "name", "status", "functional", "trained on", "licence", "F1", "kappa"
-        )
-        for one in official:
-            if one["family"] == family:
-                status = "here" if one["here"] else one["status"]
-                facts = [one[key] for key in ("functional", "training", "licence", "f1", "kappa")]
-                table.add_row(*map(_cell, [one["name"], status, *facts]))
-        print()
-        console.print(table)
-    print(f"\n{LEGEND}\nmost of SevenNet: {'; '.join(_example('sevennet-l3i5'))}")
+        table.add_row(*map(_cell, [*cells, ", ".join(choices), model["licence"], model["dtype"]]))
+    return table
 
 
-def _example(name: str) -> list[str]:
-    return next(weights_convert.commands(one) for one in OFFICIAL if one.name == name)
+def _table_official(title: str, official: list[dict]) -> Table:
+    columns = "name", "status", "functional", "trained on", "licence", "F1", "kappa"
+    table = _table(f"official files of {title}", *columns)
+    for one in official:
+        facts = [one[key] for key in ("functional", "training", "licence", "f1", "kappa")]
+        table.add_row(*map(_cell, [one["name"], "here" if one["here"] else one["status"], *facts]))
+    return table
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", show_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         right = column in ("elements", "F1", "kappa")
-        fixed = column in ("status", "licence", "F1", "kappa", "where", "family", "dtype")
-        table.add_column(column, justify="right" if right else "left", overflow="fold", no_wrap=fixed)
+        folds = column in ("functional", "trained on", "choices") or (column == "name" and title == "models here")
+        table.add_column(
+            column, justify="right" if right else "left", overflow="fold", no_wrap=not folds, min_width=len(column)
+        )
     return table
 
 
@@ -119,7 +131,7 @@ def _print_all(models: list[dict], official: list[dict]) -> None:
 def run_convert(family: str, path: Path, out: Path | None, model: str | None, *, overwrite: bool) -> None:
     """Convert, by default into the folder where `--model` finds models by name, and print what was written."""
     if out is None:
-        out = io._cache() / (path.resolve().stem if path.suffix else path.resolve().name)
+        out = io._cache() / (model or (path.resolve().stem if path.suffix else path.resolve().name))
     with conversion_bar() as progress:
         folders = weights_convert.convert(family, path, out, model, overwrite=overwrite, progress=progress)
     for folder in folders:
