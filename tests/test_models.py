@@ -133,7 +133,7 @@ def test_tables_stay_within_the_width_and_name_every_official_file_on_a_line(col
     assert max(len(line) for line in lines if line not in paths) <= min(columns, 100)
     rows = {line.split()[0]: line for line in lines if "│" in line and line[0] != " "}
     assert set(BY_NAME) <= set(rows)
-    assert " ASL" in rows["mace-omat-0-small"] and "0.852" in rows["mace-mpa-0-medium"]
+    assert "│ASL " in rows["mace-omat-0-small"] and "0.852" in rows["mace-mpa-0-medium"]
     text = " ".join(" ".join(lines).split())
     assert "refused: mace-mh-1, mace-omol-0: RealAgnosticResidualNonLinear blocks" in text
     assert "https://github.com/ACEsuit/mace-off" in text and "families: sevennet" in text
