@@ -81,7 +81,7 @@ Mix = Annotated[
     Option("--mix", metavar="SITES=SPECIES,..", help="Species on sites: Ce=Ce,Zr. SITES may also be 0,1 or tag:3."),
 ]
 GroupsOption = Annotated[Groups, Option(help="One set of weights for every --mix, or one for every site.")]
-Model = Annotated[str, Option(help="Name (see alchemjax models) or path of the potential.")]
+Model = Annotated[str, Option(help="Name (see alchemjax models) or path of the potential, also of a foreign file.")]
 Head = Annotated[str | None, Option(help="Head of a model trained on several data sets (MACE). [default: its default]")]
 Modality = Annotated[
     str | None, Option(help="Which level of theory, of a potential trained on several (alchemjax models lists them).")
@@ -280,12 +280,15 @@ def info(
 @app.command()
 @_plainly
 def models(
-    json: Annotated[bool, Option("--json", help="Print JSON, with paths and elements, instead of a table.")] = False,
+    name: Annotated[str | None, Argument(help="All about this one: address, licence, what to type to get it.")] = None,
+    json: Annotated[
+        bool, Option("--json", help="Print JSON, with paths, elements, addresses and commands, instead of tables.")
+    ] = False,
 ) -> None:
     """The potentials that are here, and where to get others."""
     from alchemjax.commands.models import run_models
 
-    run_models(as_json=json)
+    run_models(name, as_json=json)
 
 
 @app.command()
@@ -299,7 +302,11 @@ def convert(
     model: Annotated[str | None, Option(help="Which one of several in a wheel or folder. [default: all]")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert a foreign checkpoint, without running anything from it."""
+    """Convert a foreign checkpoint, without running anything from it.
+
+    --model of the other commands takes such a file as well, and converts it once. Official files are recognised; their
+    licence is kept beside the converted model.
+    """
     from alchemjax.commands.models import run_convert
 
     run_convert(family, path, out, model, overwrite=overwrite)

@@ -21,6 +21,7 @@ from ase.spacegroup.spacegroup import SpacegroupNotFoundError, parse_sitesym
 
 import weights_convert
 from alchemjax.atoms import KINDS, OCCUPANCY, from_atoms
+from alchemjax.conversion import conversion_bar, say_recognition
 from alchemjax.model.load import Potential, read_model
 from alchemjax.system.system import System
 from weights_convert.write import VERSION
@@ -38,8 +39,8 @@ SAME_SITE = 0.05  # A; rows of a CIF that are this close share a site
 def load(name_or_path, dtype="float32", head: str | None = None, modality: str | None = None) -> Potential:
     """A potential: a shipped or cached name, a converted model, or a foreign file (.pth, .whl, .nqx, .model, folder).
 
-    Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder. `dtype` is float32 or float64,
-    by name or as NumPy has it.
+    Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder; a terminal shows a progress bar
+    and what they were recognised as. `dtype` is float32 or float64, by name or as NumPy has it.
     Errors: ValueError for an unknown name, a refused file, an unknown dtype, head or modality.
     """
     if not isinstance(name_or_path, str | os.PathLike):
@@ -52,7 +53,8 @@ def load(name_or_path, dtype="float32", head: str | None = None, modality: str |
 def list_models() -> list[dict]:
     """Shipped and cached models: name, family, where, number of species, licence, dtype, path, sha256 of the source."""
     folders = [("shipped", path.parent) for path in sorted(SHIPPED.glob("*/config.json"))]
-    folders += [("cached", folder) for child in sorted(_cache().glob("*")) for folder in _models_in(child)]
+    children = [child for child in sorted(_cache().glob("*")) if not child.name.startswith(".")]  # being written
+    folders += [("cached", folder) for child in children for folder in _models_in(child)]
     models = []
     for where, folder in folders:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # not a model's config.json
@@ -139,6 +141,10 @@ def _model_folder(source) -> Path:
         return path
     if path.exists():
         return _convert(path)
+    if (official := weights_convert.find_official(str(source))) and official.status != "refused":
+        raise ValueError(f"'{source}' is not here yet; `alchemjax models {source}` says how to get and convert it")
+    if official:
+        raise ValueError(f"'{source}' is not supported: it has {official.note}; see alchemjax models")
     names = ", ".join(dict.fromkeys(m["name"] for m in models))
     raise ValueError(f"'{source}' is neither the name of a model nor a file; models here: {names or 'none'}")
 
@@ -150,10 +156,14 @@ def _convert(path: Path) -> Path:
         raise ValueError(
             f"'{path}' is not a model; give a converted model's folder, {allowed}, or the folder of sevenn"
         )
-    out = _cache() / _digest(path)[:16]
-    if not (folders := _current(out)):
+    digest = _digest(path)
+    out = _cache() / digest[:16]
+    same = [Path(model["path"]) for model in list_models() if model["sha256"] == digest]  # shipped, or under a name
+    if not (folders := next(filter(None, map(_current, [out, *same])), [])):
         try:
-            weights_convert.convert(FOREIGN[suffix], path, out, overwrite=True)
+            with conversion_bar() as progress:
+                converted = weights_convert.convert(FOREIGN[suffix], path, out, overwrite=True, progress=progress)
+            say_recognition(path, converted)
         except OSError as error:
             if not _current(out):  # another process may have been faster
                 raise ValueError(
@@ -182,6 +192,8 @@ def _digest(path: Path) -> str:
 def _current(folder: Path) -> list[Path]:
     """Models in one folder of the cache, if this converter wrote them."""
     found = _models_in(folder)
+    if not all((one / "model.safetensors").is_file() for one in found):
+        return []
     try:
         versions = {json.loads((one / "config.json").read_text())["converter"]["version"] for one in found}
     except (OSError, ValueError, KeyError, TypeError):

@@ -514,7 +514,7 @@ def test_models_are_listed_for_people_and_programs(run, monkeypatch, tmp_path):
 def test_a_converted_model_is_found_by_its_name(run, monkeypatch, tmp_path):
     import weights_convert
 
-    def convert(family, path, out, model, *, overwrite):
+    def convert(family, path, out, model, *, overwrite, progress):
         assert (family, Path(path).name, model, overwrite) == ("sevennet", "mine.pth", None, False)
         out.mkdir(parents=True)
         config = {"name": "mine", "family": "sevennet", "species": ["H"], "dtype": "float32", "source": {}}
@@ -524,7 +524,10 @@ def test_a_converted_model_is_found_by_its_name(run, monkeypatch, tmp_path):
     monkeypatch.setenv("ALCHEMJAX_MODELS", str(tmp_path / "models"))
     with monkeypatch.context() as patch:
         patch.setattr(weights_convert, "convert", convert)
-        assert run("convert", "sevennet", tmp_path / "mine.pth").stdout == f"mine: {tmp_path / 'models' / 'mine'}\n"
+        result = run("convert", "sevennet", tmp_path / "mine.pth")
+    assert result.stdout == f"mine: {tmp_path / 'models' / 'mine'}\n"
+    assert "mine is unrecognised, converted by content: its licence and training are unknown" in result.stderr
+    assert "mine: " in (listed := run("models").stdout) and "(unrecognised, converted by content)" in listed
     assert {m["name"] for m in json.loads(run("models", "--json").stdout)["models"]} == {"sevennet-0", "mine"}
     assert "'gnome' is not supported" in run("convert", "gnome", tmp_path / "x", status=2).stderr
     assert "alchemjax: " in run("convert", "sevennet", tmp_path / "missing.pth", status=2).stderr

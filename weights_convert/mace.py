@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from . import mace_config
-from .archive import RefusedFile, refuse_malformed, short
+from .archive import RefusedFile, short
 from .elements import SYMBOLS
 from .layout import Shapes
 from .mace_layout import message_channels, radial_shapes, skip_degrees, tensor_shapes
-from .mace_sources import LICENCES, NAMES, URL, find_model
-from .source import Source
+from .mace_sources import NAMES, URL, find_models
+from .official import licence_of
+from .source import Progress, Source, convert_sources
 from .state_dict import StateDict
 from .torch_file import TorchFile
 from .torch_module import Module
@@ -23,15 +24,15 @@ DTYPES = {"<f4": "float32", "<f8": "float64"}
 _RADII = 119  # one for each atomic number from 0
 
 
-def convert_mace(path: str | Path, model: str | None = None) -> dict[str, tuple[dict[str, Any], Tensors]]:
+def convert_mace(
+    path: str | Path, model: str | None = None, progress: Progress | None = None
+) -> dict[str, tuple[dict[str, Any], Tensors]]:
     """Convert the model at `path` to {name: (config, tensors)}.
 
     Raises:
         RefusedFile: the file is not what it should be, or its network is not one that is supported.
     """
-    with refuse_malformed(short(str(path))):
-        source = find_model(Path(path), model)
-        return {source.name: _convert(source)}
+    return convert_sources(Path(path), model, find_models, _convert, progress)
 
 
 def _convert(source: Source) -> tuple[dict[str, Any], Tensors]:
@@ -64,7 +65,7 @@ def _convert(source: Source) -> tuple[dict[str, Any], Tensors]:
             "recognised_as": source.recognised_as,
             "model_class": root.kind,
             "layout": "early" if root.get("heads") is None else "current",
-            "licence": LICENCES.get(source.recognised_as or ""),
+            "licence": licence_of(source.recognised_as),
             "url": URL if source.recognised_as else None,
         },
         "converter": {"name": "weights_convert", "version": VERSION},

@@ -4,19 +4,12 @@ from pathlib import Path
 
 from .archive import RefusedFile, read_bytes, short
 from .inert_pickle import Globals, InertClass
+from .official import known_sums
 from .source import Source, make_source
 from .torch_file import ALLOWED
 
 URL = "https://github.com/ACEsuit/mace-foundations"
-# sums as others list them: a wrong one only means that its file is converted by content
-KNOWN = {
-    "mace-mp-0b2-medium": "a90be07c8aa6623c390fcc4653d3e319c4a356f8b4a53d323f96b2012d375caf",
-    "mace-mp-0b3-medium": "2f2be696351ac9e94fbe01cdfb6f017679acdbd2db7645209ef55fec9826b012",
-    "mace-mpa-0-medium": "75428afe3a1d7d8062e19bcaabd5c433623cabf308242ec9fb493e38604fb638",
-    "mace-omat-0-small": "0abfde07862cf1e93b8b4d03cb702f29ce9c344ff2fc4de2ec0d7166d6c113a5",
-    "mace-omat-0-medium": "d4b14be9afa294eebdbe31a0280b26a0fa29715771e978cbfd3ca24e0d90307a",
-}
-LICENCES = dict.fromkeys(KNOWN, "MIT") | dict.fromkeys(("mace-omat-0-small", "mace-omat-0-medium"), "ASL")
+KNOWN = known_sums("mace")
 
 # whatever is not read here is still inert, and refused by its name where it stands in the network
 _NAMES = {
@@ -65,7 +58,7 @@ NAMES: Globals = {
 }
 
 
-def find_model(path: Path, model: str | None) -> Source:
+def find_models(path: Path, model: str | None) -> list[Source]:
     """Read the file at `path`; `model` must be its name, if given.
 
     Raises:
@@ -76,4 +69,4 @@ def find_model(path: Path, model: str | None) -> Source:
     source = make_source(path.name.removesuffix(".model"), path.name, read_bytes(path), KNOWN)
     if model not in (None, source.name):
         raise RefusedFile(f"{short(path.name)} is {short(source.name)}, not {short(model)}")
-    return source
+    return [source]

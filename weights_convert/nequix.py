@@ -14,40 +14,34 @@ from .archive import RefusedFile, read_bytes, refuse_malformed, short
 from .elements import SYMBOLS
 from .nequix_layout import radial_order, tensor_shapes
 from .npy import Arrays
-from .source import Source, make_source
+from .official import known_sums, licence_of
+from .source import Progress, Source, convert_sources, make_source
 from .write import FORMAT_VERSION, VERSION, Tensors
 
 URL = "https://github.com/atomicarchitects/nequix"
-KNOWN = {
-    "nequix-mp-1": "1647af8e627e1afa11e2bfadeab0797326513a521afd7dd01606a96f56783eee",
-    "nequix-mp-1-pft": "a88aeaed71fd447572dc57af21d469207d7737b85a6dbb66f8c38156f175c5f1",
-    "nequix-mp-1-pft-no-cotrain": "c191f7208e15f7caf8cc5c1202444652f301fed2f41d85f9a8080af3843ef308",
-    "nequix-oam-1": "6a43475eaeb32a7a049f36c1306d78aa1e7a17e8af37aeda7901c8fec0ca845c",
-    "nequix-oam-1-pft": "4ce693d68886512aab50c84ea2400efd68163e11155f7c7babe98e695177e809",
-    "nequix-omat-1": "2d0802ae7f5915cb488c44d25649d98404a103697e6500abb40f515e003a46a6",
-}
+KNOWN = known_sums("nequix")
 MAX_LINE_BYTES = 1 << 16
 _SCALARS = {bool: "|b1", int: "<i8", float: "<f8"}
 
 
-def convert_nequix(path: str | Path, model: str | None = None) -> dict[str, tuple[dict[str, Any], Tensors]]:
+def convert_nequix(
+    path: str | Path, model: str | None = None, progress: Progress | None = None
+) -> dict[str, tuple[dict[str, Any], Tensors]]:
     """Convert the model at `path` to {name: (config, tensors)}.
 
     Raises:
         RefusedFile: the file is not what it should be, or its network is not one that is supported.
     """
-    with refuse_malformed(short(str(path))):
-        source = _find_model(Path(path), model)
-        return {source.name: _convert(source)}
+    return convert_sources(Path(path), model, _find_models, _convert, progress)
 
 
-def _find_model(path: Path, model: str | None) -> Source:
+def _find_models(path: Path, model: str | None) -> list[Source]:
     if not path.exists():
         raise RefusedFile(f"{short(str(path))} does not exist; a .nqx file is needed")
     source = make_source(path.name.removesuffix(".nqx"), path.name, read_bytes(path), KNOWN)
     if model not in (None, source.name):
         raise RefusedFile(f"{short(path.name)} is {short(source.name)}, not {short(model)}")
-    return source
+    return [source]
 
 
 def _convert(source: Source) -> tuple[dict[str, Any], Tensors]:
@@ -75,7 +69,7 @@ def _convert(source: Source) -> tuple[dict[str, Any], Tensors]:
             "file": source.file,
             "sha256": source.sha256,
             "recognised_as": source.recognised_as,
-            "licence": "MIT" if source.recognised_as else None,
+            "licence": licence_of(source.recognised_as),
             "url": URL if source.recognised_as else None,
         },
         "converter": {"name": "weights_convert", "version": VERSION},

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from . import sevennet_config
-from .archive import RefusedFile, refuse_malformed, short
+from .archive import RefusedFile, short
 from .layout import Shapes, convolution_paths, gate_multiplicities, layer_shapes, tensor_shapes
+from .official import licence_of
 from .sevennet_sources import find_checkpoints
-from .source import Source
+from .source import Progress, Source, convert_sources
 from .state_dict import StateDict
 from .three_j import three_j
 from .torch_file import Tensor, TorchFile
@@ -25,14 +26,15 @@ _OLD_MODULES = {
 }
 
 
-def convert_sevennet(path: str | Path, model: str | None = None) -> dict[str, tuple[dict[str, Any], Tensors]]:
+def convert_sevennet(
+    path: str | Path, model: str | None = None, progress: Progress | None = None
+) -> dict[str, tuple[dict[str, Any], Tensors]]:
     """Convert the checkpoint at `path`, or those of a wheel or folder, to {name: (config, tensors)}.
 
     Raises:
         RefusedFile: the file is not what it should be, or its network is not one that is supported.
     """
-    with refuse_malformed(short(str(path))):
-        return {source.name: _convert(source) for source in find_checkpoints(Path(path), model)}
+    return convert_sources(Path(path), model, find_checkpoints, _convert, progress)
 
 
 def _convert(source: Source) -> tuple[dict[str, Any], Tensors]:
@@ -59,7 +61,7 @@ def _convert(source: Source) -> tuple[dict[str, Any], Tensors]:
             "sha256": source.sha256,
             "recognised_as": source.recognised_as,
             "sevenn_version": version,
-            "licence": "MIT" if source.recognised_as else None,
+            "licence": licence_of(source.recognised_as),
             "url": URL if source.recognised_as else None,
         },
         "converter": {"name": "weights_convert", "version": VERSION},

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .archive import Archive, RefusedFile, read_bytes, short
+from .official import known_sums
 from .source import Source, make_source
 
 
@@ -14,24 +15,13 @@ class _Known(NamedTuple):
 
 _FOLDER = "pretrained_potentials"
 _HINT = "sevenn 0.13.0 has all four"
-KNOWN = {
-    "sevennet-0": _Known(
-        "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
-        "7052cb42b7b3be42b40b97fa0d21077a48c54b5548948fc4dcf346629f813c36",
-    ),
-    "sevennet-0_22May2024": _Known(
-        "SevenNet_0__22May2024/checkpoint_sevennet_0.pth",
-        "5d389fafd512e6ae2830d74d0b66ffc49a55d3832653ff8e7bf7f1343013c1d1",
-    ),
-    "sevennet-l3i5": _Known(
-        "SevenNet_l3i5/checkpoint_l3i5.pth",
-        "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
-    ),
-    "sevennet-mf-0": _Known(
-        "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
-        "81791329b37d445f46b531578c182c41792d98c7814222c9e5dde276402225fd",
-    ),
+_MEMBERS = {
+    "sevennet-0": "SevenNet_0__11Jul2024/checkpoint_sevennet_0.pth",
+    "sevennet-0_22May2024": "SevenNet_0__22May2024/checkpoint_sevennet_0.pth",
+    "sevennet-l3i5": "SevenNet_l3i5/checkpoint_l3i5.pth",
+    "sevennet-mf-0": "SevenNet_MF_0/checkpoint_sevennet_mf_0.pth",
 }
+KNOWN = {name: _Known(member, known_sums("sevennet")[name]) for name, member in _MEMBERS.items()}
 
 
 def is_collection(path: Path) -> bool:

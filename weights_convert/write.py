@@ -1,9 +1,11 @@
 """Check a neutral model and write it: the same model gives the same bytes, on any machine."""
 
+import glob
 import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ from safetensors.numpy import save
 
 from . import layout, mace_layout, nequix_layout
 from .archive import RefusedFile, short
+from .official import licence_text
 
 VERSION = "0.1.0"
 FORMAT_VERSION = 1
+ABANDONED = 3600  # s
 
 _SHAPES = {
     "sevennet": layout.tensor_shapes,
@@ -42,19 +46,20 @@ def check_model(config: Mapping[str, Any], tensors: Tensors) -> None:
 
 
 def model_files(config: Mapping[str, Any], tensors: Tensors) -> dict[str, bytes]:
-    """Check a model and return the contents of its two files."""
+    """Check a model and return the contents of its files, config.json last: who finds it finds the others."""
     check_model(config, tensors)
+    files = {"model.safetensors": save({name: np.asarray(array, order="C") for name, array in tensors.items()})}
+    if text := licence_text(config["source"]["recognised_as"]):
+        files["LICENSE"] = text.encode("ascii")
     text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    return {
-        "config.json": text.encode("ascii"),
-        "model.safetensors": save({name: np.asarray(array, order="C") for name, array in tensors.items()}),
-    }
+    return files | {"config.json": text.encode("ascii")}
 
 
 def write_files(out: Path, files: Mapping[str, bytes], *, overwrite: bool = False) -> None:
     """Write files at paths below `out`; they appear together when all are complete, or not at all.
 
-    With `overwrite` files of these names are replaced in an existing folder and others are left alone.
+    With `overwrite` files of these names are replaced in an existing folder, in their order, and others are left alone.
+    What a killed process left behind when it wrote the same is removed after an hour.
 
     Raises:
         RefusedFile: `out` is a file, or a folder that is not empty without `overwrite`.
@@ -65,6 +70,9 @@ def write_files(out: Path, files: Mapping[str, bytes], *, overwrite: bool = Fals
         raise RefusedFile(f"output folder {short(str(out))} is not empty; choose another or --overwrite")
     out = Path(os.path.abspath(out))
     out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
+        if left.stat().st_mtime < time.time() - ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
     partial = out.parent / f".{out.name}.{secrets.token_hex(4)}.partial"
     try:
         for name, data in files.items():
