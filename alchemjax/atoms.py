@@ -15,7 +15,7 @@ from alchemjax.model.load import Potential
 from alchemjax.system.graph import ShapeOverflow, block_shapes
 from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, flat_weights, make_sites
 from alchemjax.system.structure import make_structure, volume, wrapped
-from alchemjax.system.system import System, checked_alpha, checked_weights, make_system
+from alchemjax.system.system import UNBOUNDED, System, checked_alpha, checked_weights, make_system
 
 ROUNDING = 0.005  # rounded occupancies may sum to this much over 1; they are scaled down
 SKIN = 0.3  # A; the calculator's arrays have room for atoms that come this much closer
@@ -29,7 +29,8 @@ def from_atoms(atoms, mix=None, groups="shared", coupling="independent", weights
     `mix` is {selector: species}; a selector is a symbol (every site that holds it), a site index, a tuple of indices or
     "tag:3". groups: "shared" makes one group of every entry, "site" one of every site; or, without `mix`, a list of
     {"sites": [0, 1], "species": ["Ce", "Zr"], "name": optional}. Occupancies that the atoms carry (ASE's form) make the
-    groups where there is neither, one for every kind, and the weights where none are given.
+    groups where there is neither, one for every kind, and the weights where none are given. With coupling "published",
+    as in the published code, weights are any real numbers, and a site may be in several groups of a list.
     Errors: ValueError for selectors that match nothing or overlap, species that are no element, missing weights.
     """
     if not isinstance(atoms, Atoms):
@@ -46,7 +47,7 @@ def from_atoms(atoms, mix=None, groups="shared", coupling="independent", weights
         if groups == "site":
             each = sorted((site, species) for _, sites, species in entries for site in sites)
             entries = [(f"{atoms.symbols[site]}[{site}]", [site], species) for site, species in each]
-    sites = make_sites(atoms.symbols, _groups(entries))
+    sites = make_sites(atoms.symbols, _groups(entries), overlapping=coupling == UNBOUNDED)
     _check_elements(sites.node_species)
     _check_covered(occupancies, sites.groups)
     weights = _default_weights(occupancies, sites.groups) if weights is None else weights
@@ -86,9 +87,11 @@ def to_atoms(system: System, positions=None, cell=None, weights=None) -> Atoms:
     The weights stand in ASE's form, `info["occupancy"]` by `arrays["spacegroup_kinds"]`, one kind for every group, the
     groups' names in `info["alchemjax_groups"]`. Extended XYZ keeps all three, and `from_atoms` makes the same system of
     them (pass it the coupling again). A vacant site shows its group's first species.
-    Errors: ValueError for wrong weights or shapes.
+    Errors: ValueError for wrong weights or shapes, a site in several groups.
     """
     structure, groups = system.structure, system.sites.groups
+    if twice := _in_several(groups):
+        raise ValueError(f"site {twice[0]} is in several groups; ASE's occupancies cannot say so")
     flat = flat_weights(system.sites, system.weights if weights is None else weights)
     structure = make_structure(
         structure.positions if positions is None else positions,
@@ -350,7 +353,14 @@ def _check_covered(occupancies, groups: tuple[Group, ...]) -> None:
             )
 
 
+def _in_several(groups: tuple[Group, ...]) -> list[int]:
+    """Sites that are in more than one group."""
+    return [site for site, count in Counter(s for group in groups for s in group.sites).items() if count > 1]
+
+
 def _default_weights(occupancies, groups: tuple[Group, ...]) -> list[float]:
+    if twice := _in_several(groups):
+        raise ValueError(f"site {twice[0]} is in several groups; pass weights=")
     weights: list[float] = []
     for group in groups:
         held = {s for site in group.sites for s, x in occupancies[site].items() if x > 0}
