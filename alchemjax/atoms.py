@@ -13,7 +13,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from alchemjax.calculate import check_kind, compiled_derivatives, precision, species_rows, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import ShapeOverflow, block_shapes
-from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, flat_weights, make_sites
+from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, make_sites
 from alchemjax.system.structure import make_structure, volume, wrapped
 from alchemjax.system.system import UNBOUNDED, System, checked_alpha, checked_weights, make_system
 
@@ -35,7 +35,7 @@ def from_atoms(atoms, mix=None, groups="shared", coupling="independent", weights
     """
     if not isinstance(atoms, Atoms):
         raise ValueError(f"from_atoms takes ase.Atoms, not {type(atoms).__name__}; files go through alchemjax.read")
-    occupancies, kinds = _occupancies(atoms)
+    occupancies, kinds = _occupancies(atoms, bounded=coupling != UNBOUNDED)
     if isinstance(groups, list | tuple):
         if mix is not None:
             raise ValueError("mix and a list of groups were both given; give one of them")
@@ -92,7 +92,7 @@ def to_atoms(system: System, positions=None, cell=None, weights=None) -> Atoms:
     structure, groups = system.structure, system.sites.groups
     if twice := _in_several(groups):
         raise ValueError(f"site {twice[0]} is in several groups; ASE's occupancies cannot say so")
-    flat = flat_weights(system.sites, system.weights if weights is None else weights)
+    flat = checked_weights(system, weights)
     structure = make_structure(
         structure.positions if positions is None else positions,
         structure.cell if cell is None else cell,
@@ -188,7 +188,7 @@ class Calculator(AseCalculator):
         return topology_of(self.potential, system, shapes=self._shapes[1])
 
 
-def _occupancies(atoms: Atoms) -> tuple[list[dict[str, float]], list[str] | None]:
+def _occupancies(atoms: Atoms, *, bounded: bool = True) -> tuple[list[dict[str, float]], list[str] | None]:
     """{species: weight} and kind of every site; without occupancies every atom is whole and of no kind."""
     whole = [{symbol: 1.0} for symbol in atoms.symbols]
     if not (table := atoms.info.get(OCCUPANCY)):
@@ -204,7 +204,8 @@ def _occupancies(atoms: Atoms) -> tuple[list[dict[str, float]], list[str] | None
         )
     if NAMES not in atoms.info:
         _refuse_lost_occupancies(table, set(kinds))
-    table = {kind: _checked_amounts(kind, amounts) for kind, amounts in table.items()}
+    if bounded:
+        table = {kind: _checked_amounts(kind, amounts) for kind, amounts in table.items()}
     for site, kind in enumerate(kinds):
         if not _is_mixed(table[kind]):
             continue  # the symbol says what the atom is, even if it was replaced after reading
@@ -320,13 +321,14 @@ def _listed(item) -> tuple:
 
 
 def _groups(entries: list[tuple]) -> tuple[Group, ...]:
-    """Groups with distinct names; those without one are named after their species and, where needed, first site."""
+    """Groups with distinct names; those without are named after species and, where needed, first site and number."""
     plain = ["/".join(species) for name, _, species in entries if name is None]
     groups = []
     for name, sites, species in entries:
         if name is None:
             name = "/".join(species)
             name = f"{name}[{sites[0]}]" if plain.count(name) > 1 else name
+            name = f"{name}#{len(groups)}" if any(g.name == name for g in groups) else name
         groups.append(Group(str(name), tuple(sites), species))
     if twice := [name for name, count in Counter(g.name for g in groups).items() if count > 1]:
         raise ValueError(f"two groups are named '{twice[0]}'; give every group a name of its own")

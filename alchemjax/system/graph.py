@@ -187,8 +187,9 @@ def _edges_between_nodes(sites: Sites, pairs: Pairs, table: np.ndarray, coupling
     senders, edges = count[pairs.sender], count[pairs.sender] * count[pairs.receiver]
     pair = np.repeat(np.arange(len(edges)), edges)
     rank = np.arange(len(pair)) - np.repeat(np.cumsum(edges) - edges, edges)
-    source = table[pairs.sender[pair], rank % senders[pair]]
-    target = table[pairs.receiver[pair], rank // senders[pair]]
+    first = np.cumsum(count) - count  # nodes are ordered by site
+    source = first[pairs.sender[pair]] + rank % senders[pair]
+    target = first[pairs.receiver[pair]] + rank // senders[pair]
     group, index = sites.node_group, sites.node_index
     correlated = (group[source] == group[target]) & (group[source] >= 0) & (coupling != "independent")
     coupled = (sites.node_weight[source], correlated.astype(int), (index[source] == index[target]).astype(int))
