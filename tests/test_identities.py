@@ -21,6 +21,7 @@ from conftest import (
     random_weights,
     standard_sites,
     topology,
+    varies,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,12 +70,6 @@ def family(request):
 def assert_close(one, two, names=("energy", "site_energies", "positions", "strain"), tolerance=1e-9):
     for name in names:
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), rtol=0, atol=tolerance, err_msg=name)
-
-
-def varies(*values, by=1e-3):
-    """Whether no two of the values agree."""
-    values = np.sort(np.asarray([float(v) for v in values]))
-    return (np.diff(values) > by).all()
 
 
 def slope(function, h=3e-4):
