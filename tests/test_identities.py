@@ -23,7 +23,7 @@ from conftest import (
     topology,
     varies,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jaxtyping import jaxtyped
 
@@ -795,6 +795,13 @@ def layouts(draw):
     return symbols, groups, coupling
 
 
+NEIGHBOURS = (  # two that overlap, one that does not
+    Group("0", (0, 1), ("Na", "K")),
+    Group("1", (1,), ("Li", "Na", "Cl")),
+    Group("2", (2,), ("Cl", "O")),
+)
+
+
 def graph_of(structure, sites: Sites, weights, coupling, alpha, shapes=None, per_node=False):
     rows = {s: SPECIES.index(s) for s in SPECIES}
     pairs = find_pairs(structure, CUTOFF)
@@ -822,6 +829,7 @@ def check_any_layout(layout, left_handed, seed):
 
 @settings(max_examples=12)
 @given(layout=layouts(), left_handed=st.booleans(), seed=st.integers(0, 99))
+@example(layout=(["Na", "K", "Cl", "O"], NEIGHBOURS, PUBLISHED), left_handed=True, seed=1)
 def test_graphs_of_any_layout_carry_the_messages_that_the_coupling_says(layout, left_handed, seed):
     check_any_layout(layout, left_handed, seed)
 
