@@ -326,7 +326,7 @@ def test_energy_of_a_supercell_is_that_of_its_cells(family, rng, coupling, alpha
         energy, energies = evaluate(family, double, twice, coupling, weights, alpha, only_energy=True, shapes=shapes)
         assert energy == pytest.approx(2 * one.energy, abs=1e-9)
         np.testing.assert_allclose(energies, np.tile(one.site_energies, 2), atol=1e-9)
-    assert varies(*one.site_energies)
+    assert varies(*one.site_energies, by=1e-5)
 
 
 def order_at_cutoff(network):
@@ -393,7 +393,7 @@ def test_first_derivatives_are_finite_differences(network, rng, coupling, alpha,
     close(out.positions.ravel(), [slope(lambda h, e=e: energy(moved(structure, h * e))) for e in units])
     units = [(np.outer(a, b) + np.outer(b, a)) / 2 for a, b in product(np.eye(3), repeat=2)]
     close(out.strain.ravel(), [slope(lambda h, e=e: energy(strained(structure, h * e))) for e in units])
-    assert varies(*out.weights) and abs(out.positions).min() > 1e-4 and abs(out.strain).min() > 1e-4
+    assert varies(*out.weights) and abs(out.positions).min() > 1e-5 and abs(out.strain).min() > 1e-5
     if coupling == "correlated":
         close(out.alpha, slope(lambda h: energy(alpha=alpha + h)))
         assert abs(out.alpha) > 1e-4
@@ -572,7 +572,7 @@ def test_padding_splitting_rows_and_chunks_change_nothing(quick, rng, monkeypatc
     weights = random_weights(sites, rng)
     bare = evaluate(quick, structure, sites, "correlated", weights, 0.3, shapes=None)
     shapes = block_shapes(topology(quick, structure, sites, "correlated", shapes=None))
-    assert shapes[0][1] not in (1, 4)
+    assert shapes[0][1] != 4, "the width of the arrays with head room"
     assert_close(bare, evaluate(quick, structure, sites, "correlated", weights, 0.3), bare._fields)
     monkeypatch.setattr(messages, "EDGES_PER_CHUNK", 60)
     in_chunks = quick._replace(config=replace(quick.config, batch=3))
