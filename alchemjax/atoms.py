@@ -13,9 +13,9 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from alchemjax.calculate import check_kind, compiled_derivatives, precision, species_rows, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import ShapeOverflow, block_shapes
-from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, flat_weights, make_sites
+from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, make_sites
 from alchemjax.system.structure import make_structure, volume, wrapped
-from alchemjax.system.system import System, checked_alpha, checked_weights, make_system
+from alchemjax.system.system import UNBOUNDED, System, checked_alpha, checked_weights, make_system
 
 ROUNDING = 0.005  # rounded occupancies may sum to this much over 1; they are scaled down
 SKIN = 0.3  # A; the calculator's arrays have room for atoms that come this much closer
@@ -29,12 +29,13 @@ def from_atoms(atoms, mix=None, groups="shared", coupling="independent", weights
     `mix` is {selector: species}; a selector is a symbol (every site that holds it), a site index, a tuple of indices or
     "tag:3". groups: "shared" makes one group of every entry, "site" one of every site; or, without `mix`, a list of
     {"sites": [0, 1], "species": ["Ce", "Zr"], "name": optional}. Occupancies that the atoms carry (ASE's form) make the
-    groups where there is neither, one for every kind, and the weights where none are given.
+    groups where there is neither, one for every kind, and the weights where none are given. With coupling "published",
+    as in the published code, weights are any real numbers, and a site may be in several groups of a list.
     Errors: ValueError for selectors that match nothing or overlap, species that are no element, missing weights.
     """
     if not isinstance(atoms, Atoms):
         raise ValueError(f"from_atoms takes ase.Atoms, not {type(atoms).__name__}; files go through alchemjax.read")
-    occupancies, kinds = _occupancies(atoms)
+    occupancies, kinds = _occupancies(atoms, bounded=coupling != UNBOUNDED)
     if isinstance(groups, list | tuple):
         if mix is not None:
             raise ValueError("mix and a list of groups were both given; give one of them")
@@ -46,7 +47,7 @@ def from_atoms(atoms, mix=None, groups="shared", coupling="independent", weights
         if groups == "site":
             each = sorted((site, species) for _, sites, species in entries for site in sites)
             entries = [(f"{atoms.symbols[site]}[{site}]", [site], species) for site, species in each]
-    sites = make_sites(atoms.symbols, _groups(entries))
+    sites = make_sites(atoms.symbols, _groups(entries), overlapping=coupling == UNBOUNDED)
     _check_elements(sites.node_species)
     _check_covered(occupancies, sites.groups)
     weights = _default_weights(occupancies, sites.groups) if weights is None else weights
@@ -86,10 +87,12 @@ def to_atoms(system: System, positions=None, cell=None, weights=None) -> Atoms:
     The weights stand in ASE's form, `info["occupancy"]` by `arrays["spacegroup_kinds"]`, one kind for every group, the
     groups' names in `info["alchemjax_groups"]`. Extended XYZ keeps all three, and `from_atoms` makes the same system of
     them (pass it the coupling again). A vacant site shows its group's first species.
-    Errors: ValueError for wrong weights or shapes.
+    Errors: ValueError for wrong weights or shapes, a site in several groups.
     """
     structure, groups = system.structure, system.sites.groups
-    flat = flat_weights(system.sites, system.weights if weights is None else weights)
+    if twice := _in_several(groups):
+        raise ValueError(f"site {twice[0]} is in several groups; ASE's occupancies cannot say so")
+    flat = checked_weights(system, weights)
     structure = make_structure(
         structure.positions if positions is None else positions,
         structure.cell if cell is None else cell,
@@ -185,7 +188,7 @@ class Calculator(AseCalculator):
         return topology_of(self.potential, system, shapes=self._shapes[1])
 
 
-def _occupancies(atoms: Atoms) -> tuple[list[dict[str, float]], list[str] | None]:
+def _occupancies(atoms: Atoms, *, bounded: bool = True) -> tuple[list[dict[str, float]], list[str] | None]:
     """{species: weight} and kind of every site; without occupancies every atom is whole and of no kind."""
     whole = [{symbol: 1.0} for symbol in atoms.symbols]
     if not (table := atoms.info.get(OCCUPANCY)):
@@ -201,7 +204,8 @@ def _occupancies(atoms: Atoms) -> tuple[list[dict[str, float]], list[str] | None
         )
     if NAMES not in atoms.info:
         _refuse_lost_occupancies(table, set(kinds))
-    table = {kind: _checked_amounts(kind, amounts) for kind, amounts in table.items()}
+    if bounded:
+        table = {kind: _checked_amounts(kind, amounts) for kind, amounts in table.items()}
     for site, kind in enumerate(kinds):
         if not _is_mixed(table[kind]):
             continue  # the symbol says what the atom is, even if it was replaced after reading
@@ -317,13 +321,14 @@ def _listed(item) -> tuple:
 
 
 def _groups(entries: list[tuple]) -> tuple[Group, ...]:
-    """Groups with distinct names; those without one are named after their species and, where needed, first site."""
+    """Groups with distinct names; those without are named after species and, where needed, first site and number."""
     plain = ["/".join(species) for name, _, species in entries if name is None]
     groups = []
     for name, sites, species in entries:
         if name is None:
             name = "/".join(species)
             name = f"{name}[{sites[0]}]" if plain.count(name) > 1 else name
+            name = f"{name}#{len(groups)}" if any(g.name == name for g in groups) else name
         groups.append(Group(str(name), tuple(sites), species))
     if twice := [name for name, count in Counter(g.name for g in groups).items() if count > 1]:
         raise ValueError(f"two groups are named '{twice[0]}'; give every group a name of its own")
@@ -350,7 +355,14 @@ def _check_covered(occupancies, groups: tuple[Group, ...]) -> None:
             )
 
 
+def _in_several(groups: tuple[Group, ...]) -> list[int]:
+    """Sites that are in more than one group."""
+    return [site for site, count in Counter(s for group in groups for s in group.sites).items() if count > 1]
+
+
 def _default_weights(occupancies, groups: tuple[Group, ...]) -> list[float]:
+    if twice := _in_several(groups):
+        raise ValueError(f"site {twice[0]} is in several groups; pass weights=")
     weights: list[float] = []
     for group in groups:
         held = {s for site in group.sites for s, x in occupancies[site].items() if x > 0}

@@ -263,3 +263,9 @@ def evaluate(potential, structure, sites, coupling, weights, alpha=None, *, only
     arrays = topology(potential, structure, sites, coupling, **options)
     numbers = structure.positions, structure.cell, np.asarray(weights, float), np.asarray(alpha, float)
     return jax.tree.map(np.asarray, function(potential.params, arrays, *map(jax.numpy.asarray, numbers)))
+
+
+def varies(*values, by=1e-3):
+    """Whether no two of the values agree."""
+    values = np.sort(np.asarray([float(v) for v in values]))
+    return (np.diff(values) > by).all()

@@ -21,14 +21,15 @@ from conftest import (
     random_weights,
     standard_sites,
     topology,
+    varies,
 )
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jaxtyping import jaxtyped
 
-from alchemjax.calculate import batch_derivatives, calculate, derivatives
+from alchemjax.calculate import batch_derivatives, calculate, derivatives, topology_of
 from alchemjax.calculate import energy as total_energy
-from alchemjax.model import messages, nequix, sevennet
+from alchemjax.model import convolution, messages, nequix, sevennet
 from alchemjax.system.graph import block_shapes, make_graph, make_topology, union
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import Group, Sites, make_sites, num_weights
@@ -56,15 +57,19 @@ def quick(request):
     return request.getfixturevalue(request.param)
 
 
+def slow(*names):
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.fixture(params=["tiny_modal", *slow(*EVERY_FAMILY[1:])])
+def family(request):
+    """As `network`, for layouts of sites of their own, which are compiled for themselves."""
+    return request.getfixturevalue(request.param)
+
+
 def assert_close(one, two, names=("energy", "site_energies", "positions", "strain"), tolerance=1e-9):
     for name in names:
         np.testing.assert_allclose(getattr(one, name), getattr(two, name), rtol=0, atol=tolerance, err_msg=name)
-
-
-def varies(*values, by=1e-3):
-    """Whether no two of the values agree."""
-    values = np.sort(np.asarray([float(v) for v in values]))
-    return (np.diff(values) > by).all()
 
 
 def slope(function, h=3e-4):
@@ -113,27 +118,27 @@ def test_energy_is_continuous_where_weights_become_one_hot(network, rng, couplin
 
 
 @pytest.mark.parametrize("coupling", ["independent", "paired"])
-def test_sites_of_their_own_groups_give_every_ordering(tiny_modal, rng, coupling):
+def test_sites_of_their_own_groups_give_every_ordering(family, rng, coupling):
     structure = random_structure(rng)
     groups = tuple(Group(str(s), (s,), ("Na", "K")) for s in range(4))
     sites = make_sites(["Na"] * 4, groups)
     energies = []
     for ordering in ([0, 0, 0, 1], [0, 1, 0, 1], [1, 0, 0, 1], [1, 1, 1, 0]):
         weights = np.eye(2)[ordering].ravel()
-        mixed, _ = evaluate(tiny_modal, structure, sites, coupling, weights, only_energy=True)
-        plain = evaluate(tiny_modal, structure, make_sites([("Na", "K")[k] for k in ordering]), "independent", [])
+        mixed, _ = evaluate(family, structure, sites, coupling, weights, only_energy=True)
+        plain = evaluate(family, structure, make_sites([("Na", "K")[k] for k in ordering]), "independent", [])
         assert mixed == pytest.approx(plain.energy, abs=1e-9)
         energies.append(mixed)
     assert varies(*energies)
 
 
-def test_one_group_for_many_sites_is_one_group_per_site_with_equal_weights(tiny_modal, rng):
+def test_one_group_for_many_sites_is_one_group_per_site_with_equal_weights(family, rng):
     structure, shared = random_structure(rng), standard_sites()
     a, b = shared.groups
     own = make_sites(["Na", "Na", "Cl", "O"], (a._replace(sites=(0,)), a._replace(name="c", sites=(1,)), b))
     weights = random_weights(shared, rng)
-    one = evaluate(tiny_modal, structure, shared, "independent", weights)
-    two = evaluate(tiny_modal, structure, own, "independent", [*weights[:3], *weights])
+    one = evaluate(family, structure, shared, "independent", weights)
+    two = evaluate(family, structure, own, "independent", [*weights[:3], *weights])
     assert_close(one, two)
     np.testing.assert_allclose(one.weights[:3], two.weights[:3] + two.weights[3:6], atol=1e-9)
     assert varies(*two.weights)
@@ -190,17 +195,17 @@ def test_correlated_runs_from_independent_at_0_to_paired_at_1(network, rng):
     assert_close(correlated[2], evaluate(network, structure, sites, "paired", weights), names)
 
 
-def test_if_all_sites_are_one_paired_group_the_energy_is_the_weighted_sum_of_pure_crystals(tiny_modal, rng):
+def test_if_all_sites_are_one_paired_group_the_energy_is_the_weighted_sum_of_pure_crystals(family, rng):
     structure = random_structure(rng)
     sites = make_sites(["Na"] * 4, (Group("all", (0, 1, 2, 3), ("Na", "Cl")),))
-    pure = [float(evaluate(tiny_modal, structure, make_sites([s] * 4), "independent", []).energy) for s in ("Na", "Cl")]
+    pure = [float(evaluate(family, structure, make_sites([s] * 4), "independent", []).energy) for s in ("Na", "Cl")]
     assert varies(*pure)
-    for weights in ([1, 0], [0, 1], [0.3, 0.7], [0.2, 0.1]):
-        energy, _ = evaluate(tiny_modal, structure, sites, "paired", weights, only_energy=True)
+    for coupling, weights in product(("paired", "published"), ([1, 0], [0, 1], [0.3, 0.7], [0.2, 0.1])):
+        energy, _ = evaluate(family, structure, sites, coupling, weights, only_energy=True)
         assert energy == pytest.approx(np.dot(weights, pure), abs=1e-9)
     ends = np.array([[0.9, 0, 0.1, 0.2, 0.8], [0.1, 0.8, 0.1, 0.9, 0.1]])
     path = [ends[0], ends.mean(0), ends[1]]
-    bend = [evaluate(tiny_modal, structure, standard_sites(), "independent", w).energy for w in path]
+    bend = [evaluate(family, structure, standard_sites(), "independent", w).energy for w in path]
     assert abs(bend[0] - 2 * bend[1] + bend[2]) > 1e-3, "otherwise the energy is not linear"
 
 
@@ -217,6 +222,19 @@ def test_mixing_before_convolving_is_the_sum_over_all_pairs_of_nodes(network, rn
     assert_close(mixed, pairwise, ("energy", "site_energies", "positions", "strain", "weights", "alpha"))
     other = evaluate(network, structure, sites, coupling, weights[[1, 0, 2, 4, 3]], alpha)
     assert varies(mixed.energy, other.energy)
+
+
+def test_the_config_says_whether_the_graph_is_between_sites_or_between_nodes(
+    tiny_modal, natural, tiny_mace, tiny_mace_pairs
+):
+    structure, sites = (
+        make_structure(np.diag([0, 2.0, 2.0])[:2]),
+        make_sites(["Na", "O"], (Group("a", (0,), ("Na", "K")),)),
+    )
+    for potential in (tiny_modal, natural, tiny_mace, tiny_mace_pairs):
+        blocks = topology_of(potential, make_system(structure, sites, [0.4, 0.6])).blocks
+        assert [block.weight is not None for block in blocks] == [potential is tiny_mace_pairs]
+        assert blocks[0].used.sum() == (4 if potential is tiny_mace_pairs else 2)
 
 
 # --- symmetries of space ----------------------------------------------------------------------------------------------
@@ -291,25 +309,24 @@ def test_translation_and_other_images_of_sites_change_nothing(network, rng, coup
     )
 
 
-@pytest.mark.parametrize("coupling, alpha", [COUPLINGS[0], COUPLINGS[2]])
-def test_energy_of_a_supercell_is_that_of_its_cells(tiny_modal, rng, coupling, alpha):
+@every_coupling
+def test_energy_of_a_supercell_is_that_of_its_cells(family, rng, coupling, alpha):
     structure, sites = random_structure(rng), standard_sites()
     weights = random_weights(sites, rng)
-    one = evaluate(tiny_modal, structure, sites, coupling, weights, alpha)
+    one = evaluate(family, structure, sites, coupling, weights, alpha)
     groups = tuple(g._replace(sites=(*g.sites, *(s + 4 for s in g.sites))) for g in sites.groups)
     shapes = [(64, 4), (48, 4)][: 1 if coupling == "independent" else 2]
+    shapes = [(192, 4)] if family.config.per_node else shapes
     twice = make_sites(["Na", "Na", "Cl", "O"] * 2, groups)
     for axis in range(3):
         cell = structure.cell.copy()
         cell[axis] *= 2
         positions = np.concatenate([structure.positions, structure.positions + structure.cell[axis]])
         double = make_structure(positions, cell, True)
-        energy, energies = evaluate(
-            tiny_modal, double, twice, coupling, weights, alpha, only_energy=True, shapes=shapes
-        )
+        energy, energies = evaluate(family, double, twice, coupling, weights, alpha, only_energy=True, shapes=shapes)
         assert energy == pytest.approx(2 * one.energy, abs=1e-9)
         np.testing.assert_allclose(energies, np.tile(one.site_energies, 2), atol=1e-9)
-    assert varies(*one.site_energies)
+    assert varies(*one.site_energies, by=1e-5)
 
 
 def order_at_cutoff(network):
@@ -319,7 +336,7 @@ def order_at_cutoff(network):
     return (2 if getattr(network.config, "cutoff_function", None) == ("xplor", 2.6) else 3), 5, 1e-3, 1e-2
 
 
-@pytest.mark.parametrize("coupling, alpha", [COUPLINGS[0], COUPLINGS[2]])
+@every_coupling
 @pytest.mark.parametrize("traveller", [1, 3])
 def test_energy_vanishes_smoothly_with_the_cutoff_function_when_a_site_leaves(network, rng, coupling, alpha, traveller):
     sites = standard_sites()
@@ -356,8 +373,11 @@ def test_pairs_listed_beyond_the_cutoff_change_nothing(network, rng):
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("left_handed", [False, True])
-@pytest.mark.parametrize("coupling, alpha", [COUPLINGS[0], COUPLINGS[2]])
+@pytest.mark.parametrize(
+    "coupling, alpha, left_handed",
+    [(*c, hand) for c in (COUPLINGS[0], COUPLINGS[2]) for hand in (False, True)]
+    + [(*COUPLINGS[1], False), (*PUBLISHED, True)],
+)
 def test_first_derivatives_are_finite_differences(network, rng, coupling, alpha, left_handed):
     structure, sites = random_structure(rng, left_handed=left_handed), standard_sites()
     assert (np.linalg.det(structure.cell) < 0) == left_handed
@@ -373,7 +393,7 @@ def test_first_derivatives_are_finite_differences(network, rng, coupling, alpha,
     close(out.positions.ravel(), [slope(lambda h, e=e: energy(moved(structure, h * e))) for e in units])
     units = [(np.outer(a, b) + np.outer(b, a)) / 2 for a, b in product(np.eye(3), repeat=2)]
     close(out.strain.ravel(), [slope(lambda h, e=e: energy(strained(structure, h * e))) for e in units])
-    assert varies(*out.weights) and abs(out.positions).min() > 1e-4 and abs(out.strain).min() > 1e-4
+    assert varies(*out.weights) and abs(out.positions).min() > 1e-5 and abs(out.strain).min() > 1e-5
     if coupling == "correlated":
         close(out.alpha, slope(lambda h: energy(alpha=alpha + h)))
         assert abs(out.alpha) > 1e-4
@@ -450,13 +470,33 @@ def test_hessian_is_symmetric_and_the_same_in_every_order_of_modes(flat, second)
         np.testing.assert_allclose(jit(other)(z), hessian, rtol=0, atol=1e-9)
 
 
+@pytest.fixture(scope="module")
+def second_and_third(flat):
+    """Second derivatives along one direction, third ones along two; traced."""
+    energy, _, (_, v, w), _ = flat
+    return lambda z: jax.jvp(lambda z: jax.jvp(jax.grad(energy), (z,), (v,))[1], (z,), (w,))
+
+
 @pytest.mark.slow
-def test_third_derivatives_are_finite_differences_of_second_ones(flat, second):
-    energy, z, (_, v, w), _ = flat
-    third = jit(lambda z: jax.jvp(lambda z: jax.jvp(jax.grad(energy), (z,), (v,))[1], (z,), (w,))[1])(z)
+def test_third_derivatives_are_finite_differences_of_second_ones(flat, second, second_and_third):
+    _, z, (_, v, w), _ = flat
+    _, third = jit(second_and_third)(z)
     expected = slope(lambda h: second(z + h * w, v), h=1e-3)
     np.testing.assert_allclose(third, expected, rtol=1e-6, atol=1e-6)
     assert abs(third).max() > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flat", ["small", "tiny_mace", "tiny_mace_pairs"], indirect=True)
+def test_second_and_third_derivatives_of_a_batch_of_compositions_are_those_of_its_members(flat, rng, second_and_third):
+    _, z, _, _ = flat
+    at = lambda weights: second_and_third(z.at[21:26].set(weights))
+    weights = jnp.asarray([random_weights(standard_sites(), rng) for _ in range(convolution.LARGE_BATCH)])
+    batch, alone = jit(jax.vmap(at))(weights), jit(at)
+    for k in (0, len(weights) - 1):
+        for several, one in zip(batch, alone(weights[k]), strict=True):
+            np.testing.assert_allclose(several[k], one, rtol=1e-9, atol=1e-9)
+            assert abs(several[k] - several[1]).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -500,15 +540,16 @@ def test_every_parameter_of_a_model_with_modalities_moves_the_energy(tiny_modal,
 def test_vmap_over_compositions_is_a_loop_over_them(quick, rng):
     structure, sites = random_structure(rng), standard_sites()
     weights = np.stack([random_weights(sites, rng) for _ in range(3)])
-    alphas = np.array([-0.02, 0.3, 0.8])
-    arrays = topology(quick, structure, sites, "correlated")
-    run = partial(derivatives, quick.node_energies, quick.config, quick.params, arrays)
     fixed = jnp.asarray(structure.positions), jnp.asarray(structure.cell)
-    batch = jit(jax.vmap(partial(run, *fixed)))(jnp.asarray(weights), jnp.asarray(alphas))
-    assert varies(*batch.energy)
-    for k in range(3):
-        alone = evaluate(quick, structure, sites, "correlated", weights[k], alphas[k])
-        assert_close(jax.tree.map(lambda a, k=k: a[k], batch), alone, alone._fields)
+    run = partial(derivatives, quick.node_energies, quick.config, quick.params)
+    batched = jit(jax.vmap(run, (None, None, None, 0, 0)))
+    for coupling, alphas in {"independent": [0.0] * 3, "correlated": [-0.02, 0.3, 0.8], "published": [1.0] * 3}.items():
+        arrays = topology(quick, structure, sites, coupling)
+        batch = batched(arrays, *fixed, jnp.asarray(weights), jnp.asarray(alphas))
+        assert varies(*batch.energy)
+        for k in range(3):
+            alone = evaluate(quick, structure, sites, coupling, weights[k], alphas[k])
+            assert_close(jax.tree.map(lambda a, k=k: a[k], batch), alone, alone._fields)
 
 
 def test_a_batch_of_geometries_as_one_large_structure_is_a_loop_over_them(quick, rng):
@@ -526,16 +567,16 @@ def test_a_batch_of_geometries_as_one_large_structure_is_a_loop_over_them(quick,
         assert_close(jax.tree.map(lambda a, k=k: a[k], batch), alone, alone._fields)
 
 
-def test_padding_splitting_rows_and_chunks_change_nothing(small, rng, monkeypatch):
+def test_padding_splitting_rows_and_chunks_change_nothing(quick, rng, monkeypatch):
     structure, sites = random_structure(rng), standard_sites()
     weights = random_weights(sites, rng)
-    bare = evaluate(small, structure, sites, "correlated", weights, 0.3, shapes=None)
-    shapes = block_shapes(topology(small, structure, sites, "correlated", shapes=None))
-    assert shapes[0][1] not in (1, 4)
-    assert_close(bare, evaluate(small, structure, sites, "correlated", weights, 0.3), bare._fields)
+    bare = evaluate(quick, structure, sites, "correlated", weights, 0.3, shapes=None)
+    shapes = block_shapes(topology(quick, structure, sites, "correlated", shapes=None))
+    assert shapes[0][1] != 4, "the width of the arrays with head room"
+    assert_close(bare, evaluate(quick, structure, sites, "correlated", weights, 0.3), bare._fields)
     monkeypatch.setattr(messages, "EDGES_PER_CHUNK", 60)
-    in_chunks = small._replace(config=replace(small.config, batch=3))
-    narrow = [(150, 1), (83, 1)]  # chunks of 20 and 6 rows
+    in_chunks = quick._replace(config=replace(quick.config, batch=3))
+    narrow = [(rows * width + 7, 1) for rows, width in shapes]  # chunks of 20 and, with three worlds, 6 rows
     out = evaluate(in_chunks, structure, sites, "correlated", weights, 0.3, shapes=narrow)
     assert_close(bare, out, bare._fields)
 
@@ -725,11 +766,11 @@ class Toy:
             for i, j, vector in zip(pairs.receiver, pairs.sender, r, strict=True):
                 for n, m in product(nodes_at[i], nodes_at[j]):
                     probability = weights[m]
-                    groups = {sites.node_group[n], sites.node_group[m]}
-                    if coupling == "published" and len(groups) == 2 and -1 not in groups:
-                        probability = 0
-                    if sites.node_group[n] == sites.node_group[m] != -1 and coupling != "independent":
-                        a = alpha if coupling == "correlated" else 1.0
+                    mixed = sites.node_group[n] >= 0 and sites.node_group[m] >= 0
+                    if coupling == "published" and mixed:
+                        probability = float(sites.node_weight[n] == sites.node_weight[m])
+                    elif sites.node_group[n] == sites.node_group[m] != -1 and coupling != "independent":
+                        a = 1.0 if coupling == "paired" else alpha
                         probability = (1 - a) * weights[m] + a * (sites.node_index[n] == sites.node_index[m])
                     received[n] += probability * self.filter(vector) * self.send(x)[m]
             x = self.update(x, received)
@@ -738,7 +779,7 @@ class Toy:
 
 @st.composite
 def layouts(draw):
-    """Symbols of up to five sites, in any groups; a coupling."""
+    """Symbols of up to five sites, in any groups, for `published` overlapping ones; a coupling."""
     number = draw(st.integers(1, 5))
     owner = draw(st.lists(st.integers(-1, 2), min_size=number, max_size=number))
     species = st.lists(st.sampled_from(SPECIES), min_size=1, max_size=4, unique=True).map(tuple)
@@ -747,7 +788,18 @@ def layouts(draw):
         for k in sorted(set(owner) - {-1})
     )
     symbols = draw(st.lists(st.sampled_from(SPECIES), min_size=number, max_size=number))
-    return symbols, groups, draw(st.sampled_from([*COUPLINGS, PUBLISHED, ("correlated", -0.15)]))
+    coupling = draw(st.sampled_from([*COUPLINGS, PUBLISHED, ("correlated", -0.15)]))
+    if coupling == PUBLISHED:
+        more = st.sets(st.integers(0, number - 1), max_size=2)
+        groups = tuple(g._replace(sites=tuple(sorted({*g.sites, *draw(more)}))) for g in groups)
+    return symbols, groups, coupling
+
+
+NEIGHBOURS = (  # two that overlap, one that does not
+    Group("0", (0, 1), ("Na", "K")),
+    Group("1", (1,), ("Li", "Na", "Cl")),
+    Group("2", (2,), ("Cl", "O")),
+)
 
 
 def graph_of(structure, sites: Sites, weights, coupling, alpha, shapes=None, per_node=False):
@@ -763,7 +815,7 @@ def check_any_layout(layout, left_handed, seed):
     rng, toy = np.random.default_rng(seed), Toy(seed)
     symbols, groups, coupling = layout
     structure = random_structure(rng, sites=len(symbols), left_handed=left_handed)
-    sites = make_sites(symbols, groups)
+    sites = make_sites(symbols, groups, overlapping=coupling == PUBLISHED)
     weights = random_weights(sites, rng) if groups else np.zeros(0)
     weights[rng.random(len(weights)) < 0.2] = 0
     layout = structure, sites, weights, *coupling
@@ -777,6 +829,7 @@ def check_any_layout(layout, left_handed, seed):
 
 @settings(max_examples=12)
 @given(layout=layouts(), left_handed=st.booleans(), seed=st.integers(0, 99))
+@example(layout=(["Na", "K", "Cl", "O"], NEIGHBOURS, PUBLISHED), left_handed=True, seed=1)
 def test_graphs_of_any_layout_carry_the_messages_that_the_coupling_says(layout, left_handed, seed):
     check_any_layout(layout, left_handed, seed)
 

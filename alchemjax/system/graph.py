@@ -6,7 +6,8 @@ with probability P(m|n), the coupling:
     independent   P = w_m
     correlated    P = (1 - alpha) w_m + alpha [same species index]    between sites of one group, otherwise w_m
     paired        correlated with alpha = 1
-    published     paired, and sites of two different groups do not see each other (the code of the paper to the letter)
+    published     paired, and sites of two different groups do not see each other (the code of the paper to the letter;
+                  there a site may be in several groups, whose nodes see those of the same weight only)
 
 Messages are linear in the sender's features h, so nodes are mixed into sources first and convolved once:
 
@@ -138,7 +139,7 @@ def _node_table(sites: Sites) -> np.ndarray:
 
 
 def _site_group(sites: Sites, table: np.ndarray) -> np.ndarray:
-    return sites.node_group[table[:, 0]]
+    return sites.node_group[table.max(1)]
 
 
 def _without_pairs_between_groups(pairs: Pairs, group: np.ndarray) -> Pairs:
@@ -158,15 +159,16 @@ def _edges_between_sites(sites: Sites, pairs: Pairs, table: np.ndarray, coupling
     if coupling == "independent" or not mixed.any():
         return [ordinary], site_mix, np.full(num_sites, -1), sites.node_site[:, None]
 
-    # every node of a group is one more source and one more target, numbered after the sites
+    # every node of a group is one more source and one more target, numbered after the sites; then a source of nothing
     own = np.flatnonzero(sites.node_group >= 0)
-    nowhere = num_sites + len(own)
+    silent = num_sites + len(own)
+    nowhere = silent + 1
     extra = np.full(num_nodes + 1, nowhere)
     extra[own] = num_sites + np.arange(len(own))
     of_world = extra[table.T]  # [worlds, sites]; nowhere where a site has no such node
     same = (
         np.flatnonzero(alike),
-        np.minimum(of_world[:, pairs.sender[alike]], nowhere - 1),
+        np.minimum(of_world[:, pairs.sender[alike]], silent),
         of_world[:, pairs.receiver[alike]],
         None,
     )
@@ -176,7 +178,7 @@ def _edges_between_sites(sites: Sites, pairs: Pairs, table: np.ndarray, coupling
     partner, node = partners[present], np.repeat(own, present.sum(1))
     world_mix = (extra[node], partner, sites.node_weight[partner], np.ones_like(node), (partner == node).astype(int))
     mix = tuple(np.concatenate(both) for both in zip(site_mix, world_mix, strict=True))
-    stands_for = np.concatenate([np.full(num_sites, -1), own])
+    stands_for = np.concatenate([np.full(num_sites, -1), own, [-1]])
     return [ordinary, same], mix, stands_for, np.stack([sites.node_site, extra[:-1]], axis=1)
 
 
@@ -185,11 +187,16 @@ def _edges_between_nodes(sites: Sites, pairs: Pairs, table: np.ndarray, coupling
     senders, edges = count[pairs.sender], count[pairs.sender] * count[pairs.receiver]
     pair = np.repeat(np.arange(len(edges)), edges)
     rank = np.arange(len(pair)) - np.repeat(np.cumsum(edges) - edges, edges)
-    source = table[pairs.sender[pair], rank % senders[pair]]
-    target = table[pairs.receiver[pair], rank // senders[pair]]
+    first = np.cumsum(count) - count  # nodes are ordered by site
+    source = first[pairs.sender[pair]] + rank % senders[pair]
+    target = first[pairs.receiver[pair]] + rank // senders[pair]
     group, index = sites.node_group, sites.node_index
     correlated = (group[source] == group[target]) & (group[source] >= 0) & (coupling != "independent")
-    coupled = (sites.node_weight[source], correlated.astype(int), (index[source] == index[target]).astype(int))
+    same = index[source] == index[target]
+    if coupling in ("paired", "published"):  # with alpha = 1 the others have weight 0
+        heard = same | ~correlated
+        pair, source, target, correlated, same = (a[heard] for a in (pair, source, target, correlated, same))
+    coupled = (sites.node_weight[source], correlated.astype(int), same.astype(int))
     nodes = np.arange(len(sites.node_site))
     zeros = np.zeros_like(nodes)
     mix = (nodes, nodes, np.full_like(nodes, num_weights(sites)), zeros, zeros)

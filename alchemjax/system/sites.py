@@ -23,18 +23,17 @@ class Sites(NamedTuple):
     node_site: Int[np.ndarray, "nodes"]
     node_species: tuple[str, ...]
     node_weight: Int[np.ndarray, "nodes"]  # index into the flat weights; len(weights) for an ordinary atom
-    node_group: Int[np.ndarray, "nodes"]  # -1 for an ordinary atom
-    node_index: Int[np.ndarray, "nodes"]  # position of the species in its group; 0 for an ordinary atom
+    node_group: Int[np.ndarray, "nodes"]  # -1 for an ordinary atom; one number for groups that overlap
+    node_index: Int[np.ndarray, "nodes"]  # position among the species of these groups; 0 for an ordinary atom
 
 
-def make_sites(symbols, groups: tuple[Group, ...] = ()) -> Sites:
+def make_sites(symbols, groups: tuple[Group, ...] = (), *, overlapping: bool = False) -> Sites:
     """Lay out the nodes; `symbols` are the species of the sites, used where a site is in no group.
 
-    Errors: ValueError for a site in two groups, a site out of range, or a species listed twice.
+    Errors: ValueError for a site out of range, a species listed twice and, unless overlapping, a site in two groups.
     """
     symbols = list(symbols)
-    owner: dict[int, int] = {}
-    offsets = np.cumsum([0] + [len(g.species) for g in groups])
+    held: list[list[int]] = [[] for _ in symbols]  # numbers of the groups of every site
     for k, group in enumerate(groups):
         if not group.sites or not group.species:
             raise ValueError(f"group '{group.name}' has no sites or no species; give at least one of each")
@@ -43,18 +42,30 @@ def make_sites(symbols, groups: tuple[Group, ...] = ()) -> Sites:
         for site in group.sites:
             if not 0 <= site < len(symbols):
                 raise ValueError(f"group '{group.name}' names site {site}; sites run from 0 to {len(symbols) - 1}")
-            if site in owner:
+            if held[site] and not overlapping:
                 raise ValueError(f"site {site} is in two groups; every site belongs to at most one group")
-            owner[site] = k
+            held[site].append(k)
+    offsets = np.cumsum([0] + [len(g.species) for g in groups])
+    together, start = _overlaps(groups, held)
     nodes = []
     for site, symbol in enumerate(symbols):
-        if site in owner:
-            k = owner[site]
-            nodes += [(site, s, offsets[k] + i, k, i) for i, s in enumerate(groups[k].species)]
-        else:
+        for k in held[site]:
+            nodes += [(site, s, offsets[k] + i, together[k], start[k] + i) for i, s in enumerate(groups[k].species)]
+        if not held[site]:
             nodes.append((site, symbol, offsets[-1], -1, 0))
     site, species, weight, group, index = zip(*nodes, strict=True)
     return Sites(groups, np.array(site), species, np.array(weight), np.array(group), np.array(index))
+
+
+def _overlaps(groups: tuple[Group, ...], held: list[list[int]]) -> tuple[list[int], list[int]]:
+    """For every group the first of those that it is linked to by common sites, and its first index among these."""
+    together = list(range(len(groups)))
+    for numbers in held:
+        linked = {together[k] for k in numbers}
+        together = [min(linked) if first in linked else first for first in together]
+    sizes = [len(g.species) for g in groups]
+    start = [sum(sizes[j] for j in range(k) if together[j] == together[k]) for k in range(len(groups))]
+    return together, start
 
 
 def num_weights(sites: Sites) -> int:
