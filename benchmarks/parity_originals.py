@@ -59,7 +59,13 @@ def build_mace(name: str, options: dict):
     known = set(inspect.signature(modules.MACE).parameters) | set(inspect.signature(kind).parameters)
     if unknown := sorted(set(options) - known):
         raise TypeError(f"no option {unknown[0]}")
-    return kind(**options)
+    model = kind(**options)
+    for name, parameter in model.named_parameters():  # the forces of a new model are thousandths of eV/A
+        if name.startswith("products") and ".weights" in name:
+            parameter.data *= 30
+        elif name.startswith("readouts"):
+            parameter.data *= 10
+    return model
 
 
 def make_mace(folder: Path):
