@@ -118,6 +118,7 @@ def evaluator_sevenn(file: str, modality: str | None):
     torch.set_num_threads(2)
     calculator = SevenNetCalculator(file, device="cpu", modal=modality)
     model = calculator.model.double()
+    torch.Tensor.float = torch.Tensor.double  # it makes one-hot species float
     for name, buffer in model.named_buffers():
         if "_w3j_" in name:
             exact = o3.wigner_3j(*map(int, name.rsplit("_", 3)[1:]), dtype=torch.float64)

@@ -335,7 +335,7 @@ SPOILED = {
     "energies of two heads": (put("atomic_energies_fn.atomic_energies", np.ones((2, 4))), r"is \[2, 4\] of <f8"),
     "scale of two heads": (put("scale_shift.scale", np.ones(2)), r"scale_shift.scale is \[2\]"),
     "coupling": (put(f"{PART}.U_matrix_2", np.ones((9, 8, 3))), r"U_matrix_2 is \[9, 8, 3\]"),
-    "number of paths": (put(f"{PART}.U_matrix_2", np.ones((9, 9, 2))), r"weights_max is \[4, 3, 6\]"),
+    "number of paths": (put(f"{PART}.U_matrix_2", np.zeros((9, 9, 2))), r"weights_max is \[4, 3, 6\]"),
     "no coupling": (put(f"{PART}.U_matrix_2", None), "U_matrix_2 is missing"),
     "no Bessel functions": (put("radial_embedding.bessel_fn.bessel_weights", 1.0), "hs = a list of 4"),
     "text for a tensor": (lambda tree: tree.replace(WEIGHT, "x"), f"tensor '{WEIGHT}' is there twice or is not"),

@@ -134,7 +134,7 @@ def _modalities(config: dict) -> list[str] | None:
         raise _refuse("_modal_map", rows, "names of 1 to 64 printable characters")
     names = sorted(rows, key=lambda name: (type(rows[name]) is int and rows[name], name))
     if len(names) < 2 or [rows[name] for name in names] != list(range(len(names))):
-        raise _refuse("_modal_map", rows, "at least two names with the rows 0, 1, ...")
+        raise _refuse("_modal_map", rows, "at least two names with rows counted from 0")
     _integer(config, "_number_of_modalities", len(names), len(names))
     return names
 
