@@ -98,7 +98,8 @@ def evaluator_mace(file: str, head: str | None):
         calculator.calculate(atoms, ["energy", "forces", "stress"])
         found = calculator.results
         space = abs(np.linalg.det(cells[-1]))  # of a cell that mace makes up along open axes
-        return found["energy"], found["forces"], found["stress"][(VOIGT,)] * space
+        virial = found["stress"][(VOIGT,)] * space if space else None  # early versions make none up
+        return found["energy"], found["forces"], virial
 
     return evaluate
 
