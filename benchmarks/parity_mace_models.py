@@ -95,7 +95,7 @@ REFUSED = {
     "agnostic product": ({"use_agnostic_product": True}, "use_agnostic_product"),
     "last readout only": ({"use_last_readout_only": True}, "use_last_readout_only"),
     "edge irreps": ({"edge_irreps": "16x0e"}, "edge_irreps"),
-    "tanh gate": ({"gate": "tanh"}, "silu"),
+    "tanh gate": ({"gate": "tanh"}, "getattr"),  # by which torch pickles it, and which no file may name
     "correlation 4": ({"correlation": 4, "max_ell": 1}, "correlation"),
     "max_ell 4": ({"max_ell": 4, "correlation": 2}, "max_ell"),
     "l = 3 features": ({"hidden_irreps": "16x0e+16x1o+16x2e+16x3o", "correlation": 2}, "hidden_irreps"),

@@ -60,9 +60,10 @@ def build_mace(name: str, options: dict):
     if unknown := sorted(set(options) - known):
         raise TypeError(f"no option {unknown[0]}")
     model = kind(**options)
+    products = 5 if "Density" in options["interaction_cls"].__name__ else 30
     for name, parameter in model.named_parameters():  # the forces of a new model are thousandths of eV/A
         if name.startswith("products") and ".weights" in name:
-            parameter.data *= 30
+            parameter.data *= products
         elif name.startswith("readouts"):
             parameter.data *= 10
     return model
@@ -127,9 +128,13 @@ def evaluator_sevenn(file: str, modality: str | None):
             assert abs(abs(buffer) - abs(exact)).max() < 1e-6
 
     def evaluate(atoms):
-        data = AtomGraphData.from_numpy_dict(unlabeled_atoms_to_graph(atoms, calculator.cutoff))
+        graph = unlabeled_atoms_to_graph(atoms, calculator.cutoff)
+        exact = {name: np.asarray(value) for name, value in graph.items() if np.asarray(value).dtype == np.float64}
+        data = AtomGraphData.from_numpy_dict(graph)  # rounds to float32
         for name, value in data.items():
-            if torch.is_tensor(value) and value.is_floating_point():
+            if name in exact:
+                data[name] = torch.tensor(exact[name])
+            elif torch.is_tensor(value) and value.is_floating_point():
                 data[name] = value.double()
         if modality:
             data[key.DATA_MODALITY] = modality

@@ -176,6 +176,14 @@ def test_model_without_scale_and_shift_has_one_and_nought(tmp_path):
     np.testing.assert_array_equal(tensors["shift"], np.zeros(2), strict=True)
 
 
+def test_layer_without_a_residual_may_say_that_it_adds_one(tmp_path):
+    """Later layers say so whatever their interaction is; the original adds nothing where there is nothing to add."""
+    expected = convert_bytes(changed("tiny_2head", lambda tree: None), tmp_path)[1]
+    config, tensors = convert_bytes(changed("tiny_2head", set_to("products.0.use_sc", True)), tmp_path)
+    assert [layer["residual"] for layer in config["architecture"]["layers"]] == [False, True]
+    assert all(np.array_equal(expected[name], tensors[name]) for name in expected)
+
+
 def test_number_of_neighbours_may_be_a_numpy_or_torch_scalar(tmp_path):
     kind = record("numpy dtype", "f8", False, True, state=(3, "<", None, None, None, -1, -1, 0))
     raw = record("_codecs encode", np.float64(61.9646).tobytes().decode("latin1"), "latin1")
