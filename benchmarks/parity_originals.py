@@ -91,16 +91,15 @@ def evaluator_mace(file: str, head: str | None):
         model_paths=file, device="cpu", default_dtype="float64", **({"head": head} if head else {})
     )
     torch.set_default_dtype(torch.float64)
-    cells = []
-    hook = lambda _, arguments: cells.append(arguments[0]["cell"].detach().numpy().reshape(3, 3).copy())
-    calculator.models[0].register_forward_pre_hook(hook)
+    virials = []  # the stress is divided by a made-up volume where axes are open, in early versions by a signed one
+    calculator.models[0].register_forward_hook(lambda _, __, out: virials.append(out["virials"].detach().numpy()[0]))
 
     def evaluate(atoms):
+        if head:
+            atoms.info["head"] = head  # where versions before 0.3.13 look for it
         calculator.calculate(atoms, ["energy", "forces", "stress"])
         found = calculator.results
-        space = abs(np.linalg.det(cells[-1]))  # of a cell that mace makes up along open axes
-        virial = found["stress"][(VOIGT,)] * space if space else None  # early versions make none up
-        return found["energy"], found["forces"], virial
+        return found["energy"], found["forces"], -virials[-1]
 
     return evaluate
 
@@ -146,6 +145,7 @@ def evaluator_sevenn(file: str, modality: str | None):
 
 def evaluator_nequix(file: str, _: str | None):
     """In double precision: its weights are widened, and so is what it casts to float32."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
     import equinox as eqx
     import jax
     import jax.numpy as jnp
