@@ -201,32 +201,33 @@ def compare(program: str, python: str, files: list[Path], scratch: Path) -> list
                     del atoms["slab, TTF"]  # of a partly open cell it sees no periodic images
                 source = file if file.is_file() else by_sum(file, config["source"]["sha256"])
                 jobs.append(job_of(source, choice, atoms))
-                rows.append({"folder": folder, "arguments": arguments, "atoms": atoms, "dtype": config["dtype"]})
+                rows.append((folder, arguments, config["dtype"], atoms))
     path = scratch / f"{program}.json"
     path.write_text(json.dumps(jobs))
-    original(python, program, path)
-    results = json.loads(Path(f"{path}.out").read_text())
-    for row, job in zip(rows, results, strict=True):
-        potential = aj.load(row.pop("folder"), "float64", **row.pop("arguments"))
-        atoms = row.pop("atoms")
-        ours = Ours(potential, list(atoms.values()))
-        each = [differences(ours.evaluate(n), job["results"][n], a) for n, a in enumerate(atoms.values())]
-        worst = np.max(each, axis=0)
-        row |= {"program": program, "model": potential.name, "structures": len(atoms)}
-        row |= dict(zip(("energy", "forces", "stress", "of_tolerance", "largest_force"), worst.tolist(), strict=True))
-        row["worst_at"] = list(atoms)[int(np.argmax(each, axis=0)[3])]
-        print_row(row)
-    return rows
+    with subprocess.Popen([python, ORIGINALS, program, path], stdout=subprocess.PIPE, text=True) as process:
+        done = [row_of(program, *row, json.loads(process.stdout.readline() or "null")) for row in rows]
+    return done
+
+
+def row_of(program: str, folder: Path, arguments: dict, dtype: str, atoms: dict[str, Atoms], theirs: list) -> dict:
+    """The worst differences of one model."""
+    if theirs is None:
+        sys.exit(f"{program} failed at {folder.name}")
+    potential = aj.load(folder, "float64", **arguments)
+    ours = Ours(potential, list(atoms.values()))
+    each = [differences(ours.evaluate(n), theirs[n], a) for n, a in enumerate(atoms.values())]
+    worst = np.max(each, axis=0)
+    row = {"program": program, "model": potential.name, "dtype": dtype, "structures": len(atoms)}
+    row |= dict(zip(("energy", "forces", "stress", "of_tolerance", "largest_force"), worst.tolist(), strict=True))
+    row["worst_at"] = list(atoms)[int(np.argmax(each, axis=0)[3])]
+    numbers = " | ".join(f"{row[name]:.0e}" for name in ("energy", "forces", "stress", "largest_force"))
+    verdict = "" if agrees(row) else f" above the tolerance: {row['worst_at']}"
+    print(f"| {program} | {potential.name} | {dtype} | {numbers} |{verdict}", flush=True)
+    return row
 
 
 def agrees(row: dict) -> bool:
     return row["of_tolerance"] <= 1  # not so for a nan
-
-
-def print_row(row: dict) -> None:
-    numbers = " | ".join(f"{row[name]:.0e}" for name in ("energy", "forces", "stress", "largest_force"))
-    verdict = "" if agrees(row) else f" above the tolerance: {row['worst_at']}"
-    print(f"| {row['program']} | {row['model']} | {row['dtype']} | {numbers} |{verdict}", flush=True)
 
 
 def refusals(folder: Path, scratch: Path) -> list[str]:

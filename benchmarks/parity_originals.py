@@ -3,7 +3,8 @@
     python parity_originals.py make-mace FOLDER          random-weight models of parity_mace_models.py
     python parity_originals.py mace|sevenn|nequix JOBS   energies, forces, virials in double precision
 
-JOBS is a JSON file, a list of {"file", "choice", "structures"}; the same list with "results" is written to JOBS.out.
+JOBS is a JSON file, a list of {"file", "choice", "structures"}; for each job a line of JSON is printed, the list of
+[energy, forces, virial or null] of its structures.
 """
 
 import inspect
@@ -179,16 +180,14 @@ EVALUATORS = {"mace": evaluator_mace, "sevenn": evaluator_sevenn, "nequix": eval
 
 
 def run(program: str, path: Path):
-    jobs = json.loads(path.read_text())
-    for number, job in enumerate(jobs, 1):
-        print(f"{program} {number} of {len(jobs)}: {Path(job['file']).name} {job['choice'] or ''}", file=sys.stderr)
+    results = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # some of the programs print
+    for job in json.loads(path.read_text()):
         evaluate = EVALUATORS[program](job["file"], job["choice"])
-        job["results"] = []
-        for structure in job["structures"]:
-            results = evaluate(Atoms(**structure))
-            assert np.asarray(results[1]).dtype == np.float64
-            job["results"].append([None if value is None else np.asarray(value).tolist() for value in results])
-    path.with_name(path.name + ".out").write_text(json.dumps(jobs))
+        found = [evaluate(Atoms(**structure)) for structure in job["structures"]]
+        assert all(np.asarray(forces).dtype == np.float64 for _, forces, _ in found)
+        lists = [[None if value is None else np.asarray(value).tolist() for value in each] for each in found]
+        print(json.dumps(lists), file=results, flush=True)
 
 
 def versions() -> dict[str, str]:
