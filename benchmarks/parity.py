@@ -191,22 +191,21 @@ def by_sum(folder: Path, sha256: str) -> Path:
 
 def compare(program: str, python: str, files: list[Path], scratch: Path) -> list[dict]:
     """One row per model and head."""
-    rows, jobs = [], []
-    for number, file in enumerate(files):
-        for folder in converted(program, file, scratch / f"{program}{number}"):
-            config = json.loads((folder / "config.json").read_text())
-            for arguments, choice in choices(config["architecture"]):
-                atoms = structures(config["species"])
-                if program == "nequix":
-                    del atoms["slab, TTF"]  # of a partly open cell it sees no periodic images
-                source = file if file.is_file() else by_sum(file, config["source"]["sha256"])
-                jobs.append(job_of(source, choice, atoms))
-                rows.append((folder, arguments, config["dtype"], atoms))
-    path = scratch / f"{program}.json"
-    path.write_text(json.dumps(jobs))
-    with subprocess.Popen([python, ORIGINALS, program, path], stdout=subprocess.PIPE, text=True) as process:
-        done = [row_of(program, *row, json.loads(process.stdout.readline() or "null")) for row in rows]
-    return done
+    rows, pipe = [], subprocess.PIPE
+    with subprocess.Popen([python, ORIGINALS, program], stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
+        for number, file in enumerate(files):
+            for folder in converted(program, file, scratch / f"{program}{number}"):
+                config = json.loads((folder / "config.json").read_text())
+                for arguments, choice in choices(config["architecture"]):
+                    atoms = structures(config["species"])
+                    if program == "nequix":
+                        del atoms["slab, TTF"]  # of a partly open cell it sees no periodic images
+                    source = file if file.is_file() else by_sum(file, config["source"]["sha256"])
+                    process.stdin.write(json.dumps(job_of(source, choice, atoms)) + "\n")
+                    theirs = json.loads(process.stdout.readline() or "null")
+                    rows.append(row_of(program, folder, arguments, config["dtype"], atoms, theirs))
+        process.stdin.close()
+    return rows
 
 
 def row_of(program: str, folder: Path, arguments: dict, dtype: str, atoms: dict[str, Atoms], theirs: list) -> dict:

@@ -1,9 +1,9 @@
 """The original programs, each in its own environment: parity.py runs this file with that environment's python.
 
     python parity_originals.py make-mace FOLDER          random-weight models of parity_mace_models.py
-    python parity_originals.py mace|sevenn|nequix JOBS   energies, forces, virials in double precision
+    python parity_originals.py mace|sevenn|nequix        energies, forces, virials in double precision
 
-JOBS is a JSON file, a list of {"file", "choice", "structures"}; for each job a line of JSON is printed, the list of
+Jobs come as lines of JSON, {"file", "choice", "structures"}; each is answered by a line, the list of
 [energy, forces, virial or null] of its structures.
 """
 
@@ -179,10 +179,11 @@ def evaluator_nequix(file: str, _: str | None):
 EVALUATORS = {"mace": evaluator_mace, "sevenn": evaluator_sevenn, "nequix": evaluator_nequix}
 
 
-def run(program: str, path: Path):
+def run(program: str):
     results = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # some of the programs print
-    for job in json.loads(path.read_text()):
+    for line in sys.stdin:
+        job = json.loads(line)
         evaluate = EVALUATORS[program](job["file"], job["choice"])
         found = [evaluate(Atoms(**structure)) for structure in job["structures"]]
         assert all(np.asarray(forces).dtype == np.float64 for _, forces, _ in found)
@@ -207,4 +208,4 @@ if __name__ == "__main__":
 
         print(Path(sevenn.__file__).parent)
     else:
-        run(sys.argv[1], Path(sys.argv[2]))
+        run(sys.argv[1])
