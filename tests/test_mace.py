@@ -4,12 +4,14 @@ import hashlib
 import json
 import lzma
 import os
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT, compiled
+from safetensors.numpy import load_file, save_file
 
 from alchemjax.model.load import read_model
 from alchemjax.system.graph import make_topology
@@ -81,3 +83,19 @@ def test_every_kind_of_model_in_float64_gives_the_numbers_of_the_original(conver
         assert abs(virial - golden["virial"]).max() < 1e-9 * space
         spread += [np.ptp(expected), abs(forces).max()]
     assert max(spread) > 0.1
+
+
+def test_numbers_that_are_too_large_for_the_dtype_are_refused(converted, tmp_path):
+    folder, large = converted("tiny_2head"), tmp_path / "large"
+    shutil.copytree(folder, large)
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"scale": tensors["scale"] * 1e200}, large / "model.safetensors")
+    assert np.isfinite(read_model(large, "float64", head="pt_head").params["scale"]).all()
+    with pytest.raises(ValueError, match="'scale' .* too large for float32; load it with dtype='float64'"):
+        read_model(large, "float32", head="pt_head")
+    products = {
+        n: a * 1e200 for n, a in tensors.items() if n.startswith(("layers.0.product.0.U", "layers.0.product.0.W"))
+    }
+    save_file(tensors | products, large / "model.safetensors")
+    with pytest.raises(ValueError, match="'layers.0.product.0' .* too large for float64"):
+        read_model(large, "float64", head="pt_head")

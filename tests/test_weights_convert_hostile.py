@@ -28,7 +28,7 @@ from tiny_checkpoint import (
 )
 
 import weights_convert
-from weights_convert import archive, inert_pickle
+from weights_convert import archive, inert_pickle, torch_file
 from weights_convert.__main__ import main
 from weights_convert.sevennet_sources import KNOWN
 from weights_convert.three_j import three_j
@@ -234,6 +234,7 @@ def test_broken_archive_is_refused(case, tmp_path, capsys):
         (archive, "MAX_MEMBERS", "has too many members; at most 50 are allowed"),
         (inert_pickle, "MAX_OPCODES", "at most 50 opcodes"),
         (inert_pickle, "MAX_NODES", "nests endlessly"),
+        (torch_file, "MAX_TENSOR_BYTES", "the tensors have together more than 50 bytes"),
     ],
 )
 def test_limits_are_kept(module, limit, message, tmp_path, capsys, monkeypatch):

@@ -176,6 +176,14 @@ def test_model_without_scale_and_shift_has_one_and_nought(tmp_path):
     np.testing.assert_array_equal(tensors["shift"], np.zeros(2), strict=True)
 
 
+def test_layer_without_a_residual_may_say_that_it_adds_one(tmp_path):
+    """Later layers say so whatever their interaction is; the original adds nothing where there is nothing to add."""
+    expected = convert_bytes(changed("tiny_2head", lambda tree: None), tmp_path)[1]
+    config, tensors = convert_bytes(changed("tiny_2head", set_to("products.0.use_sc", True)), tmp_path)
+    assert [layer["residual"] for layer in config["architecture"]["layers"]] == [False, True]
+    assert all(np.array_equal(expected[name], tensors[name]) for name in expected)
+
+
 def test_number_of_neighbours_may_be_a_numpy_or_torch_scalar(tmp_path):
     kind = record("numpy dtype", "f8", False, True, state=(3, "<", None, None, None, -1, -1, 0))
     raw = record("_codecs encode", np.float64(61.9646).tobytes().decode("latin1"), "latin1")
@@ -335,7 +343,7 @@ SPOILED = {
     "energies of two heads": (put("atomic_energies_fn.atomic_energies", np.ones((2, 4))), r"is \[2, 4\] of <f8"),
     "scale of two heads": (put("scale_shift.scale", np.ones(2)), r"scale_shift.scale is \[2\]"),
     "coupling": (put(f"{PART}.U_matrix_2", np.ones((9, 8, 3))), r"U_matrix_2 is \[9, 8, 3\]"),
-    "number of paths": (put(f"{PART}.U_matrix_2", np.ones((9, 9, 2))), r"weights_max is \[4, 3, 6\]"),
+    "number of paths": (put(f"{PART}.U_matrix_2", np.zeros((9, 9, 2))), r"weights_max is \[4, 3, 6\]"),
     "no coupling": (put(f"{PART}.U_matrix_2", None), "U_matrix_2 is missing"),
     "no Bessel functions": (put("radial_embedding.bessel_fn.bessel_weights", 1.0), "hs = a list of 4"),
     "text for a tensor": (lambda tree: tree.replace(WEIGHT, "x"), f"tensor '{WEIGHT}' is there twice or is not"),

@@ -12,7 +12,7 @@ from tiny_checkpoint import PROTO, STOP, Raw, emit, named, storage_id, tensor, z
 from tiny_mace import changed, model, record, unzipped
 
 import weights_convert
-from weights_convert import archive, inert_pickle
+from weights_convert import archive, inert_pickle, torch_file
 from weights_convert.__main__ import main
 from weights_convert.torch_file import MAX_PICKLE_BYTES
 from weights_convert.write import model_files
@@ -198,12 +198,59 @@ def test_broken_file_is_refused(case, tmp_path, capsys):
         (archive, "MAX_MEMBERS", "has too many members; at most 50 are allowed"),
         (inert_pickle, "MAX_OPCODES", "at most 50 opcodes"),
         (inert_pickle, "MAX_NODES", "nests endlessly"),
+        (torch_file, "MAX_TENSOR_BYTES", "the tensors have together more than 50 bytes"),
     ],
 )
 def test_limits_are_kept(module, limit, message, tmp_path, capsys, monkeypatch):
     (tmp_path / "tiny.model").write_bytes(model(TINY))
     monkeypatch.setattr(module, limit, 50)
     assert_refused(tmp_path / "tiny.model", message, tmp_path, capsys)
+
+
+def test_tensors_that_share_a_storage_are_counted_one_by_one(tmp_path, capsys, monkeypatch):
+    """A small file may describe any number of large tensors."""
+    size = sum(array.nbytes for array in converted(model(TINY), tmp_path).values())
+    monkeypatch.setattr(torch_file, "MAX_TENSOR_BYTES", 2 * size)
+    converted(model(TINY), tmp_path)
+    monkeypatch.setattr(torch_file, "MAX_TENSOR_BYTES", size)
+    (tmp_path / "bad.model").write_bytes(model(TINY))
+    assert_refused(tmp_path / "bad.model", "the tensors have together more than", tmp_path, capsys)
+
+
+def converted(data: bytes, tmp_path: Path) -> dict[str, np.ndarray]:
+    (tmp_path / "good.model").write_bytes(data)
+    ((_, tensors),) = weights_convert.convert_mace(tmp_path / "good.model").values()
+    (tmp_path / "good.model").unlink()
+    return tensors
+
+
+def with_basis(output: int, nu: int, change) -> bytes:
+    """The file with U of the first layer replaced by a function of it."""
+    name = f"products.0.symmetric_contractions.contractions.{output}.U_matrix_{nu}"
+
+    def replace(tree):
+        tree.replace(name, tree.add(change(tree.array(tree.tensors()[name]).copy())))
+
+    return changed(TINY, replace)
+
+
+@pytest.mark.parametrize(("output", "nu"), [(0, 1), (0, 2), (1, 1), (1, 2)])
+def test_symmetric_basis_that_is_not_equivariant_is_refused(output, nu, tmp_path, capsys):
+    def perturbed(place, by):
+        def change(u):
+            flat = u.reshape(-1, u.shape[-1])
+            entries = np.flatnonzero(flat[:, -1] if place == "full" else flat[:, -1] == 0)
+            flat[entries[len(entries) // 2], -1] += by
+            return u
+
+        return change
+
+    converted(with_basis(output, nu, lambda u: -2 * u), tmp_path)  # another basis of the same space
+    for place in ("full", "empty"):
+        converted(with_basis(output, nu, perturbed(place, 1e-9)), tmp_path)
+        if place == "empty" or nu > 1 or output:  # a scalar alone may have any size
+            (tmp_path / "bad.model").write_bytes(with_basis(output, nu, perturbed(place, 1e-3)))
+            assert_refused(tmp_path / "bad.model", "U_matrix_. is not equivariant", tmp_path, capsys)
 
 
 def test_only_a_file_is_read(tmp_path, capsys):

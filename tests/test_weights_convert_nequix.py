@@ -1,8 +1,10 @@
 """Nequix files become neutral models with every number in its place, or are refused in one sentence."""
 
 import hashlib
+import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -244,15 +246,20 @@ FILES = {
         lambda: with_leaf(1, header(PLAIN.replace("5, 7", f"{10**9}, {10**9}"))),
         r"radial.0 is \[1000000000, 1000000000\] of '<f4'",
     ),
-    "enormous shape": (lambda: with_leaf(1, header(PLAIN.replace("5, 7", "9" * 400 + ","))), "of 1 dimensions"),
-    "negative shape": (lambda: with_leaf(1, header(PLAIN.replace("5,", "-5,"))), r"is \[-5, 7\]"),
-    "many axes": (lambda: with_leaf(1, header(PLAIN.replace("5,", "5," * 200))), "of 201 dimensions"),
+    "enormous shape": (lambda: with_leaf(1, header(PLAIN.replace("5, 7", "9" * 400 + ","))), "malformed; it must"),
+    "large shape": (lambda: with_leaf(1, header(PLAIN.replace("5, 7", "9" * 18 + ","))), "of 1 dimensions"),
+    "negative shape": (lambda: with_leaf(1, header(PLAIN.replace("5,", "-5,"))), "malformed; it must be as"),
+    "many axes": (lambda: with_leaf(1, header(PLAIN.replace("5,", "5, " * 200 + "5,"))), "of 202 dimensions"),
     "objects": (lambda: with_leaf(1, header(PLAIN.replace("<f4", "|O"))), r"of '\|O'"),
-    "pickle": (lambda: with_leaf(1, b"cposix\nsystem\n(S'touch ran'\ntR."), "malformed .ValueError"),
+    "pickle": (lambda: with_leaf(1, b"cposix\nsystem\n(S'touch ran'\ntR."), "malformed"),
     "code as header": (lambda: with_leaf(1, header("__import__('os').system('touch ran')")), "malformed"),
     "nested header": (lambda: with_leaf(1, header("(" * 900)), "malformed"),
     "odd escape": (lambda: with_leaf(1, header(PLAIN.replace("descr", r"\d"))), "malformed"),
     "long header": (lambda: with_leaf(1, header(PLAIN + " " * 2000) + ODD.tobytes()), "malformed"),
+    "unordered header": (
+        lambda: with_leaf(1, header("{'shape': (5, 7), 'descr': '<f4', 'fortran_order': False, }\n") + ODD.tobytes()),
+        "malformed; it must be as numpy writes it",
+    ),
     "newer header": (lambda: with_leaf(1, header(PLAIN, b"\x02\x00") + ODD.tobytes()), "of another version; 1.0"),
     "more": (lambda: nqx(end=b"x"), "malformed"),
     "two newlines": (lambda: nqx(end=b"\n\n"), "malformed"),
@@ -269,6 +276,25 @@ def test_broken_or_hostile_file_is_refused_and_nothing_is_run(case, tmp_path, ca
     monkeypatch.chdir(tmp_path)
     make, message = FILES[case]
     assert_refused(make(), message, tmp_path, capsys)
+
+
+def test_no_header_is_compiled(tmp_path):
+    """numpy's own reader gives the text of a header to Python's compiler."""
+    seen = []
+    sys.addaudithook(lambda event, _: seen.append(event) if armed and event in ("compile", "exec", "import") else None)
+    data, array = nqx(), io.BytesIO(npy(ODD))
+    convert_bytes(data, tmp_path)
+    armed.append(True)
+    try:
+        convert_bytes(data, tmp_path)
+        assert not seen
+        np.load(array)
+        assert seen  # the hook hears it
+    finally:
+        armed.clear()
+
+
+armed = []
 
 
 def test_limits_are_kept(tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from .archive import RefusedFile as RefusedFile
+from .archive import refuse_malformed, short
 from .mace import convert_mace as convert_mace
 from .nequix import convert_nequix as convert_nequix
 from .official import OFFICIAL as OFFICIAL
@@ -44,8 +45,9 @@ def convert(
         progress(len(models) + 1, len(models) + 2, f"writing to {out.name}")
     files = {}
     for name, (config, tensors) in models.items():
-        for file, data in model_files(config, tensors).items():
-            files[str(folders[name] / file)] = data
+        with refuse_malformed(short(str(path))):  # memory may be short
+            contents = model_files(config, tensors)
+        files |= {str(folders[name] / file): data for file, data in contents.items()}
     write_files(out, files, overwrite=overwrite)
     if progress:
         progress(len(models) + 2, len(models) + 2, "converted")

@@ -9,6 +9,7 @@ import numpy as np
 from . import mace_config
 from .archive import RefusedFile, short
 from .elements import SYMBOLS
+from .equivariance import check_equivariant
 from .layout import Shapes
 from .mace_layout import message_channels, radial_shapes, skip_degrees, tensor_shapes
 from .mace_sources import NAMES, URL, find_models
@@ -150,14 +151,15 @@ def _interaction(state: StateDict, t: int, architecture: dict[str, Any], shapes:
 
 def _product(state: StateDict, t: int, architecture: dict[str, Any], shapes: Shapes) -> Tensors:
     layer = architecture["layers"][t]
-    outputs, correlation = layer["outputs"], layer["correlation"]
+    outputs, correlation, max_ell = layer["outputs"], layer["correlation"], architecture["max_ell"]
     tensors: Tensors = {}
     for degree in range(len(outputs)):
         module, new = f"products.{t}.symmetric_contractions.contractions.{degree}", f"layers.{t}.product.{degree}"
         names = {correlation: "max"} | {correlation - 1 - i: str(i) for i in range(correlation - 1)}
         for nu, name in names.items():
             weights = "weights_max" if name == "max" else f"weights.{name}"
-            tensors[f"{new}.U.{nu}"] = state.take(f"{module}.U_matrix_{nu}", shapes[f"{new}.U.{nu}"])
+            basis = tensors[f"{new}.U.{nu}"] = state.take(f"{module}.U_matrix_{nu}", shapes[f"{new}.U.{nu}"])
+            check_equivariant(f"{module}.U_matrix_{nu}", basis, degree, max_ell, nu)
             tensors[f"{new}.W.{nu}"] = state.take(f"{module}.{weights}", shapes[f"{new}.W.{nu}"])
             flag = f"{module}.weights_{name}_zeroed"
             if state.shape(flag) is not None:

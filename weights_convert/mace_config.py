@@ -230,8 +230,8 @@ def _product(state: StateDict, product: Module, layer: dict[str, Any], found: di
     """Read the correlation and the numbers of paths of the symmetric contractions."""
     product.require("use_agnostic_product", False, None)
     product.require("cueq_config", None)
-    if product.get("use_sc") is not layer["residual"]:
-        raise refusal(product.place("use_sc"), product.get("use_sc"), f"{layer['residual']} for this interaction")
+    # without a residual there is nothing to add: later layers have True nevertheless
+    product.require("use_sc", *((True,) if layer["residual"] else (False, True)))
     irreps.check_linear(product.child("linear", "Linear"), layer["outputs"], layer["outputs"])
     contractions = product.child("symmetric_contractions", "SymmetricContraction")
     irreps.check_channels(contractions, "irreps_in", [found["channels"]] * (found["max_ell"] + 1))

@@ -34,6 +34,7 @@ _NAMES = {
     "AgnosticNonlinearInteractionBlock AgnosticResidualNonlinearInteractionBlock "
     "ResidualElementDependentInteractionBlock TensorProductWeightsBlock ScaleShiftBlock",
     "mace.modules.embeddings": "GenericJointEmbedding",
+    "mace.modules.gate": "GatedEquivariantBlock",
     "mace.modules.irreps_tools": "reshape_irreps",
     "mace.modules.models": "MACE ScaleShiftMACE BOTNet ScaleShiftBOTNet AtomicDipolesMACE "
     "AtomicDielectricMACE EnergyDipolesMACE",
@@ -44,7 +45,7 @@ _NAMES = {
     "torch": "tanh",
     "torch.fx._symbolic_trace": "Tracer",
     "torch.fx.graph_module": "reduce_graph_module",
-    "torch.nn.functional": "silu",
+    "torch.nn.functional": "sigmoid silu",
     "torch.nn.modules.activation": "SiLU",
     "torch.nn.modules.container": "ModuleList ParameterList Sequential",
     "torch.nn.modules.linear": "Linear",

@@ -80,7 +80,7 @@ def species(config: dict) -> list[str]:
     rows = _dictionary(config, "_type_map")
     numbers = sorted(rows, key=lambda number: (type(rows[number]) is int and rows[number], 0))
     if not rows or [rows[number] for number in numbers] != list(range(len(rows))):
-        raise _refuse("_type_map", rows, "a dictionary from atomic numbers to the rows 0, 1, 2, ...")
+        raise _refuse("_type_map", rows, "a dictionary from atomic numbers to rows counted from 0")
     if any(type(number) is not int or not 1 <= number <= len(SYMBOLS) for number in numbers):
         raise _refuse("_type_map", rows, f"atomic numbers from 1 to {len(SYMBOLS)}")
     _integer(config, "_number_of_species", len(rows), len(rows))
@@ -134,7 +134,7 @@ def _modalities(config: dict) -> list[str] | None:
         raise _refuse("_modal_map", rows, "names of 1 to 64 printable characters")
     names = sorted(rows, key=lambda name: (type(rows[name]) is int and rows[name], name))
     if len(names) < 2 or [rows[name] for name in names] != list(range(len(names))):
-        raise _refuse("_modal_map", rows, "at least two names with the rows 0, 1, ...")
+        raise _refuse("_modal_map", rows, "at least two names with rows counted from 0")
     _integer(config, "_number_of_modalities", len(names), len(names))
     return names
 

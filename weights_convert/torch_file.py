@@ -17,6 +17,7 @@ from .inert_pickle import Globals, InertClass, OrderedDict, Record, load
 
 MAX_PICKLE_BYTES = 16 << 20
 MAX_DIMENSIONS = 16
+MAX_TENSOR_BYTES = 1 << 30  # of all tensors that are read: they may share a storage, so its size is no limit
 
 
 class Storage(NamedTuple):
@@ -115,6 +116,7 @@ class TorchFile:
         """Read the tree of the torch file `data`, called `what` in messages."""
         self._archive = Archive(data, what)
         self._read: dict[str, np.ndarray] = {}
+        self._tensor_bytes = 0
         pickles = [name for name in self._archive.sizes if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(pickles) != 1:
             raise RefusedFile(f"{what} has {len(pickles)} members <root>/data.pkl; a torch file has one")
@@ -139,6 +141,9 @@ class TorchFile:
     def array(self, tensor: Tensor) -> np.ndarray:
         """Copy a tensor out of its storage, C-contiguous and in the byte order of this machine."""
         dtype, key, _ = tensor.storage
+        self._tensor_bytes += math.prod(tensor.shape) * np.dtype(dtype).itemsize
+        if self._tensor_bytes > MAX_TENSOR_BYTES:
+            raise RefusedFile(f"the tensors have together more than {MAX_TENSOR_BYTES} bytes; no more are read")
         if key not in self._read:
             raw = self._archive.read(f"{self._root}data/{key}")
             self._read[key] = np.frombuffer(raw, np.uint8)

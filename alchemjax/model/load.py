@@ -37,8 +37,8 @@ def read_model(
 ) -> Potential:
     """Read a converted model. Of several heads the one named "default" (in any case) is taken where none is chosen.
 
-    Errors: ValueError for a missing or malformed file, an unknown family or version, a wrong or missing array,
-    a head or modality that is not there or, in a model with several, not chosen.
+    Errors: ValueError for a missing or malformed file, an unknown family or version, a wrong or missing array, numbers
+    too large for the dtype, a head or modality that is not there or, in a model with several, not chosen.
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype '{dtype}' is not supported; allowed are float32 and float64")
@@ -63,8 +63,10 @@ def read_model(
     rows = [_row(config, "modality", "modalities", modality), _row(config, "head", "heads", head)]
     _check_shapes(folder, tensors, family.parameter_shapes(config["architecture"], len(config["species"])))
     with jax.enable_x64(dtype == "float64"):
-        prepared = family.prepare(config["architecture"], tensors)
-        params = _nested({k: jax.numpy.asarray(v, dtype) for k, v in prepared.items()})
+        with np.errstate(over="ignore", invalid="ignore"):
+            prepared = {k: np.asarray(v, dtype) for k, v in family.prepare(config["architecture"], tensors).items()}
+        _check_range(folder, prepared, dtype)
+        params = _nested({k: jax.numpy.asarray(v) for k, v in prepared.items()})
     architecture = config["architecture"] | {"dtype": config["dtype"], "species": config["species"]}
     network = family.read_config(architecture, next((row for row in rows if row is not None), None))
     chosen = modality or (head if len(heads) > 1 else None)
@@ -111,6 +113,13 @@ def _check_shapes(folder: Path, tensors: dict, shapes: dict) -> None:
                 f"array '{name}' in '{folder}' has shape {tensor.shape} or is not finite; "
                 f"expected {shapes[name]}: convert the model again"
             )
+
+
+def _check_range(folder: Path, arrays: dict[str, np.ndarray], dtype: str) -> None:
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            remedy = "load it with dtype='float64'" if dtype == "float32" else "use another model"
+            raise ValueError(f"array '{name}' in '{folder}' has numbers that are too large for {dtype}; {remedy}")
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
