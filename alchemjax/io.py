@@ -40,7 +40,8 @@ def load(name_or_path, dtype="float32", head: str | None = None, modality: str |
     """A potential: a shipped or cached name, a converted model, or a foreign file (.pth, .whl, .nqx, .model, folder).
 
     Foreign files are converted once, into $ALCHEMJAX_MODELS or the user's data folder; a terminal shows a progress bar
-    and what they were recognised as. `dtype` is float32 or float64, by name or as NumPy has it.
+    and what they were recognised as. One model of a file that holds several is chosen by its name:
+    "sevenn-0.13.0-py3-none-any.whl@sevennet-l3i5". `dtype` is float32 or float64, by name or as NumPy has it.
     Errors: ValueError for an unknown name, a refused file, an unknown dtype, head or modality.
     """
     if not isinstance(name_or_path, str | os.PathLike):
@@ -141,6 +142,9 @@ def _model_folder(source) -> Path:
         return path
     if path.exists():
         return _convert(path)
+    file, _, chosen = str(path).rpartition("@")
+    if file and Path(file).exists():
+        return _convert(Path(file), chosen)
     if (official := weights_convert.find_official(str(source))) and official.status != "refused":
         raise ValueError(f"'{source}' is not here yet; `alchemjax models {source}` says how to get and convert it")
     if official:
@@ -149,8 +153,8 @@ def _model_folder(source) -> Path:
     raise ValueError(f"'{source}' is neither the name of a model nor a file; models here: {names or 'none'}")
 
 
-def _convert(path: Path) -> Path:
-    """The folder of the one converted model of a foreign file. Errors: ValueError where there are several."""
+def _convert(path: Path, chosen: str | None = None) -> Path:
+    """The folder of the chosen, or the only, model of a foreign file. Errors: ValueError where there is no such one."""
     if (suffix := "" if path.is_dir() else path.suffix) not in FOREIGN:
         allowed = ", ".join(s for s in FOREIGN if s)
         raise ValueError(
@@ -171,10 +175,12 @@ def _convert(path: Path) -> Path:
                     "set ALCHEMJAX_MODELS to a folder that can be written"
                 ) from None
         folders = _current(out)
-    if len(folders) > 1:
-        names = ", ".join(folder.name for folder in folders)
-        raise ValueError(f"'{path}' holds several models, now converted: load one of them by name ({names})")
-    return folders[0]
+    named = {json.loads((folder / "config.json").read_text())["name"]: folder for folder in folders}
+    if chosen is None and len(named) > 1:
+        raise ValueError(f"'{path}' holds several models, now converted: load one of them by name ({', '.join(named)})")
+    if chosen is not None and chosen not in named:
+        raise ValueError(f"'{path}' holds no model '{chosen}'; it holds {', '.join(named)}")
+    return folders[0] if chosen is None else named[chosen]
 
 
 def _digest(path: Path) -> str:

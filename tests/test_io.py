@@ -210,6 +210,27 @@ def test_models_of_a_wheel_are_converted_once_and_then_load_by_name(conversions)
     assert aj.load("sevennet-mf-0", modality="PBE").name == "sevennet-mf-0/PBE"
 
 
+@pytest.mark.skipif(WHEEL is None, reason="ALCHEMJAX_SEVENN_WHEEL is not the path of a wheel of sevenn 0.13.0")
+def test_one_model_of_a_wheel_is_chosen_by_its_name(conversions):
+    for name in ("sevennet-l3i5", "sevennet-0"):
+        assert aj.load(f"{WHEEL}@{name}").name == name
+    assert aj.load(f"{WHEEL}@sevennet-mf-0", modality="R2SCAN").name == "sevennet-mf-0/R2SCAN"
+    assert len(conversions) == 1
+    with pytest.raises(ValueError, match="holds no model 'sevennet-9'; it holds sevennet-0, .*sevennet-l3i5"):
+        aj.load(f"{WHEEL}@sevennet-9")
+
+
+def test_the_only_model_of_a_file_is_chosen_by_its_own_name_alone(tmp_path, conversions):
+    (tmp_path / "at@night").mkdir()
+    path = tiny_checkpoint(tmp_path / "at@night" / "tuned.pth")
+    assert aj.load(path).name == aj.load(f"{path}@tuned").name == "tuned"
+    with pytest.raises(ValueError, match="'.*at@night/tuned.pth' holds no model 'night'; it holds tuned$"):
+        aj.load(f"{path}@night")
+    assert len(conversions) == 1
+    with pytest.raises(ValueError, match="'.*gone.pth@tuned' is neither the name of a model nor a file"):
+        aj.load(tmp_path / "gone.pth@tuned")
+
+
 # --- read: examples and CIF -------------------------------------------------------------------------------------------
 
 # file: species of the sites, space group, shortest distance [A]
