@@ -90,7 +90,8 @@ CouplingOption = Annotated[
     Coupling,
     Option(
         help="How mixed neighbours see each other. independent: random mean-field alloy; paired: like sees like; "
-        "correlated: order set by --alpha."
+        "correlated: order set by --alpha; published: as the published code, for comparison: its pure end points are "
+        "wrong where sites of different groups are neighbours."
     ),
 ]
 Alpha = Annotated[
@@ -150,7 +151,11 @@ def _sentence(error: Exception) -> str | None:
         full = "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
         return "not enough memory; try a smaller --batch, --dtype float32 or a smaller cell" if full else None
     return (
-        " ".join(str(error).split()).replace("pass modality=", "give --modality").replace("pass head=", "give --head")
+        " ".join(str(error).split())
+        .replace("pass modality=", "give --modality")
+        .replace("pass head=", "give --head")
+        .replace("leave head", "leave --head")
+        .replace("leave modality", "leave --modality")
     )
 
 

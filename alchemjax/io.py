@@ -27,8 +27,8 @@ from alchemjax.system.system import System
 from weights_convert.write import VERSION
 
 SHIPPED = Path(__file__).parent / "potentials"
-# suffix ("" is a folder) -> family
-FOREIGN = {".pth": "sevennet", ".whl": "sevennet", ".nqx": "nequix", ".model": "mace", "": "sevennet"}
+FOREIGN = weights_convert.SUFFIXES | {"": "sevennet"}  # suffix ("" is a folder) -> family
+CHECKPOINTS = "*/*.pth", "pretrained_potentials/*/*.pth", "sevenn/pretrained_potentials/*/*.pth"  # in folders of sevenn
 ELEMENTS = set(atomic_numbers) - {"X"} | {"D", "T"}
 CELL = tuple(f"_cell_{x}" for x in ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"))
 COORDINATES = tuple(f"_atom_site_{kind}_{x}" for kind in ("fract", "cartn") for x in "xyz")
@@ -46,6 +46,8 @@ def load(name_or_path, dtype="float32", head: str | None = None, modality: str |
     """
     if not isinstance(name_or_path, str | os.PathLike):
         raise ValueError(f"{name_or_path!r} is neither a name nor a path; give one, like 'sevennet-0'")
+    if not str(name_or_path).strip():
+        raise ValueError("the name of the potential is empty; give a name or a path, like 'sevennet-0'")
     with contextlib.suppress(TypeError):
         dtype = dtype if dtype is None else np.dtype(dtype).name
     return read_model(_model_folder(name_or_path), str(dtype), head=head, modality=modality)
@@ -158,8 +160,13 @@ def _convert(path: Path, chosen: str | None = None) -> Path:
     if (suffix := "" if path.is_dir() else path.suffix) not in FOREIGN:
         allowed = ", ".join(s for s in FOREIGN if s)
         raise ValueError(
-            f"'{path}' is not a model; give a converted model's folder, {allowed}, or the folder of sevenn"
+            f"'{path}' is not a model; give a converted model's folder, {allowed}, or the folder of sevenn; "
+            "a file with another ending goes through alchemjax convert"
         )
+    if not suffix and not any(file for place in CHECKPOINTS for file in path.glob(place)):
+        inside = ", ".join(folder.name for folder in _models_in(path))
+        what = f"several models, {inside}: give the path of one" if inside else "no model: it has no config.json"
+        raise ValueError(f"the folder '{path}' holds {what}")
     digest = _digest(path)
     out = _cache() / digest[:16]
     same = [Path(model["path"]) for model in list_models() if model["sha256"] == digest]  # shipped, or under a name
@@ -186,9 +193,8 @@ def _convert(path: Path, chosen: str | None = None) -> Path:
 def _digest(path: Path) -> str:
     """SHA-256 of a file, or of the checkpoints in the folder of sevenn or the one above it."""
     digest = hashlib.sha256()
-    places = "*/*.pth", "pretrained_potentials/*/*.pth", "sevenn/pretrained_potentials/*/*.pth"
     try:
-        for file in sorted(f for place in places for f in path.glob(place)) if path.is_dir() else [path]:
+        for file in sorted(f for place in CHECKPOINTS for f in path.glob(place)) if path.is_dir() else [path]:
             digest.update(file.read_bytes())
     except OSError as error:
         raise ValueError(f"'{path}' could not be read: {error.strerror or error}") from None

@@ -167,7 +167,7 @@ def test_one_name_gives_the_address_and_what_to_type():
         text = run("models", one.name).stdout
         assert f"url: {one.url}\n" in text and f"status: {one.status}\n" in text
     text = run("models", "mace-mp-0-medium").stdout
-    assert f"\n    curl -L -o mace-mp-0-medium.model {BY_NAME['mace-mp-0-medium'].url}\n" in text
+    assert f"\n    curl -fL -o mace-mp-0-medium.model {BY_NAME['mace-mp-0-medium'].url}\n" in text
     assert "\n    alchemjax convert mace mace-mp-0-medium.model\n" in text
     assert all(FOREIGN[suffix] == family for family, suffix in official._SUFFIXES.items())
     error = run("models", "gnome", status=2).stderr
@@ -189,6 +189,17 @@ def test_licence_stays_beside_recognised_weights_only(known, tmp_path):
     assert (tmp_path / "out" / "LICENSE").read_text() == official.licence_text("sevennet-l3i5")
     assert result.stdout == f"sevennet-l3i5: {tmp_path / 'out'}\n"
     assert "recognised as sevennet-l3i5: licence MIT, PBE+U, trained on MPtrj" in result.stderr
+
+
+def test_unrecognised_weights_do_not_keep_the_licence_of_those_they_replace(known, tmp_path):
+    out = tmp_path / "out"
+    run("convert", "sevennet", known, "-o", out)
+    (out / "thesis.txt").write_text("keep")
+    assert (out / "LICENSE").is_file()
+    other = tmp_path / "other.pth"
+    other.write_bytes(known.read_bytes() + b"\0")
+    run("convert", "sevennet", other, "-o", out, "--overwrite")
+    assert not (out / "LICENSE").exists() and (out / "thesis.txt").read_text() == "keep"
 
 
 def test_unrecognised_weights_have_no_licence_and_say_so(tiny, tmp_path, cache):

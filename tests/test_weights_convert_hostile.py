@@ -168,11 +168,11 @@ def changed(**changes: bytes | None) -> bytes:
 
 CENTRAL, LOCAL = b"PK\x01\x02", b"PK\x03\x04"
 FILES = {
-    "empty": (lambda: b"", "is not a whole zip archive, as checkpoints .* are; give one of these"),
-    "text": (lambda: b"\x80\x02N.", "is not a whole zip archive, as checkpoints .* are; give one of these"),
+    "empty": (lambda: b"", "is not a whole zip archive, as checkpoints .* are; it may be cut short"),
+    "text": (lambda: b"\x80\x02N.", "is not a whole zip archive, as checkpoints .* are; it may be cut short"),
     "truncated": (
         lambda: zipped(good())[:-200],
-        "is not a whole zip archive, as checkpoints .* are; give one of these",
+        "is not a whole zip archive, as checkpoints .* are; it may be cut short",
     ),
     "truncated at the front": (lambda: zipped(good())[3000:], "malformed|zip"),
     "hole": (lambda: (z := zipped(good()))[:2000] + z[2100:], "malformed"),

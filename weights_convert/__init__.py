@@ -16,6 +16,7 @@ from .source import Progress as Progress
 from .write import model_files, write_files
 
 FAMILIES = {"sevennet": convert_sevennet, "mace": convert_mace, "nequix": convert_nequix}
+SUFFIXES = {".pth": "sevennet", ".whl": "sevennet", ".nqx": "nequix", ".model": "mace"}
 
 
 def convert(
@@ -37,7 +38,12 @@ def convert(
     """
     if family not in FAMILIES:
         raise RefusedFile(f"family {family!r} is not supported, only {', '.join(FAMILIES)}")
-    models = FAMILIES[family](path, model, progress)
+    try:
+        models = FAMILIES[family](path, model, progress)
+    except RefusedFile as error:
+        if (kind := SUFFIXES.get(Path(path).suffix, family)) != family:
+            raise RefusedFile(f"{error} ({short(Path(path).name)} is named like a file of {kind})") from error
+        raise
     out = Path(out)
     several = family == "sevennet" and model is None and is_collection(Path(path))
     folders = {name: Path(name) if several else Path() for name in models}

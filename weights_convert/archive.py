@@ -72,8 +72,8 @@ class Archive:
                 members = self._zip.infolist()
         except RefusedFile as error:
             raise RefusedFile(
-                f"{what} is not a whole zip archive, as checkpoints (.pth, .model) and wheels (.whl) are; give one of "
-                "these, or the folder of an unpacked wheel"
+                f"{what} is not a whole zip archive, as checkpoints (.pth, .model) and wheels (.whl) are; it may be "
+                "cut short or another kind of file"
             ) from error
         self.sizes = {member.filename: member.file_size for member in members}
         unpacked = sum(member.file_size for member in members)

@@ -46,7 +46,10 @@ def read_settings(line: bytes) -> dict[str, Any]:
             raise RefusedFile("the settings have a key twice; each is allowed once")
         return dict(pairs)
 
-    settings = json.loads(line.decode("utf-8"), parse_constant=constant, object_pairs_hook=unique)
+    try:
+        settings = json.loads(line.decode("utf-8"), parse_constant=constant, object_pairs_hook=unique)
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        raise RefusedFile("the first line is not JSON, as that of a Nequix file is") from None
     if not isinstance(settings, dict):
         raise RefusedFile(f"the settings are {short(settings)}, not a JSON object")
     for key in settings:

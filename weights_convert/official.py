@@ -63,4 +63,4 @@ def commands(one: Official) -> list[str]:
     if one.family == "sevennet" and one.sha256:  # its wheel holds them
         return ["pip download --no-deps sevenn==0.13.0", f"alchemjax convert sevennet {WHEEL}"]
     file = one.name + _SUFFIXES[one.family]
-    return [f"curl -L -o {file} {one.url}", f"alchemjax convert {one.family} {file}"]
+    return [f"curl -fL -o {file} {one.url}", f"alchemjax convert {one.family} {file}"]

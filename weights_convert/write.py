@@ -19,6 +19,7 @@ from .official import licence_text
 
 VERSION = "0.1.0"
 FORMAT_VERSION = 1
+LICENCE = "LICENSE"
 ABANDONED = 3600  # s
 
 _SHAPES = {
@@ -50,7 +51,7 @@ def model_files(config: Mapping[str, Any], tensors: Tensors) -> dict[str, bytes]
     check_model(config, tensors)
     files = {"model.safetensors": save({name: np.asarray(array, order="C") for name, array in tensors.items()})}
     if text := licence_text(config["source"]["recognised_as"]):
-        files["LICENSE"] = text.encode("ascii")
+        files[LICENCE] = text.encode("ascii")
     text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
     return files | {"config.json": text.encode("ascii")}
 
@@ -83,6 +84,9 @@ def write_files(out: Path, files: Mapping[str, bytes], *, overwrite: bool = Fals
             return
         for name in files:
             (out / name).parent.mkdir(parents=True, exist_ok=True)
+            licence = Path(name).with_name(LICENCE)
+            if str(licence) not in files and (out / licence.with_name("config.json")).is_file():
+                (out / licence).unlink(missing_ok=True)  # it is that of other weights
             os.replace(partial / name, out / name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

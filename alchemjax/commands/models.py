@@ -1,6 +1,8 @@
 """alchemjax models and alchemjax convert: the potentials that are here, and how more come."""
 
+import difflib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -37,7 +39,12 @@ def run_models(name: str | None, *, as_json: bool) -> None:
         models = [m for m in models if name in (m["name"], Path(m["path"]).name)]
         official = [one for one in official if one["name"] == name]
         if not models and not official:
-            raise ValueError(f"no model is called '{name}'; `alchemjax models` lists those here and the official ones")
+            known = [m["name"] for m in io.list_models()] + [one.name for one in OFFICIAL]
+            near = difflib.get_close_matches(name.lower(), known, cutoff=0.5)
+            hint = f"; do you mean {' or '.join(near)}?" if near else ""
+            raise ValueError(
+                f"no model is called '{name}'; `alchemjax models` lists those here and the official ones{hint}"
+            )
     if as_json:
         print(json.dumps({"models": models, "official": official}, indent=1))
     elif name is not None:
@@ -123,7 +130,9 @@ def _print_all(models: list[dict], official: list[dict]) -> None:
         for key, value in facts.items():
             if value not in (None, []) and key not in ("commands", "species"):
                 print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
-        for command in facts.get("commands", []):
+        if facts.get("status") == "refused":
+            print("this model cannot be used here")
+        for command in [] if facts.get("here") else facts.get("commands", []):
             print(f"    {command}")
         print()
 
@@ -131,7 +140,7 @@ def _print_all(models: list[dict], official: list[dict]) -> None:
 def run_convert(family: str, path: Path, out: Path | None, model: str | None, *, overwrite: bool) -> None:
     """Convert, by default into the folder where `--model` finds models by name, and print what was written."""
     if out is None:
-        out = io._cache() / (model or (path.resolve().stem if path.suffix else path.resolve().name))
+        out = io._cache() / (model or (Path(os.path.abspath(path)).stem if path.suffix else path.resolve().name))
     with conversion_bar() as progress:
         folders = weights_convert.convert(family, path, out, model, overwrite=overwrite, progress=progress)
     for folder in folders:
