@@ -86,6 +86,17 @@ def test_options_that_the_model_lacks_are_refused(arguments, sentence):
         aj.load("sevennet-0", **arguments)
 
 
+def test_empty_names_and_folders_without_one_model_are_refused(cache, tmp_path):
+    with pytest.raises(ValueError, match="the name of the potential is empty; give a name or a path"):
+        aj.load(" ")
+    with pytest.raises(ValueError, match="holds no model: it has no config.json"):
+        aj.load(tmp_path)
+    for name in ("one", "two"):
+        shutil.copytree(SHIPPED, tmp_path / "both" / name)
+    with pytest.raises(ValueError, match="holds several models, one, two: give the path of one"):
+        aj.load(tmp_path / "both")
+
+
 @pytest.mark.parametrize("name", ["mace-9", "a/b.pth", "~/nothing", "../potentials", ""])
 def test_unknown_name_is_refused_with_the_models_that_are_there(name, cache, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
