@@ -575,8 +575,8 @@ def test_padding_splitting_rows_and_chunks_change_nothing(quick, rng, monkeypatc
     weights = random_weights(sites, rng)
     bare = evaluate(quick, structure, sites, "correlated", weights, 0.3, shapes=None)
     shapes = block_shapes(topology(quick, structure, sites, "correlated", shapes=None))
-    assert shapes[0][1] != 4, "the width of the arrays with head room"
-    assert_close(bare, evaluate(quick, structure, sites, "correlated", weights, 0.3), bare._fields)
+    roomy = [(rows + 5, width + 2) for rows, width in shapes]
+    assert_close(bare, evaluate(quick, structure, sites, "correlated", weights, 0.3, shapes=roomy), bare._fields)
     monkeypatch.setattr(messages, "EDGES_PER_CHUNK", 60)
     in_chunks = quick._replace(config=replace(quick.config, batch=3))
     narrow = [(rows * width + 7, 1) for rows, width in shapes]  # chunks of 20 and, with three worlds, 6 rows
