@@ -10,7 +10,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT, compiled
+from conftest import CUTOFF, ROOT, SPECIES, compiled
+from conftest import evaluate as evaluate_mixture
+from random_mace import layer, random_mace
 from safetensors.numpy import load_file, save_file
 
 from alchemjax.model.load import read_model
@@ -99,3 +101,19 @@ def test_numbers_that_are_too_large_for_the_dtype_are_refused(converted, tmp_pat
     save_file(tensors | products, large / "model.safetensors")
     with pytest.raises(ValueError, match="'layers.0.product.0' .* too large for float64"):
         read_model(large, "float64", head="pt_head")
+
+
+def test_one_layer_with_a_linear_readout_has_repulsion_that_ends_at_the_cutoff():
+    """All of the readout is folded then; radii that reach beyond the cutoff must not act on pairs of the skin."""
+    one = [layer(0, 0, 1, residual=True, density=False)]
+    network = random_mace(SPECIES, CUTOFF, one, 1, pairs=True, seed=7)
+    network.params["covalent_radii"] = jnp.full(len(SPECIES), 0.6 * CUTOFF)
+
+    def energy(distance, skin):
+        structure = make_structure([[0, 0, 0], [distance, 0, 0]])
+        options = {"only_energy": True, "skin": skin, "shapes": [(2, 1)]}
+        return float(evaluate_mixture(network, structure, make_sites(["Na", "K"]), "independent", [], **options)[0])
+
+    apart = energy(CUTOFF + 0.1, 0.0)
+    assert energy(CUTOFF + 0.1, 0.5) == apart
+    assert abs(energy(CUTOFF - 0.01, 0.0) - apart) > 1e-4

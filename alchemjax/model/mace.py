@@ -207,7 +207,7 @@ def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "n
     species, kinds = graph.node_species, graph.node_species[graph.species_nodes[:, 0]]
     geometry = [_geometry(params, config, graph, edges) for edges in graph.blocks]
     radial = {name: params[name] for name in ("bessel_weights", "prefactor", "agnesi") if name in params}
-    energy = _zbl(params, config.zbl, graph, geometry) if config.zbl else 0.0
+    energy = _zbl(params, config, graph, geometry) if config.zbl else 0.0
     x = []  # the first layer sees species alone: its maps are tables
     for t, layer in enumerate(config.layers):
         own = params["layers"][str(t)]
@@ -229,7 +229,7 @@ def node_energies(params: dict, config: Config, graph: Graph) -> Float[Array, "n
             heard = _linear_of_kinds(own["linear"], kinds, heard)
         x = _linear(own["product"]["linear"], _product(config, layer, own["product"], kinds, heard))
         x = [a + skipped[l] if l < len(skipped) else a for l, a in enumerate(x)]
-        energy = energy + _readout(config, params["readouts"].get(str(t), {}), x[0][:, 0])
+        energy = energy + _readout(config, params.get("readouts", {}).get(str(t), {}), x[0][:, 0])
     energy = params["scale"][head] * energy + params["shift"][head] + params["atomic_energies"][head][species]
     return energy[graph.node_place]
 
@@ -376,12 +376,12 @@ def _density(config: Config, matrix, radial: dict, graph: Graph, geometry: list[
     return _sum_edges(graph, values)
 
 
-def _zbl(params: dict, constants: tuple[int, tuple[int, ...]], graph: Graph, geometry: list[Geometry]):
+def _zbl(params: dict, config: Config, graph: Graph, geometry: list[Geometry]):
     """Half of the screened repulsion of the nuclei with every neighbour [eV].
 
     J. F. Ziegler, J. P. Biersack, U. Littmark, The Stopping and Range of Ions in Matter (1985).
     """
-    p, numbers = constants
+    p, numbers = config.zbl
     zbl, charges = params["zbl"], jnp.asarray(numbers, params["covalent_radii"].dtype)
     values = []
     for edges, known in zip(graph.blocks, geometry, strict=True):
@@ -391,5 +391,6 @@ def _zbl(params: dict, constants: tuple[int, tuple[int, ...]], graph: Graph, geo
         s = r * (z ** zbl["a_exp"] + z_own ** zbl["a_exp"]) / (zbl["a_prefactor"] * BOHR)
         screening = sum(c * jnp.exp(-decay * s) for c, decay in zip(zbl["c"], ZBL_DECAY, strict=True))
         reach = params["covalent_radii"][sender] + params["covalent_radii"][receiver]
-        values.append((COULOMB / 2 * z * z_own / r * screening * envelope(r / reach, p))[None])
+        pair = COULOMB / 2 * z * z_own / r * screening * envelope(r / reach, p)
+        values.append(jnp.where(r < config.cutoff, pair, 0.0)[None])  # the radii may reach farther, into the skin
     return _sum_edges(graph, values)
