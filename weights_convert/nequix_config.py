@@ -48,7 +48,7 @@ def read_settings(line: bytes) -> dict[str, Any]:
 
     try:
         settings = json.loads(line.decode("utf-8"), parse_constant=constant, object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError):
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise RefusedFile("the first line is not JSON, as that of a Nequix file is") from None
     if not isinstance(settings, dict):
         raise RefusedFile(f"the settings are {short(settings)}, not a JSON object")
