@@ -381,6 +381,7 @@ def _zbl(params: dict, config: Config, graph: Graph, geometry: list[Geometry]):
 
     J. F. Ziegler, J. P. Biersack, U. Littmark, The Stopping and Range of Ions in Matter (1985).
     """
+    assert config.zbl
     p, numbers = config.zbl
     zbl, charges = params["zbl"], jnp.asarray(numbers, params["covalent_radii"].dtype)
     values = []

@@ -21,7 +21,7 @@ from alchemjax.tasks.relax import SKIN, check_limit, make_limits, relax_batch, r
 
 RELAX = ("none", "positions", "cell")
 MEMORY = 1.5e9  # bytes that the arrays of one batch may take
-BYTES_PER_EDGE = {"none": 1e4, "positions": 2e4, "cell": 2e4}  # of one composition, float32; measured, Nequix takes most
+BYTES_PER_EDGE = {"none": 1e4, "positions": 2e4, "cell": 2e4}  # of one composition, float32; of Nequix, the largest
 LARGEST_BATCH = {"none": 32, "positions": 8, "cell": 8}
 
 
