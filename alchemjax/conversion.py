@@ -49,4 +49,5 @@ def say_recognition(path: Path, folders: list[Path]) -> None:
     notebook = type(sys.stderr).__module__.startswith("ipykernel")
     if sys.stderr.isatty() or notebook:
         for folder in folders:
-            print(f"alchemjax: converted {path.name}: {recognition(folder)}; kept in {folder}", file=sys.stderr)
+            kept = "" if notebook else f"; kept in {folder}"  # notebooks are passed on: no paths of the user's
+            print(f"alchemjax: converted {path.name}: {recognition(folder)}{kept}", file=sys.stderr)
