@@ -10,16 +10,21 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import CUTOFF, ROOT, SPECIES, compiled
+from conftest import CUTOFF, ROOT, SPECIES, compiled, random_structure, random_weights, standard_sites
 from conftest import evaluate as evaluate_mixture
 from random_mace import layer, random_mace
 from safetensors.numpy import load_file, save_file
 
+from alchemjax.atoms import Calculator, to_atoms
+from alchemjax.calculate import calculate
 from alchemjax.model.load import read_model
 from alchemjax.system.graph import make_topology
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import make_sites
 from alchemjax.system.structure import make_structure
+from alchemjax.system.system import make_system
+from alchemjax.tasks.relax import relax
+from alchemjax.tasks.sweep import sweep
 from weights_convert import convert
 from weights_convert.elements import SYMBOLS
 
@@ -117,3 +122,23 @@ def test_one_layer_with_a_linear_readout_has_repulsion_that_ends_at_the_cutoff()
     apart = energy(CUTOFF + 0.1, 0.0)
     assert energy(CUTOFF + 0.1, 0.5) == apart
     assert abs(energy(CUTOFF - 0.01, 0.0) - apart) > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coupling, alpha", [("independent", None), ("paired", None), ("correlated", 0.3)])
+def test_every_task_sees_the_energy_of_edges_between_nodes(tiny_mace_pairs, rng, coupling, alpha):
+    structure, sites = random_structure(rng), standard_sites()
+    weights = random_weights(sites, rng)
+    system = make_system(structure, sites, weights, coupling)
+    out = calculate(tiny_mace_pairs, system, alpha=alpha)
+    atoms = to_atoms(system)
+    atoms.calc = Calculator(tiny_mace_pairs, system=system, alpha=alpha)
+    still = relax(tiny_mace_pairs, system, alpha=alpha, cell=False, max_steps=0)
+    table = sweep(tiny_mace_pairs, system, [weights, weights / 2], relax="none", alpha=alpha)
+    assert abs(table.energy[1] - out.energy) > 1e-3
+    for energy, forces in (
+        (atoms.get_potential_energy(), atoms.get_forces()),
+        (still.output.energy, still.output.forces),
+        (table.energy[0], table.forces[0]),
+    ):
+        assert abs(energy - out.energy) < 1e-10 and abs(forces - out.forces).max() < 1e-9
