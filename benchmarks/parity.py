@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jax
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
@@ -204,6 +205,8 @@ def compare(program: str, python: str, files: list[Path], scratch: Path) -> list
                     process.stdin.write(json.dumps(job_of(source, choice, atoms)) + "\n")
                     theirs = json.loads(process.stdout.readline() or "null")
                     rows.append(row_of(program, folder, arguments, config["dtype"], atoms, theirs))
+                    compiled_derivatives.cache_clear()
+                    jax.clear_caches()  # a process cannot hold the programs of all models
         process.stdin.close()
     return rows
 
