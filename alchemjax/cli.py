@@ -150,13 +150,12 @@ def _sentence(error: Exception) -> str | None:
     if isinstance(error, RuntimeError):
         full = "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
         return "not enough memory; try a smaller --batch, --dtype float32 or a smaller cell" if full else None
-    return (
-        " ".join(str(error).split())
-        .replace("pass modality=", "give --modality")
-        .replace("pass head=", "give --head")
-        .replace("leave head", "leave --head")
-        .replace("leave modality", "leave --modality")
-    )
+    sentence = " ".join(str(error).split())
+    for option in ("modality", "head"):  # the library speaks of its arguments
+        sentence = sentence.replace(f"pass {option}=", f"give --{option}").replace(
+            f"leave {option}", f"leave --{option}"
+        )
+    return sentence
 
 
 def _version(wanted: bool) -> bool:

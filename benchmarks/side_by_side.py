@@ -42,6 +42,17 @@ for line in sys.stdin:
 """
 
 
+# for code that defines make_calculator()
+ASE_CALCULATOR = """
+def evaluation(cells):
+    calculator, atoms = make_calculator(), silicon(cells)
+    def run():
+        calculator.calculate(atoms, ["energy", "forces", "stress"])
+        return float(calculator.results["energy"])
+    return run
+"""
+
+
 class Original:
     """An original program in a process of its own; `code` defines evaluation(*job), a function that gives energies."""
 

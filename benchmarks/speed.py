@@ -8,21 +8,25 @@ sevenn and torch live in an environment of their own (pip install torch==2.13.0 
 from functools import partial
 
 import side_by_side
-from side_by_side import THREADS, Original, compiled, evaluation, in_turns, options, silicon, use_two_cores
+from side_by_side import (
+    ASE_CALCULATOR,
+    THREADS,
+    Original,
+    compiled,
+    evaluation,
+    in_turns,
+    options,
+    silicon,
+    use_two_cores,
+)
 
 COMPOSITIONS = 32
 SEVENN = f"""
 import torch
 torch.set_num_threads({THREADS})
 from sevenn.calculator import SevenNetCalculator
-calculator = SevenNetCalculator("7net-0", device="cpu")
-def evaluation(cells):
-    atoms = silicon(cells)
-    def run():
-        calculator.calculate(atoms, ["energy", "forces", "stress"])
-        return float(calculator.results["energy"])
-    return run
-"""
+make_calculator = lambda: SevenNetCalculator("7net-0", device="cpu")
+{ASE_CALCULATOR}"""
 
 
 def sweeps(potential):

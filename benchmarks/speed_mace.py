@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import side_by_side
-from side_by_side import THREADS, Original, evaluation, in_turns, options, silicon, use_two_cores
+from side_by_side import ASE_CALCULATOR, THREADS, Original, evaluation, in_turns, options, silicon, use_two_cores
 
 SPECIES = ("Si", "Ge", "C", "Sn", "Pb")
 MODEL = f"""
@@ -39,14 +39,8 @@ torch.save(plain, file)
 MACE = f"""
 {MODEL}
 from mace.calculators import MACECalculator
-calculator = MACECalculator(model_paths=file, device="cpu", default_dtype="float32")
-def evaluation(cells):
-    atoms = silicon(cells)
-    def run():
-        calculator.calculate(atoms, ["energy", "forces", "stress"])
-        return float(calculator.results["energy"])
-    return run
-"""
+make_calculator = lambda: MACECalculator(model_paths=file, device="cpu", default_dtype="float32")
+{ASE_CALCULATOR}"""
 PUBLISHED = f"""
 sys.path.insert(0, sys.argv[3])
 {MODEL}

@@ -8,18 +8,12 @@ PYTHON is the python of an environment with nequix==0.4.5.
 from functools import partial
 
 import side_by_side
-from side_by_side import Original, evaluation, in_turns, options, silicon, use_two_cores
+from side_by_side import ASE_CALCULATOR, Original, evaluation, in_turns, options, silicon, use_two_cores
 
-NEQUIX = """
+NEQUIX = f"""
 from nequix.calculator import NequixCalculator
-def evaluation(cells):  # a calculator for every size: it keeps its largest graph
-    calculator = NequixCalculator(model_path=sys.argv[1], backend="jax", use_kernel=False)
-    atoms = silicon(cells)
-    def run():
-        calculator.calculate(atoms, ["energy", "forces", "stress"], ["positions"])
-        return float(calculator.results["energy"])
-    return run
-"""
+make_calculator = lambda: NequixCalculator(model_path=sys.argv[1], backend="jax", use_kernel=False)
+{ASE_CALCULATOR}"""
 
 
 def main():

@@ -189,6 +189,27 @@ def small_natural():
     return tiny_nequix((4, 3), 2, 1, seed=6)
 
 
+# --- models in the user's cache ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the test's own."""
+    folder = tmp_path / "cache" / "models"
+    monkeypatch.setenv("ALCHEMJAX_MODELS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def conversions(monkeypatch):
+    """Grows with every conversion."""
+    import weights_convert
+
+    calls, convert = [], weights_convert.convert
+    monkeypatch.setattr(weights_convert, "convert", lambda *a, **k: calls.append(a[1]) or convert(*a, **k))
+    return calls
+
+
 # --- structures -------------------------------------------------------------------------------------------------------
 
 

@@ -17,30 +17,14 @@ from conftest import SHIPPED, WHEEL
 from tiny_checkpoint import checkpoint, members, neutral_tensors, settings, state_dict, zipped
 
 import alchemjax as aj
-import weights_convert
 from alchemjax.io import list_models, write_atomically
 from weights_convert.three_j import three_j
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 # --- load -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """An empty cache of its own for every test."""
-    folder = tmp_path / "cache" / "models"
-    monkeypatch.setenv("ALCHEMJAX_MODELS", str(folder))
-    return folder
-
-
-@pytest.fixture
-def conversions(monkeypatch):
-    """Grows with every conversion."""
-    calls, convert = [], weights_convert.convert
-    monkeypatch.setattr(weights_convert, "convert", lambda *a, **k: calls.append(a[1]) or convert(*a, **k))
-    return calls
 
 
 def tiny_checkpoint(path, **changes):

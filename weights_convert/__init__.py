@@ -7,6 +7,7 @@ from .archive import refuse_malformed, short
 from .mace import convert_mace as convert_mace
 from .nequix import convert_nequix as convert_nequix
 from .official import OFFICIAL as OFFICIAL
+from .official import SUFFIXES as SUFFIXES
 from .official import Official as Official
 from .official import commands as commands
 from .official import find_official as find_official
@@ -16,7 +17,6 @@ from .source import Progress as Progress
 from .write import model_files, write_files
 
 FAMILIES = {"sevennet": convert_sevennet, "mace": convert_mace, "nequix": convert_nequix}
-SUFFIXES = {".pth": "sevennet", ".whl": "sevennet", ".nqx": "nequix", ".model": "mace"}
 
 
 def convert(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 WHEEL = "sevenn-0.13.0-py3-none-any.whl"
-_SUFFIXES = {"sevennet": ".pth", "nequix": ".nqx", "mace": ".model"}
+SUFFIXES = {".pth": "sevennet", ".whl": "sevennet", ".nqx": "nequix", ".model": "mace"}  # to families
 
 
 class Official(NamedTuple):
@@ -62,5 +62,5 @@ def commands(one: Official) -> list[str]:
         return []
     if one.family == "sevennet" and one.sha256:  # its wheel holds them
         return ["pip download --no-deps sevenn==0.13.0", f"alchemjax convert sevennet {WHEEL}"]
-    file = one.name + _SUFFIXES[one.family]
+    file = one.name + next(suffix for suffix, family in SUFFIXES.items() if family == one.family)
     return [f"curl -fL -o {file} {one.url}", f"alchemjax convert {one.family} {file}"]

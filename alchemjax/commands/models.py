@@ -36,10 +36,10 @@ def run_models(name: str | None, *, as_json: bool) -> None:
     models = [_described(model) for model in io.list_models()]
     official = [_with_commands(one, models) for one in OFFICIAL]
     if name is not None:
+        known = [one["name"] for one in (*models, *official)]
         models = [m for m in models if name in (m["name"], Path(m["path"]).name)]
         official = [one for one in official if one["name"] == name]
         if not models and not official:
-            known = [m["name"] for m in io.list_models()] + [one.name for one in OFFICIAL]
             near = difflib.get_close_matches(name.lower(), known, cutoff=0.5)
             hint = f"; do you mean {' or '.join(near)}?" if near else ""
             raise ValueError(
