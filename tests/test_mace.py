@@ -108,6 +108,31 @@ def test_numbers_that_are_too_large_for_the_dtype_are_refused(converted, tmp_pat
         read_model(large, "float64", head="pt_head")
 
 
+def test_repulsion_of_a_pair_is_the_universal_one_with_an_envelope_of_its_own():
+    """The exponents of the two envelopes differ here; they are equal in the models of the golden numbers."""
+    network = random_mace(SPECIES, CUTOFF, [layer(0, 0, 1, residual=True, density=False)], 1, pairs=True, seed=8)
+    network.params["layers"]["0"]["product"]["0"] *= 0.0  # nothing but repulsion depends on the distance
+    zbl, radii = network.params["zbl"], np.asarray(network.params["covalent_radii"])
+    z, reach = np.array([11.0, 19.0]), sum(radii[network.species.index(s)] for s in ("Na", "K"))
+
+    def repulsion(r, p=6):
+        s = r * (z ** float(zbl["a_exp"])).sum() / (float(zbl["a_prefactor"]) * 0.529)
+        screening = np.asarray(zbl["c"]) @ np.exp(-np.array([3.2, 0.9423, 0.4028, 0.2016]) * s)
+        x = r / reach
+        tail = -(p + 1) * (p + 2) / 2 * x**p + p * (p + 2) * x ** (p + 1) - p * (p + 1) / 2 * x ** (p + 2)
+        return 14.3996 * z.prod() / r * screening * (1 + tail)
+
+    def energy(r):
+        structure = make_structure([[0, 0, 0], [r, 0, 0]])
+        options = {"only_energy": True, "shapes": [(2, 1)]}
+        return float(evaluate_mixture(network, structure, make_sites(["Na", "K"]), "independent", [], **options)[0])
+
+    near, far = 0.5 * reach, 0.9 * reach
+    scale = float(network.params["scale"][network.config.head])
+    assert abs(repulsion(near, p=5) - repulsion(near)) > 1e-3
+    assert energy(near) - energy(far) == pytest.approx(scale * (repulsion(near) - repulsion(far)), rel=1e-10)
+
+
 def test_one_layer_with_a_linear_readout_has_repulsion_that_ends_at_the_cutoff():
     """All of the readout is folded then; radii that reach beyond the cutoff must not act on pairs of the skin."""
     one = [layer(0, 0, 1, residual=True, density=False)]
