@@ -12,10 +12,10 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from alchemjax.calculate import check_kind, compiled_derivatives, precision, species_rows, topology_of
 from alchemjax.model.load import Potential
-from alchemjax.system.graph import ShapeOverflow, block_shapes
 from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, make_sites
 from alchemjax.system.structure import make_structure, volume, wrapped
 from alchemjax.system.system import UNBOUNDED, System, checked_alpha, checked_weights, make_system
+from alchemjax.system.topology import ShapeOverflow, block_shapes
 
 ROUNDING = 0.005  # rounded occupancies may sum to this much over 1; they are scaled down
 SKIN = 0.3  # A; the calculator's arrays have room for atoms that come this much closer

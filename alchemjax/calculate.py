@@ -10,11 +10,12 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from alchemjax.model.load import Potential
-from alchemjax.system.graph import Topology, make_graph, make_topology, union
+from alchemjax.system.graph import make_graph, union
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import check_shape, listed_weights
 from alchemjax.system.structure import volume, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
+from alchemjax.system.topology import Topology, make_topology
 
 
 class Output(NamedTuple):

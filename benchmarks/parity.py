@@ -25,7 +25,7 @@ from ase.spacegroup import crystal
 
 import alchemjax as aj
 from alchemjax.calculate import compiled_derivatives, precision
-from alchemjax.system.graph import make_topology
+from alchemjax.system.topology import make_topology
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import make_sites
 from alchemjax.system.structure import make_structure

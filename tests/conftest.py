@@ -257,8 +257,8 @@ ROOM_PER_NODE = [(96, 4)]
 
 def topology(potential, structure, sites, coupling, *, shapes="room", per_node=None, skin=0.0):
     """As calculate.topology_of, in arrays with head room."""
-    from alchemjax.system.graph import make_topology
     from alchemjax.system.neighbours import find_pairs
+    from alchemjax.system.topology import make_topology
 
     rows = {s: potential.species.index(s) for s in set(sites.node_species)}
     per_node = potential.config.per_node if per_node is None else per_node

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 from alchemjax.model.messages import by_species
-from alchemjax.system.graph import make_graph, make_topology
+from alchemjax.system.graph import make_graph
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import Group, make_sites
 from alchemjax.system.structure import make_structure
+from alchemjax.system.topology import make_topology
 
 ELEMENTS = ("H", "He", "Li", "Be", "B", "C")
 

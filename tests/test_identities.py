@@ -30,11 +30,12 @@ from jaxtyping import jaxtyped
 from alchemjax.calculate import batch_derivatives, calculate, derivatives, topology_of
 from alchemjax.calculate import energy as total_energy
 from alchemjax.model import convolution, messages, nequix, sevennet
-from alchemjax.system.graph import block_shapes, make_graph, make_topology, union
+from alchemjax.system.graph import make_graph, union
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import Group, Sites, make_sites, num_weights
 from alchemjax.system.structure import make_structure
 from alchemjax.system.system import make_system
+from alchemjax.system.topology import block_shapes, make_topology
 
 COUPLINGS = [("independent", None), ("paired", None), ("correlated", 0.37)]
 PUBLISHED = ("published", None)

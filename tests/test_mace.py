@@ -18,11 +18,11 @@ from safetensors.numpy import load_file, save_file
 from alchemjax.atoms import Calculator, to_atoms
 from alchemjax.calculate import calculate
 from alchemjax.model.load import read_model
-from alchemjax.system.graph import make_topology
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import make_sites
 from alchemjax.system.structure import make_structure
 from alchemjax.system.system import make_system
+from alchemjax.system.topology import make_topology
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sweep import sweep
 from weights_convert import convert

@@ -10,11 +10,11 @@ from conftest import ROOT, SHIPPED, WHEEL
 
 from alchemjax.calculate import calculate, compiled_derivatives, precision
 from alchemjax.model.load import Potential, read_model
-from alchemjax.system.graph import make_topology
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import make_sites
 from alchemjax.system.structure import make_structure, volume
 from alchemjax.system.system import make_system
+from alchemjax.system.topology import make_topology
 
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "sevennet.json").read_text())
 STRUCTURES = GOLDEN["structures"]

@@ -19,11 +19,11 @@ class Pairs(NamedTuple):
     shift: Int[np.ndarray, "pairs 3"]  # whole lattice vectors
 
 
-def find_pairs(structure: Structure, cutoff: float) -> Pairs:
+def find_pairs(structure: Structure, cutoff: float, *, minimum: float = MINIMUM_DISTANCE) -> Pairs:
     """All pairs closer than the cutoff [A], periodic images and self-images included.
 
     Right for cells smaller than the cutoff, triclinic, left-handed, and periodic in any subset of directions.
-    Errors: ValueError when two sites are closer than 0.1 A, or far apart where nothing is periodic.
+    Errors: ValueError when two sites are closer than the minimum, or far apart where nothing is periodic.
     """
     cell = completed_cell(structure)
     extent = np.ptp(structure.positions @ np.linalg.inv(cell), axis=0)[~structure.pbc].max(initial=0)
@@ -39,10 +39,10 @@ def find_pairs(structure: Structure, cutoff: float) -> Pairs:
         periodic=structure.pbc,
         quantities="ijSd",
     )
-    if len(distance) and distance.min() < MINIMUM_DISTANCE:
+    if len(distance) and distance.min() < minimum:
         k = int(np.argmin(distance))
         raise ValueError(
             f"sites {int(i[k])} and {int(j[k])} are {distance[k]:.3g} A apart (image {np.asarray(shift[k]).tolist()}); "
-            f"sites must be at least {MINIMUM_DISTANCE} A apart: remove the duplicate or mix the species on one site"
+            f"sites must be at least {minimum} A apart: remove the duplicate or mix the species on one site"
         )
     return Pairs(i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64))

@@ -6,9 +6,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
-from alchemjax.system.graph import COUPLINGS
 from alchemjax.system.sites import WEIGHT_TOLERANCE, Sites, flat_weights
 from alchemjax.system.structure import Structure
+from alchemjax.system.topology import COUPLINGS
 
 UNBOUNDED = "published"  # the coupling that takes any weights
 

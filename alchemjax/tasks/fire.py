@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from alchemjax.calculate import batch_derivatives
+from alchemjax.system.lists import is_stale
 from alchemjax.tasks.freedom import Freedom
 
 DT_START, DT_MAX, DT_MIN = 0.1, 0.3, 0.002  # FIRE time steps, unit mass, eV and A
@@ -161,16 +162,7 @@ def _fire(state: State, push, strain_push) -> State:
 
 
 def _is_stale(cutoff: float, skin, cell, freedom: Freedom, state: State):
-    """Could a pair that is not in the list be within the cutoff?
-
-    A vector longer than cutoff + skin when the list was made is now at least (cutoff + skin) s - 2 u long, with s the
-    smallest stretch of the homogeneous deformation since then and u the largest displacement beside it.
-    """
     now, _ = strained(cell, state.reference, state.strain, freedom.strains)
     then, _ = strained(cell, state.listed_reference, state.listed_strain, freedom.strains)
-    identity = jnp.eye(3, dtype=now.dtype)
-    deform = lambda strain: identity + jnp.einsum("k,kxy->xy", strain, freedom.strains)
-    since = jnp.linalg.solve(deform(state.listed_strain), deform(state.strain))
-    stretch = 1 - jnp.sqrt(jnp.sum((since - identity) ** 2))
-    beside = jnp.sqrt(jnp.max(jnp.sum((now - then @ since) ** 2, axis=-1)))
-    return (cutoff + skin) * stretch - 2 * beside < cutoff
+    deform = lambda strain: jnp.eye(3, dtype=now.dtype) + jnp.einsum("k,kxy->xy", strain, freedom.strains)
+    return is_stale(cutoff, skin, then, now, jnp.linalg.solve(deform(state.listed_strain), deform(state.strain)))

@@ -11,10 +11,10 @@ from jaxtyping import Float
 
 from alchemjax.calculate import Output, check_kind, precision, topology_of
 from alchemjax.model.load import Potential
-from alchemjax.system.graph import ShapeOverflow, Topology, block_shapes
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.structure import MINIMUM_DISTANCE, Structure, volume, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
+from alchemjax.system.topology import ShapeOverflow, Topology, block_shapes
 from alchemjax.tasks.fire import Limits, State, initial_state, run
 from alchemjax.tasks.freedom import Freedom, make_freedom
 
