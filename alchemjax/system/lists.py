@@ -1,9 +1,9 @@
 """Neighbour lists that compiled code makes again while sites move; right for every cell, linear in the number of sites.
 
-The host chooses the shapes once (`allocate`): bins at least as wide as the radius where the cell allows it, otherwise one bin
-and as many images as the radius reaches over. `search` then looks through the bins around every point, in cells narrower
-than the radius, skewed, left-handed, long and thin, and periodic in any subset of directions. Whatever does not fit sets
-`overflow`, which stays set; the host then discards what came of it, allocates again, and repeats.
+The host chooses the shapes once (`allocate`): bins at least as wide as the radius where the cell allows it, otherwise
+one bin and as many images as the radius reaches over. `search` looks through the bins around every point, in cells
+narrower than the radius, skewed, left-handed, long and thin, and periodic in any subset of directions. Whatever does not
+fit sets `overflow`; the host then discards what came of it, allocates again, and repeats.
 """
 
 from itertools import product
@@ -47,24 +47,20 @@ class Neighbours(NamedTuple):
 
 
 def allocate(rule: Rule, layout: Layout, structures: list[Structure], radius: float, *, spare: float = SPARE) -> Grid:
-    """Shapes with room for each of these structures while its sites move about; cells must be invertible.
-
-    Errors: ValueError as in `find_pairs`.
-    """
+    """Shapes with room for each of these structures while its sites move about; cells must be invertible."""
     pbc = tuple(map(bool, structures[0].pbc))
     heights = np.array([1 / np.linalg.norm(np.linalg.inv(s.cell), axis=0) for s in structures])
-    inside = [s._replace(positions=np.asarray(wrap(pbc, s.positions, s.cell)[0])) for s in structures]
+    inside = [s._replace(positions=wrap(pbc, s.positions, s.cell, np)[0]) for s in structures]
     extents = [np.ptp(s.positions @ np.linalg.inv(s.cell), axis=0) for s in inside] * heights
     least = (1 + SLACK) * radius
     periodic = np.maximum(1, (heights.min(0) / least).astype(int))
     bins = np.where(pbc, periodic, 1 + (extents.max(0) / radius).astype(int))
     reach = np.where(pbc, np.ceil(least * bins / heights.min(0)).astype(int), np.minimum(1, bins - 1))
-    grid = Grid(
-        float(radius), pbc, tuple(bins.tolist()), tuple(reach.tolist()), 1, _shapes(rule, layout, inside, radius, spare)
-    )
+    shapes = _shapes(rule, layout, inside, radius, spare)
+    grid = Grid(float(radius), pbc, tuple(bins.tolist()), tuple(reach.tolist()), 1, shapes)
     most = 1
     for s, height in zip(inside, heights, strict=True):
-        where = np.asarray(_bin_of(grid, s.positions[layout.site[:-1]] @ np.linalg.inv(s.cell), height))
+        where = _bin_of(grid, s.positions[layout.site[:-1]] @ np.linalg.inv(s.cell), height, np)
         most = max(most, np.unique(where, axis=0, return_counts=True)[1].max())
     return grid._replace(room=min(rule.points, int(np.ceil(spare * 1.2 * most)) + 1))
 
@@ -74,7 +70,6 @@ def _shapes(rule: Rule, layout: Layout, structures: list[Structure], radius: flo
     rng = np.random.default_rng(0)
     counts: list[list[np.ndarray]] = [[] for _ in range(rule.blocks)]
     for structure in structures:
-        find_pairs(structure, radius)  # refuses sites on top of each other
         for _ in range(2):
             moved = structure.positions + RATTLE * rng.normal(size=structure.positions.shape)
             pairs = find_pairs(structure._replace(positions=moved), radius, minimum=0.0)
@@ -114,6 +109,7 @@ def search(grid: Grid, rule: Rule, layout: Layout, positions, cell) -> Neighbour
     ]
     senders, receivers, shifts, full = zip(*parts, strict=True)
     overflow = crowded | narrow | jnp.stack(full).any()
+    senders, receivers, shifts = jax.tree.map(lambda a: a.astype(jnp.int32), (senders, receivers, shifts))
     return Neighbours(senders, receivers, shifts, positions, cell, overflow)
 
 
@@ -123,10 +119,10 @@ def topology(rule: Rule, layout: Layout, neighbours: Neighbours) -> Topology:
     return layout.rest._replace(blocks=tuple(rows_of(rule, layout, k, *rows) for k, rows in enumerate(lists)))
 
 
-def wrap(pbc, positions, cell):
-    """(positions in the cell along its periodic directions, whole lattice vectors that were taken off); traced."""
-    away = jnp.where(jnp.asarray(pbc), jnp.floor(positions @ jnp.linalg.inv(cell)), 0)
-    return positions - away @ cell, away.astype(int)
+def wrap(pbc, positions, cell, xp=jnp):
+    """(positions in the cell along its periodic directions, whole lattice vectors that were taken off)."""
+    away = xp.where(xp.asarray(pbc)[None], xp.floor(positions @ xp.linalg.inv(cell)), 0)
+    return positions - away @ cell, away.astype(xp.int32)
 
 
 def is_stale(cutoff: float, skin, then, now, since) -> Bool[Array, ""]:
@@ -141,12 +137,13 @@ def is_stale(cutoff: float, skin, then, now, since) -> Bool[Array, ""]:
     return ~((cutoff + skin) * stretch - 2 * beside >= cutoff)  # NaN is stale
 
 
-def _bin_of(grid: Grid, fractional, heights):
+def _bin_of(grid: Grid, fractional, heights, xp=jnp):
     """Bin [points, 3] of fractional coordinates; along directions without periodicity the last bin has no end."""
-    low = jnp.where(jnp.asarray(grid.pbc), 0.0, jnp.min(fractional, axis=0))
-    per_bin = jnp.where(jnp.asarray(grid.pbc), 1 / jnp.asarray(grid.bins), grid.radius * (1 + ROUNDING) / heights)
-    number = jnp.floor((fractional - low) / per_bin)
-    return jnp.clip(jnp.nan_to_num(number), 0, jnp.asarray(grid.bins) - 1).astype(int)
+    pbc, bins = xp.asarray(grid.pbc), xp.asarray(grid.bins)
+    low = xp.where(pbc, 0.0, xp.min(fractional, axis=0))
+    per_bin = xp.where(pbc, 1 / bins, grid.radius * (1 + ROUNDING) / heights)
+    number = xp.floor((fractional - low[None]) / per_bin[None])
+    return xp.clip(xp.nan_to_num(number), 0, bins[None] - 1).astype(int)
 
 
 def _table(grid: Grid, where):
@@ -167,8 +164,8 @@ def _number(grid: Grid, where):
 
 def _around(grid: Grid, where):
     """Number and lattice shift of the bins around every point, and whether there is such a bin."""
-    away = np.array(list(product(*(range(-m, m + 1) for m in grid.reach))))
-    bins, pbc = np.array(grid.bins), np.array(grid.pbc)
+    away = np.array(list(product(*(range(-m, m + 1) for m in grid.reach))))[None]
+    bins, pbc = np.array(grid.bins)[None, None], np.array(grid.pbc)[None, None]
     at = where[:, None, :] + away
     shift = jnp.where(pbc, at // bins, 0)
     inside = ((at - shift * bins >= 0) & (at - shift * bins < bins)).all(-1)
@@ -182,9 +179,9 @@ def _rows(near, sender, shift, grid: Grid, shape: tuple[int, int], points: int):
     rows_each = -(-running[:, -1] // width)
     ends = jnp.cumsum(rows_each)
     row = jnp.arange(rows)
-    receiver = jnp.searchsorted(ends, row, side="right").astype(int)  # number of points where there is none
+    receiver = jnp.searchsorted(ends, row, side="right")  # number of points where there is none
     own = jnp.minimum(receiver, points - 1)
-    wanted = (row - (ends - rows_each)[own])[:, None] * width + jnp.arange(width) + 1
+    wanted = (row - (ends - rows_each)[own])[:, None] * width + jnp.arange(width)[None] + 1
     found = (wanted <= running[own, -1][:, None]) & (receiver < points)[:, None]
     place = jax.vmap(lambda own, wanted: jnp.searchsorted(running[own], wanted))(own, wanted)
     place = jnp.minimum(place, near.shape[1] - 1)

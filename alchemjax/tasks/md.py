@@ -269,17 +269,21 @@ def _check_protocol(system: System, protocol: Protocol, masses, thermostat: str 
     if coldest < 0 or (coldest == 0 and thermostat in ("nose-hoover", "csvr")):
         raise ValueError(f"temperature = {coldest:g} K must be positive (0 only with langevin or without thermostat)")
     for weights in (w for row in protocol.weights.value for w in row):
-        each = np.append(weights, 1.0)[system.sites.node_weight]
-        of_sites = _masses(system, each, masses)
-        if not (of_sites > 0).all():
+        if not (_masses(system, weights, masses) > 0).all():
             raise ValueError(
                 f"weights {weights.tolist()} make a mass negative; molecular dynamics needs positive masses"
             )
 
 
-def _masses(system: System, node_weight, masses) -> np.ndarray:
-    sites = len(system.structure.positions)
-    return np.asarray(site_masses(*(np.asarray(a) for a in (node_weight, masses, system.sites.node_site)), sites))
+@partial(jax.jit, static_argnames="sites")
+def _jitted_masses(node_weight, node_mass, node_site, sites):
+    return site_masses(node_weight, node_mass, node_site, sites)
+
+
+def _masses(system: System, weights, node_mass) -> Float[np.ndarray, "sites"]:
+    """Mass of every site [amu] at a composition."""
+    each = np.append(weights, 1.0)[system.sites.node_weight]
+    return np.asarray(_jitted_masses(each, node_mass, system.sites.node_site, len(system.structure.positions)))
 
 
 def _velocities(system: System, protocol: Protocol, masses, seeds, warmth, given) -> np.ndarray:
@@ -292,7 +296,7 @@ def _velocities(system: System, protocol: Protocol, masses, seeds, warmth, given
         return np.broadcast_to(given, (len(seeds), sites, 3)).copy()
     drawn = []
     for seed, kT, weights in zip(seeds, warmth, protocol.weights.value[:, 0], strict=True):
-        mass = _masses(system, np.append(weights, 1.0)[system.sites.node_weight], masses)[:, None]
+        mass = _masses(system, weights, masses)[:, None]
         momenta = np.random.default_rng(seed).normal(size=(sites, 3)) * np.sqrt(mass * kT)
         drawn.append((momenta - mass * momenta.sum(0) / mass.sum()) / mass * FS)
     return np.array(drawn)
@@ -349,21 +353,19 @@ def run_chunks(
 def _start(plan: Plan, grid: Grid, dtype: str) -> State:
     replicas, (sites, _) = len(plan.seeds), plan.system.structure.positions.shape
     structure = plan.system.structure
-    positions, images = wrap(grid.pbc, jnp.asarray(structure.positions, dtype), jnp.asarray(structure.cell, dtype))
-    each = lambda a: jnp.repeat(jnp.asarray(a)[None], replicas, axis=0)
-    zeros = lambda *shape: jnp.zeros((replicas, *shape), dtype)
-    node_weights = np.append(plan.protocol.weights.value[:, 0], np.ones((replicas, 1)), axis=1)
-    masses = np.stack(
-        [_masses(plan.system, w[plan.system.sites.node_weight], plan.constants.node_mass) for w in node_weights]
-    )
+    positions, images = wrap(grid.pbc, structure.positions, structure.cell, np)
+    each = lambda a, kind: np.repeat(np.asarray(a, kind)[None], replicas, axis=0)
+    zeros = lambda *shape: np.zeros((replicas, *shape), dtype)
+    masses = np.stack([_masses(plan.system, w, plan.constants.node_mass) for w in plan.protocol.weights.value[:, 0]])
+    keys = [jax.random.key_data(jax.random.key(seed)) for seed in plan.seeds]
     return State(
-        step=jnp.full(replicas, -1),
-        positions=each(positions),
-        images=each(images),
-        momenta=jnp.asarray(plan.velocities / FS * masses[..., None], dtype),
-        cell=each(jnp.asarray(structure.cell, dtype)),
+        step=np.full(replicas, -1, np.int32),
+        positions=each(positions, dtype),
+        images=each(images, np.int32),
+        momenta=np.asarray(plan.velocities / FS * masses[..., None], dtype),
+        cell=each(structure.cell, dtype),
         chain=zeros(2, CHAIN),
-        key=jnp.stack([jax.random.key_data(jax.random.key(seed)) for seed in plan.seeds]),
+        key=np.stack(keys),
         energy=zeros(),
         forces=zeros(sites, 3),
         virial=zeros(3, 3),
@@ -372,22 +374,22 @@ def _start(plan: Plan, grid: Grid, dtype: str) -> State:
         heat=zeros(2),
         work=zeros(2),
         listed=_no_list(plan, grid, dtype),
-        overflow=jnp.zeros(replicas, bool),
+        overflow=np.zeros(replicas, bool),
         moved=zeros(),
-        broken=jnp.zeros(replicas, bool),
+        broken=np.zeros(replicas, bool),
     )
 
 
 def _no_list(plan: Plan, grid: Grid, dtype: str) -> Neighbours:
     """A list that is made again at once."""
-    replicas, sites = len(plan.seeds), len(plan.system.structure.positions)
+    replicas, sites, nothing = len(plan.seeds), len(plan.system.structure.positions), plan.rule.points
     return Neighbours(
-        sender=tuple(jnp.full((replicas, *shape), plan.rule.points) for shape in grid.shapes),
-        receiver=tuple(jnp.full((replicas, shape[0]), plan.rule.points) for shape in grid.shapes),
-        shift=tuple(jnp.zeros((replicas, *shape, 3), int) for shape in grid.shapes),
-        positions=jnp.full((replicas, sites, 3), jnp.nan, dtype),
-        cell=jnp.full((replicas, 3, 3), jnp.nan, dtype),
-        overflow=jnp.zeros(replicas, bool),
+        sender=tuple(np.full((replicas, *shape), nothing, np.int32) for shape in grid.shapes),
+        receiver=tuple(np.full((replicas, rows), nothing, np.int32) for rows, _ in grid.shapes),
+        shift=tuple(np.zeros((replicas, *shape, 3), np.int32) for shape in grid.shapes),
+        positions=np.full((replicas, sites, 3), np.nan, dtype),
+        cell=np.full((replicas, 3, 3), np.nan, dtype),
+        overflow=np.zeros(replicas, bool),
     )
 
 
@@ -429,13 +431,7 @@ def recorded(plan: Plan, samples: Sample) -> Trajectory:
     space = float(plan.constants.volume) * np.abs(np.linalg.det(double(samples.cell)))
     with np.errstate(invalid="ignore"):
         stress = double(samples.virial) / space[..., None, None]
-    weights = np.append(double(samples.weights), np.ones((*samples.weights.shape[:2], 1)), axis=-1)
-    masses = np.array(
-        [
-            [_masses(plan.system, w[plan.system.sites.node_weight], plan.constants.node_mass) for w in row]
-            for row in weights
-        ]
-    )
+    masses = np.array([[_masses(plan.system, w, plan.constants.node_mass) for w in row] for row in samples.weights])
     return Trajectory(
         time=samples.step[:, 0] * plan.timestep,
         energy=double(samples.energy),

@@ -46,7 +46,7 @@ def degrees_of_freedom(momenta) -> int:
 
 def at_rest(momenta, masses):
     """Without the momentum of the centre of mass."""
-    return momenta - masses * jnp.sum(momenta, axis=0) / jnp.sum(masses)
+    return momenta - masses * jnp.sum(momenta, axis=0, keepdims=True) / jnp.sum(masses)
 
 
 def _langevin(key, momenta, chain, time, now: Now, duration):
