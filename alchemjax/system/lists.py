@@ -19,7 +19,7 @@ from alchemjax.system.structure import Structure
 from alchemjax.system.topology import Layout, Rule, Topology, best_shape, heard, pairs_of_blocks, rows_of
 
 SLACK = 0.03  # linear compression of the cell that a grid has room for
-SPARE = 1.05  # rows of edges, and points of a bin, that are provided for each one needed
+SPARE = 1.06  # neighbours of a point, and points of a bin, that there is room for, for each one there is
 RATTLE = 0.1  # A; shapes have room for sites displaced at random by so much along every axis
 ROUNDING = 1e-5  # relative, of distances compared with the width of bins
 
@@ -74,12 +74,12 @@ def _shapes(rule: Rule, layout: Layout, structures: list[Structure], radius: flo
             moved = structure.positions + RATTLE * rng.normal(size=structure.positions.shape)
             pairs = find_pairs(structure._replace(positions=moved), radius, minimum=0.0)
             for own, chosen in zip(counts, pairs_of_blocks(rule, layout, pairs), strict=True):
-                own.append(np.unique(chosen.receiver, return_counts=True)[1])
+                own.append(np.ceil(spare * np.unique(chosen.receiver, return_counts=True)[1]).astype(int))
     shapes = []
     for several in counts:
         width = best_shape(np.concatenate(several))[1]
         rows = max(int(np.ceil(each / width).sum()) for each in several)
-        shapes.append((max(1, int(np.ceil(spare * rows))), width))
+        shapes.append((int(np.ceil(spare * rows)) + 1, width))
     return tuple(shapes)
 
 
