@@ -17,6 +17,9 @@ if _TYPE_CHECKING:
     from alchemjax.calculate import calculate as calculate
     from alchemjax.io import load as load
     from alchemjax.io import read as read
+    from alchemjax.tasks.jax_md import jax_md as jax_md
+    from alchemjax.tasks.md import Trajectory as Trajectory
+    from alchemjax.tasks.md import md as md
     from alchemjax.tasks.relax import Relaxed as Relaxed
     from alchemjax.tasks.relax import relax as relax
     from alchemjax.tasks.sweep import Table as Table
@@ -36,6 +39,9 @@ _PUBLIC = {
     "Relaxed": "tasks.relax",
     "sweep": "tasks.sweep",
     "Table": "tasks.sweep",
+    "md": "tasks.md",
+    "Trajectory": "tasks.md",
+    "jax_md": "tasks.jax_md",
     "Calculator": "atoms",
 }
 __all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]

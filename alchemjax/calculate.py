@@ -119,12 +119,17 @@ def topology_of(potential: Potential, system: System, *, skin: float = 0.0, shap
     return make_topology(system.sites, pairs, rows, system.coupling, per_node=per_node, shapes=shapes)
 
 
-def _traced_weights(potential: Potential, system: System, weights):
+def check_traceable(potential: Potential) -> None:
+    """Errors: ValueError if derivatives of a float64 potential are taken where JAX has 32 bits only."""
     if potential.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise ValueError(
             "jit, vmap and grad through a float64 potential need JAX's 64-bit mode: call "
             "jax.config.update('jax_enable_x64', True) first, or load the potential in float32"
         )
+
+
+def _traced_weights(potential: Potential, system: System, weights):
+    check_traceable(potential)
     weights = (
         jnp.stack([jnp.asarray(w) for w in weights]) if isinstance(weights, list | tuple) else jnp.asarray(weights)
     )

@@ -1,4 +1,4 @@
-"""A Lennard-Jones crystal as a potential: quick, with known physics; its species differ by the strength of their bonds."""
+"""A Lennard-Jones crystal as a potential: quick, with known physics; species differ by the strength of their bonds."""
 
 from dataclasses import dataclass
 

@@ -32,7 +32,7 @@ ROOMS = {
     "weights_convert/*": (set(), {"numpy", "safetensors"}),
 }
 JAX_MD = ("alchemjax/system/neighbours*.py",) + tuple(
-    f"alchemjax/tasks/{name}*.py" for name in ("md", "switch", "frenkel_ladd", "free_energy", "vacancy")
+    f"alchemjax/tasks/{name}*.py" for name in ("jax_md", "md", "switch", "frenkel_ladd", "free_energy", "vacancy")
 )
 LONGEST = 400  # lines
 FORBIDDEN_NAMES = {"utils.py", "util.py", "types.py", "base.py", "helpers.py", "common.py", "misc.py"}

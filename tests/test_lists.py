@@ -1,4 +1,4 @@
-"""Neighbour lists made in compiled code: the pairs that ASE finds, in every kind of cell, while sites walk and cells strain."""
+"""Neighbour lists of compiled code: the pairs that ASE finds, in every kind of cell, while sites walk."""
 
 from collections import Counter
 from functools import lru_cache, partial

@@ -2,8 +2,8 @@
 
 The host chooses the shapes once (`allocate`): bins at least as wide as the radius where the cell allows it, otherwise
 one bin and as many images as the radius reaches over. `search` looks through the bins around every point, in cells
-narrower than the radius, skewed, left-handed, long and thin, and periodic in any subset of directions. Whatever does not
-fit sets `overflow`; the host then discards what came of it, allocates again, and repeats.
+narrower than the radius, skewed, left-handed, long and thin, and periodic in any subset of directions. Whatever does
+not fit sets `overflow`; the host then discards what came of it, allocates again, and repeats.
 """
 
 from itertools import product

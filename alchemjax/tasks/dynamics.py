@@ -1,7 +1,7 @@
 """Molecular dynamics, traced, for a batch of replicas of one structure.
 
-One step is the palindrome: kick, drift, thermostat, drift, force, kick ("middle" scheme; with Langevin it is BAOAB), each
-drift and kick over half a step; under a barostat the strain comes between two halves of the thermostat:
+One step is a palindrome ("middle" scheme; with Langevin it is BAOAB); under a barostat the strain comes between two
+halves of the thermostat:
 
     p += f dt/2;  x += p/m dt/2;  T(dt);  x += p/m dt/2;  f = f(x);  p += f dt/2
 
@@ -10,11 +10,11 @@ symmetric strains with orthonormal basis B_k: x = x exp(S), cell = cell exp(S), 
 
     a_k = M F_k dt + sqrt(2 M kT dt) xi_k,    F_k = B_k : (p p / m - dE/dstrain - P V + 2 kT),    M = beta / (3 tau V_0)
 
-whose stationary density is exp(-(K + E + PV) / kT) V^2 dlnV for momenta of zero total: the isothermal-isobaric ensemble.
-With hydrostatic strain it is their eq. (9), with a mobility in ln V that does not depend on V.
+whose stationary density is exp(-(K + E + PV) / kT) V^2 dlnV for momenta of zero total: the isothermal-isobaric
+ensemble. With hydrostatic strain it is theirs, with a mobility in ln V that does not depend on V.
 
-`conserved` is the energy minus what thermostat, barostat and moving compositions put in; for the barostat that is the
-logarithm of the ratio of the probabilities of a step and of its reverse, so that any drift is an error of the time step.
+`conserved` is the energy minus what thermostat, barostat and moving compositions put in; for the barostat that is kT
+times the logarithm of the ratio of the probabilities of a step and of its reverse. Drift is an error of the time step.
 """
 
 from functools import partial

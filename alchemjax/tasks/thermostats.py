@@ -37,10 +37,12 @@ def site_masses(node_weight, node_mass, node_site, num_sites: int) -> Float[Arra
 
 
 def kinetic_energy(momenta, masses):
+    """K = sum p^2 / 2m [eV]."""
     return jnp.sum(momenta**2 / masses) / 2
 
 
 def degrees_of_freedom(momenta) -> int:
+    """3N - 3: the centre of mass is at rest."""
     return 3 * len(momenta) - 3
 
 
@@ -95,6 +97,7 @@ def _nose_hoover(key, momenta, chain, time, now: Now, duration):
 
 
 def chain_energy(time, now: Now, freedom: int, chain):
+    """What a Nose-Hoover chain adds to the conserved energy [eV]."""
     place, speed = chain
     kinetic = jnp.sum(_inertia(time, now, freedom) * speed**2) / 2
     return kinetic + now.temperature * (freedom * place[0] + jnp.sum(place[1:]))

@@ -1,0 +1,255 @@
+"""What a run of molecular dynamics is asked to do, checked on the host."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from alchemjax.calculate import check_kind, species_rows
+from alchemjax.model.load import Potential
+from alchemjax.system.masses import node_masses
+from alchemjax.system.structure import completed_cell, volume
+from alchemjax.system.system import System, checked_alpha, checked_weights
+from alchemjax.system.topology import Layout, Rule, make_layout
+from alchemjax.tasks.dynamics import Constants, Knots, Protocol
+from alchemjax.tasks.freedom import make_freedom
+from alchemjax.tasks.thermostats import THERMOSTATS, site_masses
+from alchemjax.units import FS, KELVIN
+
+CHUNK = 100  # steps between two looks of the host
+REPLICA = ("weights", "alpha", "temperature", "pressure", "seed")
+
+
+class Plan(NamedTuple):
+    """A run that has been checked."""
+
+    system: System
+    rule: Rule
+    layout: Layout
+    thermostat: str | None
+    barostat: bool
+    constants: Constants
+    protocol: Protocol
+    velocities: Float[np.ndarray, "replicas sites 3"]  # A/fs, at the start
+    seeds: tuple[int, ...]  # of the replicas
+    timestep: float  # fs
+    rows: int  # samples of one chunk
+
+
+def make_plan(
+    potential: Potential,
+    system: System,
+    weights=None,
+    *,
+    steps: int,
+    timestep: float = 1.0,
+    temperature=300.0,
+    thermostat: str | None = "langevin",
+    thermostat_time: float = 100.0,
+    cell=False,
+    pressure=0.0,
+    barostat_time: float = 1000.0,
+    bulk_modulus: float = 0.6,
+    alpha=None,
+    seed: int = 0,
+    replicas=None,
+    velocities=None,
+    fixed_axes=(),
+    every: int = 10,
+    chunk: int = CHUNK,
+) -> Plan:
+    """Check a run.
+
+    Times in fs, temperatures in K, pressures and the bulk modulus in eV/A^3. `temperature`, `pressure`, `weights` and
+    `alpha` are constant or lists of (time, value), linear in between; two values at one time are a jump. Masses are the
+    means of the species on a site; where they change, momenta are kept.
+
+    `thermostat`: "langevin", "nose-hoover", "csvr", or None (NVE). `cell` other than False is NPT; it says which
+    strains may move as in `relax`. The bulk modulus, of the right order of magnitude, sets only the time scale of the
+    barostat. `replicas`: a number of runs that differ in their random numbers, or a list of dicts that replace weights, alpha,
+    temperature, pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given.
+
+    Errors: ValueError saying what is allowed.
+    """
+    check_kind(potential, Potential)
+    check_kind(system, System)
+    numbers = {
+        "timestep": timestep,
+        "thermostat_time": thermostat_time,
+        "barostat_time": barostat_time,
+        "bulk_modulus": bulk_modulus,
+    }
+    for name, value in numbers.items():
+        if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} = {value!r} must be a positive number")
+    for name, value, least in (("steps", steps, 0), ("every", every, 1), ("chunk", chunk, 1)):
+        if isinstance(value, bool) or value != int(value) or value < least:
+            raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}")
+    if thermostat is not None and thermostat not in THERMOSTATS:
+        raise ValueError(f"thermostat '{thermostat}' is unknown; allowed are {', '.join(THERMOSTATS)}, or None for NVE")
+    structure = system.structure
+    if len(structure.positions) < 2:
+        raise ValueError("one site alone has no motion relative to the centre of mass; repeat the cell")
+    barostat = cell is not False
+    if barostat and thermostat is None:
+        raise ValueError("a moving cell needs a thermostat; give one, or leave the cell as it is")
+    if not barostat and not (np.ndim(pressure) == 0 and pressure == 0):
+        raise ValueError(
+            f"pressure = {pressure!r} has no effect unless the cell moves; leave it out, or give cell=True"
+        )
+    freedom = make_freedom(structure, cell=cell, fixed_axes=fixed_axes)
+    if barostat and volume(structure) is None:
+        raise ValueError("a moving cell needs a volume; give the non-periodic direction a lattice vector")
+    own = {"weights": weights, "alpha": alpha, "temperature": temperature, "pressure": pressure, "seed": seed}
+    members = [own | one for one in _replicas(replicas, seed)]
+    rule, layout = make_layout(
+        system.sites, species_rows(potential, system), system.coupling, per_node=potential.per_node
+    )
+    protocol = _protocol(system, members, float(timestep))
+    masses = node_masses(system.sites)
+    _check_protocol(system, protocol, masses, thermostat)
+    cell_now = completed_cell(structure)
+    first = protocol.temperature.value[:, 0]
+    seeds = tuple(int(one["seed"]) for one in members)
+    return Plan(
+        system=system._replace(structure=structure._replace(cell=cell_now)),
+        rule=rule,
+        layout=layout,
+        thermostat=thermostat,
+        barostat=barostat,
+        constants=Constants(
+            dt=np.asarray(timestep * FS),
+            thermostat_time=np.asarray(thermostat_time * FS),
+            mobility=np.asarray(1 / (3 * bulk_modulus * barostat_time * FS * (volume(structure) or 1.0))),
+            strains=freedom.strains,
+            node_mass=masses,
+            volume=np.asarray((volume(structure) or np.nan) / abs(np.linalg.det(cell_now))),
+            every=np.asarray(int(every)),
+            steps=np.asarray(int(steps)),
+        ),
+        protocol=protocol,
+        velocities=_velocities(system, protocol, masses, seeds, first, velocities),
+        seeds=seeds,
+        timestep=float(timestep),
+        rows=max(1, int(chunk) // int(every)),
+    )
+
+
+def _replicas(replicas, seed: int) -> list[dict]:
+    if replicas is None:
+        return [{}]
+    if isinstance(replicas, int | np.integer) and not isinstance(replicas, bool):
+        if replicas < 1:
+            raise ValueError(f"replicas = {replicas} must be at least 1")
+        return [{"seed": seed + k} for k in range(replicas)]
+    try:
+        given = [dict(one) for one in replicas]
+    except (TypeError, ValueError):
+        raise ValueError(f"replicas = {replicas!r:.80} is not understood; give a number or a list of dicts") from None
+    if not given:
+        raise ValueError("no replicas were given; give at least one")
+    for one in given:
+        if unknown := set(one) - set(REPLICA):
+            raise ValueError(f"a replica has no '{sorted(unknown)[0]}'; it may have {', '.join(REPLICA)}")
+    return [{"seed": seed + k} | one for k, one in enumerate(given)]
+
+
+def _protocol(system: System, members: list[dict], timestep: float) -> Protocol:
+    scalar = lambda name: lambda value: _number(name, value)
+    weights = lambda value: checked_weights(system, value)
+    readers = {"temperature": scalar("temperature"), "pressure": scalar("pressure"), "weights": weights}
+    knots = {name: _knots(name, [m[name] for m in members], read, timestep) for name, read in readers.items()}
+    if system.coupling == "correlated":
+        alpha = _knots("alpha", [m["alpha"] for m in members], partial(checked_alpha, system, None), timestep)
+        _check_alpha(system, knots["weights"], alpha)
+    else:
+        alpha = _knots("alpha", [checked_alpha(system, None, m["alpha"]) for m in members], float, timestep)
+    warmth = knots["temperature"]
+    knots["temperature"] = warmth._replace(value=warmth.value * KELVIN)
+    return Protocol(alpha=alpha, **knots)
+
+
+def _number(name: str, value) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not np.isfinite(number):
+        raise ValueError(f"{name} = {value!r} is not understood; give a number, or a list of (time in fs, value)")
+    return number
+
+
+def _is_schedule(value) -> bool:
+    pairs = isinstance(value, list | tuple) and len(value) > 0
+    return pairs and all(isinstance(x, tuple) and len(x) == 2 for x in value)
+
+
+def _knots(name: str, values: list, read: Callable, timestep: float) -> Knots:
+    """One set of steps for all replicas: where others have a knot, a replica is interpolated."""
+    tables = []
+    for value in values:
+        pairs = list(value) if _is_schedule(value) else [(0.0, value)]
+        times = np.array([_number(f"time of {name}", t) for t, _ in pairs])
+        if (times < 0).any() or (np.diff(times) < 0).any():
+            raise ValueError(f"the times of {name} are {times.tolist()} fs; give them in ascending order, from 0 on")
+        tables.append((np.rint(times / timestep).astype(int), np.array([read(v) for _, v in pairs], np.float64)))
+    if len({step.tobytes() for step, _ in tables}) > 1:
+        several = [step for step, _ in tables if len(step) > 1]
+        if len({step.tobytes() for step in several}) > 1:
+            raise ValueError(f"the replicas have different times for {name}; give all of them the same times")
+        tables = [
+            (several[0], value if len(step) > 1 else np.repeat(value, len(several[0]), axis=0))
+            for step, value in tables
+        ]
+    return Knots(tables[0][0], np.stack([value for _, value in tables]))
+
+
+def _check_alpha(system: System, weights: Knots, alpha: Knots) -> None:
+    """Errors: ValueError where alpha and weights together make a probability negative somewhere along the run."""
+    steps = np.concatenate([weights.step, alpha.step])
+    steps = np.unique(np.concatenate([steps, np.linspace(steps.min(), steps.max(), 101)]))
+    at = lambda step, values: np.stack([np.interp(steps, step, v) for v in values.T], axis=-1)
+    for w, a in zip(weights.value, alpha.value, strict=True):
+        for row, one in zip(at(weights.step, w), np.interp(steps, alpha.step, a), strict=True):
+            checked_alpha(system, row, one)
+
+
+def _check_protocol(system: System, protocol: Protocol, masses, thermostat: str | None) -> None:
+    coldest = protocol.temperature.value.min() / KELVIN
+    if coldest < 0 or (coldest == 0 and thermostat in ("nose-hoover", "csvr")):
+        raise ValueError(f"temperature = {coldest:g} K must be positive (0 only with langevin or without thermostat)")
+    for weights in (w for row in protocol.weights.value for w in row):
+        if not (masses_of(system, weights, masses) > 0).all():
+            raise ValueError(
+                f"weights {weights.tolist()} make a mass negative; molecular dynamics needs positive masses"
+            )
+
+
+@partial(jax.jit, static_argnames="sites")
+def _jitted_masses(node_weight, node_mass, node_site, sites):
+    return site_masses(node_weight, node_mass, node_site, sites)
+
+
+def masses_of(system: System, weights, node_mass) -> Float[np.ndarray, "sites"]:
+    """Mass of every site [amu] at a composition."""
+    each = np.append(weights, 1.0)[system.sites.node_weight]
+    return np.asarray(_jitted_masses(each, node_mass, system.sites.node_site, len(system.structure.positions)))
+
+
+def _velocities(system: System, protocol: Protocol, masses, seeds, warmth, given) -> np.ndarray:
+    """Given, or from the Maxwell-Boltzmann distribution of momenta without total; A/fs."""
+    sites = len(system.structure.positions)
+    if given is not None:
+        given = np.asarray(given, np.float64)
+        if given.shape[-2:] != (sites, 3) or not np.isfinite(given).all():
+            raise ValueError(f"velocities have shape {given.shape}; give finite numbers [A/fs], one row per site")
+        return np.broadcast_to(given, (len(seeds), sites, 3)).copy()
+    drawn = []
+    for seed, kT, weights in zip(seeds, warmth, protocol.weights.value[:, 0], strict=True):
+        mass = masses_of(system, weights, masses)[:, None]
+        momenta = np.random.default_rng(seed).normal(size=(sites, 3)) * np.sqrt(mass * kT)
+        drawn.append((momenta - mass * momenta.sum(0) / mass.sum()) / mass * FS)
+    return np.array(drawn)
