@@ -3,13 +3,40 @@
 import os
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
+
+from alchemjax.cli_options import (
+    FLOAT,
+    OUT,
+    WHOLE,
+    Alpha,
+    Coupling,
+    CouplingOption,
+    Dtype,
+    File,
+    FixAxes,
+    ForceTolerance,
+    Groups,
+    GroupsOption,
+    Head,
+    MaxSteps,
+    Mix,
+    Modality,
+    Model,
+    Overwrite,
+    Precision,
+    Pressure,
+    Relax,
+    Strain,
+    StressTolerance,
+    Thermostat,
+    Weights,
+)
 
 app = typer.Typer(
     name="alchemjax",
@@ -21,107 +48,6 @@ app = typer.Typer(
 )
 
 
-class Relax(StrEnum):
-    """What a sweep relaxes."""
-
-    cell = "cell"
-    positions = "positions"
-    none = "none"
-
-
-class Coupling(StrEnum):
-    """How neighbouring mixed sites see each other."""
-
-    independent = "independent"
-    paired = "paired"
-    correlated = "correlated"
-    published = "published"
-
-
-class Groups(StrEnum):
-    """Which sites share their weights."""
-
-    shared = "shared"
-    site = "site"
-
-
-class Dtype(StrEnum):
-    """Precision."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-def _number(kind: type) -> Callable:
-    """How an option of the command line becomes a number."""
-
-    def parse(text: str):
-        try:
-            return kind(text)
-        except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise typer.BadParameter(f"'{text}' is not {what}") from None
-
-    return parse
-
-
-def _place(text: str) -> Path:
-    """Where results go."""
-    if not text.strip():
-        raise typer.BadParameter("an empty name was given; name a place for the results ('.' is this folder)")
-    return Path(text)
-
-
-WHOLE = {"parser": _number(int), "metavar": "INTEGER"}
-FLOAT = {"parser": _number(float), "metavar": "FLOAT"}
-OUT = {"parser": _place, "metavar": "PATH"}
-File = Annotated[Path, Argument(help="A structure: CIF (partial occupancies welcome) or anything that ASE reads.")]
-Mix = Annotated[
-    list[str] | None,
-    Option("--mix", metavar="SITES=SPECIES,..", help="Species on sites: Ce=Ce,Zr. SITES may also be 0,1 or tag:3."),
-]
-GroupsOption = Annotated[Groups, Option(help="One set of weights for every --mix, or one for every site.")]
-Model = Annotated[str, Option(help="Name (see alchemjax models) or path of the potential, also of a foreign file.")]
-Head = Annotated[str | None, Option(help="Head of a model trained on several data sets (MACE). [default: its default]")]
-Modality = Annotated[
-    str | None, Option(help="Which level of theory, of a potential trained on several (alchemjax models lists them).")
-]
-CouplingOption = Annotated[
-    Coupling,
-    Option(
-        help="How mixed neighbours see each other. independent: random mean-field alloy; paired: like sees like; "
-        "correlated: order set by --alpha; published: as the published code, for comparison: its pure end points are "
-        "wrong where sites of different groups are neighbours."
-    ),
-]
-Alpha = Annotated[
-    float | None,
-    Option(
-        **FLOAT,
-        help="Short-range order with --coupling correlated, at most 1: 0 random, positive prefers like neighbours, "
-        "negative unlike ones (how far down depends on the composition).",
-    ),
-]
-Precision = Annotated[Dtype, Option(help="Precision of the potential.")]
-Pressure = Annotated[
-    float | None,
-    Option(
-        parser=_number(float),
-        metavar="GPA",
-        help="Pressure [GPa] at which the cell is relaxed (enthalpy). [default: 0]",
-    ),
-]
-Strain = Annotated[
-    str | None,
-    Option(metavar="STRAINS", help="Free strains: all, hydrostatic, or some of xx,yy,zz,yz,xz,xy. [default: all]"),
-]
-FixAxes = Annotated[str | None, Option(metavar="a,b,c", help="Lattice vectors that stay as they are.")]
-MaxSteps = Annotated[int | None, Option(**WHOLE, help="Steps of a relaxation. [default: 500]")]
-ForceTolerance = Annotated[float | None, Option(**FLOAT, help="Largest force on a site [eV/A]. [default: 0.005]")]
-StressTolerance = Annotated[float | None, Option(**FLOAT, help="Largest stress [GPa]. [default: 0.0032]")]
-Overwrite = Annotated[bool, Option("--overwrite", help="Replace earlier results.")]
-
-
 def _plainly(command: Callable) -> Callable:
     """Errors as one sentence and a status; the whole traceback with ALCHEMJAX_TRACEBACK=1."""
 
@@ -130,7 +56,7 @@ def _plainly(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            again = "; run the same command to continue" if command.__name__ == "sweep" else ""
+            again = "; run the same command to continue" if command.__name__ in ("sweep", "md") else ""
             print(f"alchemjax: interrupted{again}", file=sys.stderr)
             raise typer.Exit(130) from None
         except (ValueError, OSError, RuntimeError) as error:
@@ -234,14 +160,7 @@ def relax(
     ],
     mix: Mix = None,
     groups: GroupsOption = Groups.shared,
-    weights: Annotated[
-        str | None,
-        Option(
-            metavar="WEIGHTS",
-            help="0.5,0.5 or Ce=0.5,Zr=0.5, every species named; what is missing to 1 is vacancy. "
-            "[default: the occupancies of the file]",
-        ),
-    ] = None,
+    weights: Weights = None,
     positions: Annotated[bool, Option("--positions/--no-positions", help="Relax the positions.")] = True,
     cell: Annotated[bool, Option("--cell/--no-cell", help="Relax the cell.")] = True,
     strain: Strain = None,
@@ -261,6 +180,81 @@ def relax(
     """Relax one composition of one structure."""
     arguments = dict(locals())
     from alchemjax.commands.relax import run
+
+    run(arguments)
+
+
+@app.command()
+@_plainly
+def md(
+    file: File,
+    out: Annotated[Path, Option("--out", "-o", **OUT, help="Folder for log, trajectory, checkpoint, report and plot.")],
+    steps: Annotated[int, Option(**WHOLE, help="How many time steps.")],
+    mix: Mix = None,
+    groups: GroupsOption = Groups.shared,
+    weights: Weights = None,
+    timestep: Annotated[float, Option(**FLOAT, help="Time step [fs].")] = 1.0,
+    temperature: Annotated[float | None, Option(**FLOAT, help="Temperature [K]. [default: 300]")] = None,
+    thermostat: Annotated[
+        Thermostat,
+        Option(help="langevin (BAOAB), nose-hoover (chains), csvr (stochastic velocity rescaling) or none (NVE)."),
+    ] = Thermostat.langevin,
+    thermostat_time: Annotated[float | None, Option(**FLOAT, help="Its relaxation time [fs]. [default: 100]")] = None,
+    strain: Annotated[
+        str | None,
+        Option(
+            metavar="STRAINS",
+            help="Let the cell move (NPT, stochastic cell rescaling): hydrostatic, all, or some of xx,yy,zz,yz,xz,xy. "
+            "[default: it stays]",
+        ),
+    ] = None,
+    pressure: Annotated[float | None, Option(**FLOAT, help="Pressure [GPa] on a moving cell. [default: 0]")] = None,
+    barostat_time: Annotated[
+        float | None, Option(**FLOAT, help="Relaxation time of a moving cell [fs]. [default: 1000]")
+    ] = None,
+    bulk_modulus: Annotated[
+        float | None,
+        Option(**FLOAT, help="Of the right order [GPa]; it sets the time scale of a moving cell only. [default: 96]"),
+    ] = None,
+    fix_axes: FixAxes = None,
+    schedule: Annotated[
+        Path | None,
+        Option(
+            metavar="CSV",
+            help="What changes along the run: columns time_fs and some of temperature_K, pressure_GPa, alpha and "
+            "group:species (all weights or none); linear in between, a repeated time is a jump, an empty cell says "
+            "nothing.",
+        ),
+    ] = None,
+    model: Model = "sevennet-0",
+    head: Head = None,
+    modality: Modality = None,
+    coupling: CouplingOption = Coupling.independent,
+    alpha: Alpha = None,
+    dtype: Precision = Dtype.float32,
+    seed: Annotated[int, Option(**WHOLE, help="Seed of velocities, thermostat and barostat.")] = 0,
+    replicas: Annotated[
+        int | None, Option(**WHOLE, help="Runs at once that differ in their seeds, SEED, SEED+1, .. [default: 1]")
+    ] = None,
+    log_every: Annotated[int, Option(**WHOLE, help="Steps from line to line of log.csv.")] = 10,
+    frames_every: Annotated[
+        int | None,
+        Option(**WHOLE, help="Steps from frame to frame of the trajectory, 0 for none. [default: 10 lines of the log]"),
+    ] = None,
+    checkpoint_every: Annotated[int, Option(**WHOLE, help="Steps that are lost at most when the run is killed.")] = 100,
+    plot: Annotated[bool, Option("--plot/--no-plot", help="Draw md.png.")] = True,
+    resume: Annotated[
+        bool, Option("--resume", help="Continue the run in this folder, also a finished one to more --steps.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Molecular dynamics at a composition, or along a path of compositions.
+
+    Killed at any moment, a run continues when the same command is given again, and its log is that of a run which was
+    never stopped. Masses are the means of the species on a site; momenta are kept where a composition moves.
+    """
+    arguments = dict(locals())
+    from alchemjax.commands.md import run
 
     run(arguments)
 

@@ -77,6 +77,65 @@ def plot_sweep(columns: Mapping[str, Any]) -> Figure:
         return _rows(data)
 
 
+def plot_md(columns: Mapping[str, Any]) -> Figure:
+    """Temperature, energy, conserved energy, pressure, volume and composition against time.
+
+    `columns` are those of `log.csv`; a data frame will do. Thin lines are samples of every replica, thick ones running
+    means over a twentieth of the run, dashed ones targets. What does not change is left out.
+    """
+    data = {name: np.asarray(columns[name], np.float64) for name in columns}
+    sites = [
+        Panel("Temperature (K)", [Curve("", data["temperature_K"])]),
+        Panel("Potential energy (eV)", [Curve("", data["energy_eV"])]),
+        Panel("Conserved energy, change (meV)", [Curve("", 1000 * _since_start(data, "conserved_eV"))]),
+    ]
+    if np.isfinite(data["pressure_GPa"]).all():
+        sites.append(Panel("Pressure (GPa)", [Curve("", data["pressure_GPa"])]))
+    if np.isfinite(data["volume_A3"]).all() and np.ptp(data["volume_A3"]) > 1e-6:
+        sites.append(Panel("Volume of the cell (Å³)", [Curve("", data["volume_A3"])]))
+    moving = [name for names in _groups(data).values() for name in names if np.ptp(data[name]) > 1e-9]
+    if moving:
+        sites.append(Panel("Composition", [Curve(_species(name), data[name]) for name in moving[: len(COLOURS)]]))
+    targets = {"Temperature (K)": "target_temperature_K"}
+    if np.ptp(data["volume_A3"]) > 1e-6:
+        targets["Pressure (GPa)"] = "target_pressure_GPa"
+    with matplotlib.rc_context(STYLE):
+        rows = -(-len(sites) // 3)
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
+        figure = Figure(figsize=(3 * PANEL[0], rows * PANEL[1]), layout=layout)
+        grid = figure.subplots(rows, 3, squeeze=False).ravel()
+        for letter, axes, panel in zip("abcdef", grid, sites, strict=False):
+            _over_time(axes, data, panel, data.get(targets.get(panel.title, "")))
+            _name_panel(axes, letter)
+            axes.set_xlabel("Time (ps)")
+            axes.set_ylabel(panel.title)
+        for axes in grid[len(sites) :]:
+            axes.remove()
+    return figure
+
+
+def _since_start(data: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """By how much a quantity of every replica has changed."""
+    replicas = int(data["replica"].max()) + 1 if "replica" in data else 1
+    return (data[name].reshape(-1, replicas) - data[name][:replicas]).ravel()
+
+
+def _over_time(axes, data: Mapping[str, np.ndarray], panel: Panel, target: np.ndarray | None) -> None:
+    replicas = int(data["replica"].max()) + 1 if "replica" in data else 1
+    time = data["time_fs"].reshape(-1, replicas)[:, 0] / 1000
+    window = max(1, len(time) // 20)
+    for curve, colour in zip(panel.curves, COLOURS, strict=False):
+        values = curve.values.reshape(-1, replicas)
+        axes.plot(time, values, color=colour, linewidth=0.6, alpha=0.45)
+        mean = np.convolve(values.mean(1), np.ones(window) / window, "valid")
+        middle = np.convolve(time, np.ones(window) / window, "valid")
+        axes.plot(middle, mean, color=colour, label=curve.label or None)
+    if target is not None:
+        axes.plot(time, target.reshape(-1, replicas)[:, 0], "--", color=LINEAR, linewidth=1.0)
+    if any(curve.label for curve in panel.curves):
+        axes.legend()
+
+
 def _groups(data: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
     """Columns of the weights by group."""
     groups: dict[str, list[str]] = {}

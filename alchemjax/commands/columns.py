@@ -20,7 +20,16 @@ ENDS = (
     "minus that of the end members, weighted (end members hold one species on all sites that may hold the same ones); "
     "empty where a group's weights do not sum to 1"
 )
-UNITS = {  # of the columns of sweep.csv; weights have none
+UNITS = {  # of the columns of sweep.csv and log.csv; weights have none
+    "replica": ("1", "number of the replica"),
+    "step": ("1", "time step"),
+    "time_fs": ("fs", "time"),
+    "temperature_K": ("K", "twice the kinetic energy by 3N - 3 and Boltzmann's constant"),
+    "target_temperature_K": ("K", "temperature of the thermostat"),
+    "target_pressure_GPa": ("GPa", "pressure of the barostat"),
+    "kinetic_energy_eV": ("eV", "kinetic energy of all sites"),
+    "conserved_eV": ("eV", "energy minus what thermostat, barostat and moving composition put in; drift is an error"),
+    "work_eV": ("eV", "work done by moving the composition"),
     "correlation_alpha": ("1", "short-range order"),
     "added_end_member": ("1", "1 for end members that were added to the compositions given"),
     "energy_eV": ("eV", "energy of all sites"),
@@ -51,8 +60,7 @@ def sweep_columns(system: System, table: Table, pressure: float = 0.0) -> dict[s
     """
     weights, sites = np.asarray(table.weights, np.float64), system.structure.positions.shape[0]
     names = weight_names(system.sites)
-    lattice = np.array([_lattice_parameters(cell) for cell in table.cell])
-    stress = np.array([full_3x3_to_voigt_6_stress(s) for s in table.stress]) * EV_PER_A3_IN_GPA
+    lattice = lattice_columns(table.cell)
     energy = np.asarray(table.energy, np.float64)
     enthalpy = energy + pressure * table.volume
     excess = lambda values: values - between_corners(system.sites, weights, values)
@@ -68,15 +76,26 @@ def sweep_columns(system: System, table: Table, pressure: float = 0.0) -> dict[s
             "mixing_enthalpy_per_site_eV": excess(enthalpy) / sites,
         }
     columns |= {"volume_A3": table.volume}
-    columns |= dict(zip(("a_A", "b_A", "c_A", "alpha_deg", "beta_deg", "gamma_deg"), lattice.T, strict=True))
-    columns |= {"vegard_deviation_a_A": excess(lattice[:, 0]), "pressure_GPa": -stress[:, :3].mean(1)}
-    columns |= {f"stress_{name}_GPa": column for name, column in zip(STRAINS, stress.T, strict=True)}
+    columns |= lattice | {"vegard_deviation_a_A": excess(lattice["a_A"])} | stress_columns(table.stress)
     columns |= {
         "max_force_eV_per_A": table.max_force,
         "steps": np.asarray(table.steps, int),
         "converged": np.asarray(table.converged, int),
     }
     return columns | {f"dE/d({name})_eV": column for name, column in zip(names, table.weights_gradient.T, strict=True)}
+
+
+def lattice_columns(cells) -> dict[str, np.ndarray]:
+    """Lengths and angles of cells [A]."""
+    lattice = np.array([_lattice_parameters(cell) for cell in cells])
+    return dict(zip(("a_A", "b_A", "c_A", "alpha_deg", "beta_deg", "gamma_deg"), lattice.T, strict=True))
+
+
+def stress_columns(stresses) -> dict[str, np.ndarray]:
+    """Pressure and stress in GPa, of stresses in eV/A^3."""
+    stress = np.array([full_3x3_to_voigt_6_stress(s) for s in stresses]) * EV_PER_A3_IN_GPA
+    columns = {f"stress_{name}_GPa": column for name, column in zip(STRAINS, stress.T, strict=True)}
+    return {"pressure_GPa": -stress[:, :3].mean(1)} | columns
 
 
 def _lattice_parameters(cell: np.ndarray) -> np.ndarray:

@@ -206,7 +206,9 @@ def jax_md(
 
     def masses(weights=None):
         w = jnp.append(jnp.asarray(default if weights is None else weights, dtype), jnp.ones((), dtype))
-        return site_masses(w[arrays.rest.node_weight], jnp.asarray(node_mass, dtype), arrays.rest.node_site, number)[:, None]
+        return site_masses(w[arrays.rest.node_weight], jnp.asarray(node_mass, dtype), arrays.rest.node_site, number)[
+            :, None
+        ]
 
     position = structure.positions @ np.linalg.inv(start.T)
     return NeighbourFns(allocate_fn, update_fn, shift_fn, masses, position, start), energy_fn

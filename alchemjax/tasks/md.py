@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from alchemjax.calculate import precision
 from alchemjax.model.load import Potential
@@ -36,8 +36,9 @@ class Chunk(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """What was recorded. With replicas, every array but `time` has a second axis, the replicas."""
+    """What was recorded. With replicas, every array but `step` and `time` has a second axis, the replicas."""
 
+    step: Int[np.ndarray, "samples"]
     time: Float[np.ndarray, "samples"]  # fs
     energy: Float[np.ndarray, "samples"]  # potential energy [eV]
     kinetic: Float[np.ndarray, "samples"]  # eV
@@ -47,8 +48,12 @@ class Trajectory(NamedTuple):
     volume: Float[np.ndarray, "samples"]  # A^3
     conserved: Float[np.ndarray, "samples"]  # eV; what it changes by is the error of the time step
     work: Float[np.ndarray, "samples"]  # eV, done by moving the composition
+    target_temperature: Float[np.ndarray, "samples"]  # K
+    target_pressure: Float[np.ndarray, "samples"]  # eV/A^3
     weights: Float[np.ndarray, "samples weights"]
+    alpha: Float[np.ndarray, "samples"]
     weights_gradient: Float[np.ndarray, "samples weights"]  # dE/dw [eV]
+    alpha_gradient: Float[np.ndarray, "samples"]  # dE/dalpha [eV]
     cell: Float[np.ndarray, "samples 3 3"]  # A
     positions: Float[np.ndarray, "samples sites 3"]  # A, not wrapped into the cell
     velocities: Float[np.ndarray, "samples sites 3"]  # A/fs
@@ -72,7 +77,7 @@ def md(
     joined = Sample(*(np.concatenate(columns) for columns in zip(*samples, strict=True)))
     trajectory = recorded(plan, joined)
     if options.get("replicas") is None:
-        trajectory = Trajectory(*(a if a.ndim == 1 and k == 0 else a[:, 0] for k, a in enumerate(trajectory)))
+        trajectory = Trajectory(*(a if k < 2 else a[:, 0] for k, a in enumerate(trajectory)))
     return trajectory
 
 
@@ -100,8 +105,8 @@ def run_chunks(
         cast = lambda a: jnp.asarray(a, dtype if np.issubdtype(np.asarray(a).dtype, np.floating) else None)
         layout, constants, protocol = jax.tree.map(cast, (plan.layout, plan.constants, plan.protocol))
         if state is None or grid is None:
-            find_pairs(plan.system.structure, potential.cutoff)  # refuses sites on top of each other
-            grid = allocate(plan.rule, plan.layout, [plan.system.structure], potential.cutoff + SKIN)
+            find_pairs(plan.start, potential.cutoff)  # refuses sites on top of each other
+            grid = allocate(plan.rule, plan.layout, [plan.start], potential.cutoff + SKIN)
             state = _start(plan, grid, dtype)
         tries, steps = 0, int(plan.constants.steps)
         while int(np.max(state.step)) < steps:
@@ -121,8 +126,8 @@ def run_chunks(
 
 
 def _start(plan: Plan, grid: Grid, dtype: str) -> State:
-    replicas, (sites, _) = len(plan.seeds), plan.system.structure.positions.shape
-    structure = plan.system.structure
+    replicas, (sites, _) = len(plan.seeds), plan.start.positions.shape
+    structure = plan.start
     positions, images = wrap(grid.pbc, structure.positions, structure.cell, np)
     each = lambda a, kind: np.repeat(np.asarray(a, kind)[None], replicas, axis=0)
     zeros = lambda *shape: np.zeros((replicas, *shape), dtype)
@@ -152,7 +157,7 @@ def _start(plan: Plan, grid: Grid, dtype: str) -> State:
 
 def _no_list(plan: Plan, grid: Grid, dtype: str) -> Neighbours:
     """A list that is made again at once."""
-    replicas, sites, nothing = len(plan.seeds), len(plan.system.structure.positions), plan.rule.points
+    replicas, sites, nothing = len(plan.seeds), len(plan.start.positions), plan.rule.points
     return Neighbours(
         sender=tuple(np.full((replicas, *shape), nothing, np.int32) for shape in grid.shapes),
         receiver=tuple(np.full((replicas, rows), nothing, np.int32) for rows, _ in grid.shapes),
@@ -175,7 +180,7 @@ def _more_room(potential: Potential, plan: Plan, state: State, grid: Grid, tries
     structures = []
     for k in np.flatnonzero(np.asarray(state.overflow)):
         positions, cell = (np.asarray(a[k], np.float64) for a in (state.positions, state.cell))
-        structures.append(plan.system.structure._replace(positions=positions, cell=cell))
+        structures.append(plan.start._replace(positions=positions, cell=cell))
     if tries > TRIES or not all(np.isfinite(s.positions).all() and np.isfinite(s.cell).all() for s in structures):
         raise BlewUp(_what_happened(plan, state))
     try:
@@ -205,6 +210,7 @@ def recorded(plan: Plan, samples: Sample) -> Trajectory:
         stress = double(samples.virial) / space[..., None, None]
     masses = np.array([[masses_of(plan.system, w, plan.constants.node_mass) for w in row] for row in samples.weights])
     return Trajectory(
+        step=samples.step[:, 0],
         time=samples.step[:, 0] * plan.timestep,
         energy=double(samples.energy),
         kinetic=double(samples.kinetic),
@@ -214,9 +220,13 @@ def recorded(plan: Plan, samples: Sample) -> Trajectory:
         volume=space,
         conserved=double(samples.conserved),
         work=double(samples.work),
+        target_temperature=double(samples.target_temperature) / KELVIN,
+        target_pressure=double(samples.target_pressure),
         weights=double(samples.weights),
+        alpha=double(samples.alpha),
         weights_gradient=double(samples.weights_gradient),
-        cell=double(samples.cell),
+        alpha_gradient=double(samples.alpha_gradient),
+        cell=plan.system.structure.cell @ np.linalg.inv(plan.start.cell) @ double(samples.cell),
         positions=double(samples.positions),
         velocities=double(samples.momenta) / masses[..., None] * FS,
         forces=double(samples.forces),

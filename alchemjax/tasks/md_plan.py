@@ -11,7 +11,7 @@ from jaxtyping import Float
 from alchemjax.calculate import check_kind, species_rows
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
-from alchemjax.system.structure import completed_cell, volume
+from alchemjax.system.structure import Structure, completed_cell, volume
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.system.topology import Layout, Rule, make_layout
 from alchemjax.tasks.dynamics import Constants, Knots, Protocol
@@ -27,6 +27,7 @@ class Plan(NamedTuple):
     """A run that has been checked."""
 
     system: System
+    start: Structure  # with lattice vectors along directions without any
     rule: Rule
     layout: Layout
     thermostat: str | None
@@ -69,8 +70,9 @@ def make_plan(
 
     `thermostat`: "langevin", "nose-hoover", "csvr", or None (NVE). `cell` other than False is NPT; it says which
     strains may move as in `relax`. The bulk modulus, of the right order of magnitude, sets only the time scale of the
-    barostat. `replicas`: a number of runs that differ in their random numbers, or a list of dicts that replace weights, alpha,
-    temperature, pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given.
+    barostat. `replicas`: a number of runs that differ in their random numbers, or a list of dicts that replace weights,
+    alpha, temperature, pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given. A sample is
+    recorded `every` so many steps; the host looks at the run every `chunk` steps.
 
     Errors: ValueError saying what is allowed.
     """
@@ -115,7 +117,8 @@ def make_plan(
     first = protocol.temperature.value[:, 0]
     seeds = tuple(int(one["seed"]) for one in members)
     return Plan(
-        system=system._replace(structure=structure._replace(cell=cell_now)),
+        system=system,
+        start=structure._replace(cell=cell_now),
         rule=rule,
         layout=layout,
         thermostat=thermostat,

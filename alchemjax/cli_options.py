@@ -1,0 +1,127 @@
+"""Names, types and help of the options that commands of the command line share."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+
+class Relax(StrEnum):
+    """What a sweep relaxes."""
+
+    cell = "cell"
+    positions = "positions"
+    none = "none"
+
+
+class Coupling(StrEnum):
+    """How neighbouring mixed sites see each other."""
+
+    independent = "independent"
+    paired = "paired"
+    correlated = "correlated"
+    published = "published"
+
+
+class Groups(StrEnum):
+    """Which sites share their weights."""
+
+    shared = "shared"
+    site = "site"
+
+
+class Thermostat(StrEnum):
+    """What keeps the temperature."""
+
+    langevin = "langevin"
+    nose_hoover = "nose-hoover"
+    csvr = "csvr"
+    none = "none"
+
+
+class Dtype(StrEnum):
+    """Precision."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+def _number(kind: type) -> Callable:
+    """How an option of the command line becomes a number."""
+
+    def parse(text: str):
+        try:
+            return kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise typer.BadParameter(f"'{text}' is not {what}") from None
+
+    return parse
+
+
+def _place(text: str) -> Path:
+    """Where results go."""
+    if not text.strip():
+        raise typer.BadParameter("an empty name was given; name a place for the results ('.' is this folder)")
+    return Path(text)
+
+
+WHOLE = {"parser": _number(int), "metavar": "INTEGER"}
+FLOAT = {"parser": _number(float), "metavar": "FLOAT"}
+OUT = {"parser": _place, "metavar": "PATH"}
+File = Annotated[Path, Argument(help="A structure: CIF (partial occupancies welcome) or anything that ASE reads.")]
+Mix = Annotated[
+    list[str] | None,
+    Option("--mix", metavar="SITES=SPECIES,..", help="Species on sites: Ce=Ce,Zr. SITES may also be 0,1 or tag:3."),
+]
+GroupsOption = Annotated[Groups, Option(help="One set of weights for every --mix, or one for every site.")]
+Model = Annotated[str, Option(help="Name (see alchemjax models) or path of the potential, also of a foreign file.")]
+Head = Annotated[str | None, Option(help="Head of a model trained on several data sets (MACE). [default: its default]")]
+Modality = Annotated[
+    str | None, Option(help="Which level of theory, of a potential trained on several (alchemjax models lists them).")
+]
+CouplingOption = Annotated[
+    Coupling,
+    Option(
+        help="How mixed neighbours see each other. independent: random mean-field alloy; paired: like sees like; "
+        "correlated: order set by --alpha; published: as the published code, for comparison: its pure end points are "
+        "wrong where sites of different groups are neighbours."
+    ),
+]
+Alpha = Annotated[
+    float | None,
+    Option(
+        **FLOAT,
+        help="Short-range order with --coupling correlated, at most 1: 0 random, positive prefers like neighbours, "
+        "negative unlike ones (how far down depends on the composition).",
+    ),
+]
+Precision = Annotated[Dtype, Option(help="Precision of the potential.")]
+Pressure = Annotated[
+    float | None,
+    Option(
+        parser=_number(float),
+        metavar="GPA",
+        help="Pressure [GPa] at which the cell is relaxed (enthalpy). [default: 0]",
+    ),
+]
+Strain = Annotated[
+    str | None,
+    Option(metavar="STRAINS", help="Free strains: all, hydrostatic, or some of xx,yy,zz,yz,xz,xy. [default: all]"),
+]
+FixAxes = Annotated[str | None, Option(metavar="a,b,c", help="Lattice vectors that stay as they are.")]
+MaxSteps = Annotated[int | None, Option(**WHOLE, help="Steps of a relaxation. [default: 500]")]
+ForceTolerance = Annotated[float | None, Option(**FLOAT, help="Largest force on a site [eV/A]. [default: 0.005]")]
+StressTolerance = Annotated[float | None, Option(**FLOAT, help="Largest stress [GPa]. [default: 0.0032]")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace earlier results.")]
+Weights = Annotated[
+    str | None,
+    Option(
+        metavar="WEIGHTS",
+        help="0.5,0.5 or Ce=0.5,Zr=0.5, every species named; what is missing to 1 is vacancy. "
+        "[default: the occupancies of the file]",
+    ),
+]

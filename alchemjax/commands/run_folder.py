@@ -1,0 +1,123 @@
+"""The output folder of a run of molecular dynamics: files that grow, and a checkpoint that says how far they count."""
+
+import contextlib
+import fcntl
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from alchemjax.io import write_atomically
+from alchemjax.system.lists import Grid, Neighbours
+from alchemjax.tasks.dynamics import State
+
+REPORT, CHECKPOINT, PLOT, LOG = "md.json", "checkpoint.npz", "md.png", "log.csv"
+
+
+class Checkpoint(NamedTuple):
+    """Where a run stands."""
+
+    state: State
+    grid: Grid
+    sizes: dict[str, int]  # bytes of every growing file that belong to it
+    seconds: float
+
+
+def report_of(out: Path) -> dict:
+    """What `md.json` says; nothing where there is none."""
+    try:
+        report = json.loads((out / REPORT).read_text())
+        return report if isinstance(report, dict) and {"fingerprint", "steps_done"} <= set(report) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+@contextlib.contextmanager
+def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
+    """The folder, ours alone while it is open.
+
+    Errors: ValueError if it holds another run, or nothing to resume, cannot be written or is in use.
+    """
+    report = report_of(out)
+    ours = report.get("fingerprint") == fingerprint
+    if resume and not ours:
+        what = "a run of other input, options or versions" if report else "no run"
+        raise ValueError(f"'{out}' holds {what}; --resume continues a run that was begun with the same options")
+    if not ours and not overwrite and any((out / name).exists() for name in (REPORT, CHECKPOINT, LOG)):
+        raise ValueError(f"'{out}' holds a run of other input, options or versions; use another folder, or --overwrite")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = open(out / ".lock", "w")
+    except OSError as error:
+        raise ValueError(f"the folder '{out}' cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"another run is going on in '{out}'; wait for it, or use another folder") from None
+        try:
+            if overwrite or not ours:
+                for path in out.glob("trajectory*.extxyz"):
+                    path.unlink()
+                for name in (CHECKPOINT, REPORT, LOG, PLOT):
+                    (out / name).unlink(missing_ok=True)
+            yield
+        finally:
+            (out / ".lock").unlink(missing_ok=True)
+
+
+def append(path: Path, text: str) -> int:
+    """Append to a file and see that it is on disk; its size."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def cut(out: Path, sizes: dict[str, int]) -> None:
+    """Cut the growing files to what the checkpoint knows of. Errors: ValueError if some of that is missing."""
+    for name, size in sizes.items():
+        path = out / name
+        if not path.exists() or path.stat().st_size < size:
+            raise ValueError(f"'{path}' has lost a part that the checkpoint counts on; put it back, or use --overwrite")
+        os.truncate(path, size)
+
+
+def store(out: Path, checkpoint: Checkpoint) -> None:
+    """Replace the checkpoint; there is always a whole one."""
+    leaves = {f"state_{k:02d}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(checkpoint.state))}
+    about = {"grid": checkpoint.grid._asdict(), "sizes": checkpoint.sizes, "seconds": checkpoint.seconds}
+
+    def write(path: Path) -> None:
+        with open(path, "wb") as file:
+            np.savez(file, about=np.array(json.dumps(about)), **leaves)
+
+    write_atomically(out / CHECKPOINT, write)
+
+
+def stored(out: Path, blocks: int) -> Checkpoint | None:
+    """The checkpoint of a run with so many blocks of edges, if there is one. Errors: ValueError for a damaged one."""
+    path = out / CHECKPOINT
+    if not path.exists():
+        return None
+    each = (0,) * blocks
+    form = State(*[0] * len(State._fields))._replace(listed=Neighbours(each, each, each, 0, 0, 0))
+    structure = jax.tree.structure(form)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            state = jax.tree.unflatten(structure, [file[f"state_{k:02d}"] for k in range(structure.num_leaves)])
+        grid = Grid(**{name: _hashable(value) for name, value in about["grid"].items()})
+        return Checkpoint(state, grid, about["sizes"], about["seconds"])
+    except (ValueError, OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"'{path}' is damaged ({error}); use --overwrite to start again") from None
+
+
+def _hashable(value):
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
