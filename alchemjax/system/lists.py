@@ -52,7 +52,7 @@ def allocate(rule: Rule, layout: Layout, structures: list[Structure], radius: fl
     heights = np.array([1 / np.linalg.norm(np.linalg.inv(s.cell), axis=0) for s in structures])
     inside = [s._replace(positions=wrap(pbc, s.positions, s.cell, np)[0]) for s in structures]
     extents = [np.ptp(s.positions @ np.linalg.inv(s.cell), axis=0) for s in inside] * heights
-    least = (1 + SLACK) * radius
+    least = (1 + SLACK + spare / SPARE - 1) * radius
     periodic = np.maximum(1, (heights.min(0) / least).astype(int))
     bins = np.where(pbc, periodic, 1 + (extents.max(0) / radius).astype(int))
     reach = np.where(pbc, np.ceil(least * bins / heights.min(0)).astype(int), np.minimum(1, bins - 1))

@@ -19,7 +19,6 @@ from alchemjax.tasks.md_plan import Plan, make_plan, masses_of
 from alchemjax.tasks.thermostats import CHAIN
 from alchemjax.units import FS, KELVIN
 
-SKIN = 0.2  # A, beyond the cutoff
 TRIES = 8  # to make room for one chunk
 
 
@@ -106,7 +105,7 @@ def run_chunks(
         layout, constants, protocol = jax.tree.map(cast, (plan.layout, plan.constants, plan.protocol))
         if state is None or grid is None:
             find_pairs(plan.start, potential.cutoff)  # refuses sites on top of each other
-            grid = allocate(plan.rule, plan.layout, [plan.start], potential.cutoff + SKIN)
+            grid = allocate(plan.rule, plan.layout, [plan.start], potential.cutoff + plan.skin)
             state = _start(plan, grid, dtype)
         tries, steps = 0, int(plan.constants.steps)
         while int(np.max(state.step)) < steps:

@@ -19,6 +19,7 @@ from alchemjax.tasks.freedom import make_freedom
 from alchemjax.tasks.thermostats import THERMOSTATS, site_masses
 from alchemjax.units import FS, KELVIN
 
+SKIN = 0.2  # A, beyond the cutoff
 CHUNK = 100  # steps between two looks of the host
 REPLICA = ("weights", "alpha", "temperature", "pressure", "seed")
 
@@ -38,6 +39,7 @@ class Plan(NamedTuple):
     seeds: tuple[int, ...]  # of the replicas
     timestep: float  # fs
     rows: int  # samples of one chunk
+    skin: float  # A, beyond the cutoff
 
 
 def make_plan(
@@ -61,6 +63,7 @@ def make_plan(
     fixed_axes=(),
     every: int = 10,
     chunk: int = CHUNK,
+    skin: float = SKIN,
 ) -> Plan:
     """Check a run.
 
@@ -72,7 +75,8 @@ def make_plan(
     strains may move as in `relax`. The bulk modulus, of the right order of magnitude, sets only the time scale of the
     barostat. `replicas`: a number of runs that differ in their random numbers, or a list of dicts that replace weights,
     alpha, temperature, pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given. A sample is
-    recorded `every` so many steps; the host looks at the run every `chunk` steps.
+    recorded `every` so many steps; the host looks at the run every `chunk` steps. Neighbour lists reach `skin` A beyond
+    the cutoff; wider ones are made less often.
 
     Errors: ValueError saying what is allowed.
     """
@@ -83,6 +87,7 @@ def make_plan(
         "thermostat_time": thermostat_time,
         "barostat_time": barostat_time,
         "bulk_modulus": bulk_modulus,
+        "skin": skin,
     }
     for name, value in numbers.items():
         if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
@@ -138,6 +143,7 @@ def make_plan(
         seeds=seeds,
         timestep=float(timestep),
         rows=max(1, int(chunk) // int(every)),
+        skin=float(skin),
     )
 
 
