@@ -306,7 +306,8 @@ def _at(knots: Knots, step):
     right = jnp.clip(jnp.searchsorted(knots.step, step, side="right"), min(1, last), last)
     left = jnp.maximum(right - 1, 0)
     span = jnp.maximum(knots.step[right] - knots.step[left], 1)
-    part = jnp.clip((step - knots.step[left]) / span, 0, 1).astype(knots.value.dtype)
+    part = jnp.where(step >= knots.step[right], 1, jnp.maximum((step - knots.step[left]) / span, 0))
+    part = part.astype(knots.value.dtype)
     return (1 - part) * knots.value[left] + part * knots.value[right]
 
 
