@@ -413,17 +413,17 @@ def test_results_are_written_with_the_atoms(tmp_path):
 @pytest.mark.parametrize("optimiser, cell", [(FIRE, False), (BFGS, False), (BFGS, True)])
 def test_optimisers_of_ase_and_relax_find_the_same_minimum(optimiser, cell):
     atoms = crystal(5.2)
-    atoms.positions[2] += 0.3
+    atoms.positions[2] += 0.1
     system = aj.from_atoms(atoms, {"Ar": ("Ar", "Kr")}, coupling="paired", weights=[0.5, 0.25])
     done = aj.relax(ARGON, system, cell=cell, force_tolerance=1e-4, stress_tolerance=1e-6)
     assert done.converged
     atoms.calc = aj.Calculator(ARGON, system)
-    assert atoms.get_potential_energy() > done.output.energy + 0.01
+    assert atoms.get_potential_energy() > done.output.energy + 1e-3
     with optimiser(FrechetCellFilter(atoms) if cell else atoms, logfile=None) as run:
-        assert run.run(fmax=1e-4, steps=500)
-    np.testing.assert_allclose(atoms.get_potential_energy(), done.output.energy, rtol=1e-6)
+        assert run.run(fmax=5e-4, steps=500)
+    np.testing.assert_allclose(atoms.get_potential_energy(), done.output.energy, rtol=1e-5)
     np.testing.assert_allclose(atoms.get_volume(), abs(np.linalg.det(done.structure.cell)), rtol=1e-3)
-    assert (np.abs(atoms.get_stress()).max() < 2e-6) == cell
+    assert (np.abs(atoms.get_stress()).max() < 2e-5) == cell
 
 
 def test_an_elastic_band_of_many_images_is_compiled_once_and_finds_the_saddle_point():

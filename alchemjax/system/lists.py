@@ -160,7 +160,7 @@ def is_stale(cutoff: float, skin, then, now, since) -> Bool[Array, ""]:
 def renewed(grid: Grid, rule: Rule, layout: Layout, cutoff: float, listed: Neighbours, positions, cell):
     """(positions in the images that the list is of, list), made again only where it is stale; traced."""
     since = jnp.linalg.solve(listed.cell, cell)
-    turns = jnp.round((positions - listed.positions @ since) @ jnp.linalg.inv(cell))
+    turns = jnp.round((positions - listed.positions) @ jnp.linalg.inv(cell))  # a cell that is much changed is stale
     nearest = positions - jnp.where(jnp.asarray(grid.pbc)[None], turns, 0) @ cell
 
     def again(_):
