@@ -10,15 +10,14 @@ from ase.calculators.calculator import all_changes
 from ase.data import atomic_numbers
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from alchemjax.calculate import check_kind, compiled_derivatives, precision, species_rows, topology_of
+from alchemjax.calculate import calculate_next, check_kind, species_rows
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, make_sites
-from alchemjax.system.structure import make_structure, volume, wrapped
+from alchemjax.system.structure import Structure, make_structure, volume
 from alchemjax.system.system import UNBOUNDED, System, checked_alpha, checked_weights, make_system
-from alchemjax.system.topology import ShapeOverflow, block_shapes
+from alchemjax.system.topology import make_layout
 
 ROUNDING = 0.005  # rounded occupancies may sum to this much over 1; they are scaled down
-SKIN = 0.3  # A; the calculator's arrays have room for atoms that come this much closer
 OCCUPANCY, KINDS = "occupancy", "spacegroup_kinds"  # ASE's names: weights by kind in info, kind by site in arrays
 NAMES = "alchemjax_groups"  # in info: {kind: group name}
 
@@ -124,6 +123,8 @@ class Calculator(AseCalculator):
     """ASE calculator of ordinary atoms or, with a system, of its mixture at the atoms' positions and cell.
 
     The symbols of the atoms count without a system only. `results` also holds "weights_gradient" [eV] with one.
+    Neighbour lists are kept while they hold; moving atoms, cells and symbols compile nothing again, and calculators of
+    one potential for atoms of one kind, such as the images of an elastic band, share what is compiled.
     Errors: ValueError for wrong weights or alpha, another number of atoms, species that the potential lacks, atoms
     closer than 0.1 A, partial occupancies without a system; PropertyNotImplementedError for the stress where the cell
     has no volume.
@@ -138,54 +139,46 @@ class Calculator(AseCalculator):
         check_kind(potential, Potential)
         if system is None and not (weights is None and alpha is None):
             raise ValueError("weights and alpha belong to a system; pass system= too")
-        self.potential, self.system, self._shapes = potential, system, None
+        self.potential, self.system = potential, system
+        self.weights, self.alpha = np.zeros(0), 0.0
+        self._symbols, self._rule, self._layout, self._kept = (), None, None, None
         if system is not None:
             check_kind(system, System)
-            species_rows(potential, system)
+            self._lay_out(system)
             self.weights = checked_weights(system, weights)
             self.alpha = checked_alpha(system, self.weights, alpha)
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         """Fill `results`; called by ASE."""
         super().calculate(atoms, properties, system_changes)
-        system = self._system_of(self.atoms)
-        system = system._replace(structure=wrapped(system.structure))
-        weights, alpha = (np.zeros(0), 0.0) if self.system is None else (self.weights, self.alpha)
-        with precision(self.potential):
-            arrays = (system.structure.positions, system.structure.cell, weights, alpha)
-            out = compiled_derivatives(self.potential.node_energies, self.potential.config)(
-                self.potential.params, self._topology(system), *(np.asarray(a, self.potential.dtype) for a in arrays)
-            )
-            out = type(out)(*(np.asarray(x, np.float64) for x in out))
+        structure = self._follow(self.atoms)
+        arguments = self._rule, self._layout, structure, self.weights, self.alpha, self._kept
+        out, self._kept = calculate_next(self.potential, *arguments)
         results: dict = {"energy": float(out.energy), "free_energy": float(out.energy)}
         results |= {"energies": out.site_energies, "forces": -out.positions}
-        if (space := volume(system.structure)) is not None:
+        if (space := volume(structure)) is not None:
             results["stress"] = full_3x3_to_voigt_6_stress(out.strain / space)
         if self.system is not None:
             results["weights_gradient"] = out.weights
         self.results = results
 
-    def _system_of(self, atoms) -> System:
-        if self.system is None:
-            if any(_is_mixed(amounts) for amounts in _occupancies(atoms)[0]):
-                raise ValueError("these atoms have partial occupancies; pass system=alchemjax.from_atoms(atoms)")
-            structure = make_structure(atoms.positions, atoms.cell.array, atoms.pbc)
-            return make_system(structure, make_sites(atoms.symbols), [])
-        num_sites = len(self.system.structure.positions)
-        if len(atoms) != num_sites:
-            raise ValueError(f"{len(atoms)} atoms were given for a system of {num_sites} sites; make a new system")
-        return self.system._replace(structure=make_structure(atoms.positions, atoms.cell.array, atoms.pbc))
+    def _follow(self, atoms) -> Structure:
+        """Where the atoms are. Without a system, their symbols count, which may have changed."""
+        if self.system is not None:
+            num_sites = len(self.system.structure.positions)
+            if len(atoms) != num_sites:
+                raise ValueError(f"{len(atoms)} atoms were given for a system of {num_sites} sites; make a new system")
+        elif any(_is_mixed(amounts) for amounts in _occupancies(atoms)[0]):
+            raise ValueError("these atoms have partial occupancies; pass system=alchemjax.from_atoms(atoms)")
+        structure = make_structure(atoms.positions, atoms.cell.array, atoms.pbc)
+        if self.system is None and (symbols := tuple(atoms.symbols)) != self._symbols:
+            self._lay_out(make_system(structure, make_sites(symbols), []))
+            self._symbols = symbols
+        return structure
 
-    def _topology(self, system: System):
-        """The graph in arrays of the shapes of the last call where it fits, so that nothing is compiled again."""
-        num_sites = len(system.structure.positions)
-        if self._shapes is not None and self._shapes[0] == num_sites:
-            try:
-                return topology_of(self.potential, system, shapes=self._shapes[1])
-            except ShapeOverflow:
-                pass
-        self._shapes = num_sites, block_shapes(topology_of(self.potential, system, skin=SKIN))
-        return topology_of(self.potential, system, shapes=self._shapes[1])
+    def _lay_out(self, system: System) -> None:
+        rows = species_rows(self.potential, system)
+        self._rule, self._layout = make_layout(system.sites, rows, system.coupling, per_node=self.potential.per_node)
 
 
 def _occupancies(atoms: Atoms, *, bounded: bool = True) -> tuple[list[dict[str, float]], list[str] | None]:

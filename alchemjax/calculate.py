@@ -11,11 +11,17 @@ from jaxtyping import Array, Float
 
 from alchemjax.model.load import Potential
 from alchemjax.system.graph import make_graph, union
+from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, no_list, renewed, topology
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import check_shape, listed_weights
-from alchemjax.system.structure import volume, wrapped
+from alchemjax.system.structure import Structure, completed_cell, volume, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
-from alchemjax.system.topology import Topology, make_topology
+from alchemjax.system.topology import Layout, Rule, Topology, make_topology
+
+SKIN = 0.2  # A, beyond the cutoff, of lists that are kept
+TRIES = 8  # to make room for a list
+MOST_GRIDS = 64
+WASTE = 2.0  # how many times as large as needed a grid may be that is taken over
 
 
 class Output(NamedTuple):
@@ -84,6 +90,21 @@ def batch_derivatives(node_energies, config, params, topology, positions, cell, 
 def compiled_derivatives(node_energies, config):
     """`derivatives` of one network, compiled once per shape."""
     return jax.jit(lambda *arrays: derivatives(node_energies, config, *arrays))
+
+
+def listed_derivatives(
+    node_energies, config, rule: Rule, grid: Grid, params, layout: Layout, listed, positions, cell, weights, alpha
+) -> tuple[Derivatives, Neighbours]:
+    """`derivatives` with a neighbour list that is kept, and made again only where it is stale; traced."""
+    positions, listed = renewed(grid, rule, layout, config.cutoff, listed, positions, cell)
+    arrays = topology(rule, layout, listed)
+    return derivatives(node_energies, config, params, arrays, positions, cell, weights, alpha), listed
+
+
+@lru_cache(maxsize=32)
+def compiled_listed_derivatives(node_energies, config, rule: Rule, grid: Grid):
+    """`listed_derivatives`, compiled once for all structures that the grid has room for."""
+    return jax.jit(partial(listed_derivatives, node_energies, config, rule, grid))
 
 
 def precision(potential: Potential):
@@ -177,3 +198,59 @@ def calculate(potential: Potential, system: System, weights=None, alpha=None) ->
             alpha_gradient=out.alpha if system.coupling == "correlated" else None,
         )
         return result if traced else jax.tree.map(np.asarray, result)
+
+
+# --- one structure after another --------------------------------------------------------------------------------------
+
+
+class Kept(NamedTuple):
+    """What one calculation leaves for the next."""
+
+    kind: tuple  # of the calculation; those of one kind may share a grid and what is compiled for it
+    grid: Grid
+    neighbours: Neighbours
+
+
+_GRIDS: dict[tuple, Grid] = {}  # of every kind the newest
+
+
+def calculate_next(
+    potential: Potential, rule: Rule, layout: Layout, structure: Structure, weights, alpha, kept: Kept | None = None
+) -> tuple[Derivatives, Kept]:
+    """Derivatives in float64, with the neighbour list of the calculation before as long as it holds.
+
+    Structures of one kind share compiled programs, whoever calculates them. Errors: ValueError for sites closer than
+    0.1 A.
+    """
+    structure = wrapped(structure)
+    find_pairs(structure, 2.0)  # refuses sites on top of each other; with narrower bins the search is slower
+    structure = structure._replace(cell=completed_cell(structure))
+    shapes = tuple(a.shape for a in jax.tree.leaves(layout))
+    kind = (potential.node_energies, potential.config, potential.dtype, rule, tuple(structure.pbc.tolist()), shapes)
+
+    def start(outgrown: Grid | None, tries: int) -> Kept:
+        own = allocate(rule, layout, [structure], potential.cutoff + SKIN, spare=SPARE * 1.1**tries)
+        grid = _shared_grid(kind, own, outgrown)
+        return Kept(kind, grid, no_list(grid, rule, len(structure.positions), potential.dtype))
+
+    kept = kept if kept is not None and kept.kind == kind else start(None, 0)
+    with precision(potential):
+        arrays = [np.asarray(a, potential.dtype) for a in (structure.positions, structure.cell, weights, alpha)]
+        for tries in range(1, TRIES + 1):
+            run = compiled_listed_derivatives(potential.node_energies, potential.config, rule, kept.grid)
+            out, neighbours = run(potential.params, layout, kept.neighbours, *arrays)
+            if not neighbours.overflow:
+                return Derivatives(*(np.asarray(a, np.float64) for a in out)), kept._replace(neighbours=neighbours)
+            kept = start(kept.grid, tries)
+    raise ValueError("the sites are so close together that there is no room for their neighbours; move them apart")
+
+
+def _shared_grid(kind: tuple, own: Grid, outgrown: Grid | None) -> Grid:
+    """The grid that calculations of this kind use, or `own` where that one is too small or far too large."""
+    size = lambda grid: sum(rows * width for rows, width in grid.shapes)
+    grid = _GRIDS.pop(kind, own)
+    grid = own if grid == outgrown or size(grid) > WASTE * size(own) else grid
+    if len(_GRIDS) >= MOST_GRIDS:
+        del _GRIDS[next(iter(_GRIDS))]  # the one that was asked for longest ago
+    _GRIDS[kind] = grid
+    return grid

@@ -1,28 +1,18 @@
-"""ASE and pymatgen atoms become systems and come back, and the ASE calculator says what `calculate` says."""
+"""ASE and pymatgen atoms become systems and come back."""
 
 import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import ase.io
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, fcc111, molecule
-from ase.calculators.calculator import PropertyNotImplementedError
-from ase.filters import FrechetCellFilter
-from ase.neighborlist import neighbor_list
-from ase.optimize import BFGS
 from ase.spacegroup import crystal
-from ase.stress import voigt_6_to_full_3x3_stress
-from jax.ops import segment_sum
 
 import alchemjax as aj
-from alchemjax.model.load import Potential
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -39,33 +29,6 @@ def fluorite(occupancies=(0.5, 0.5, 1.0)):
     basis = [(0, 0, 0), (0, 0, 0), (0.25, 0.25, 0.25)]
     options = {"spacegroup": 225, "cellpar": [5.3] * 3 + [90] * 3, "onduplicates": "keep"}
     return crystal(["Ce", "Zr", "O"], basis, occupancies=list(occupancies), **options)
-
-
-class ToyConfig(NamedTuple):
-    cutoff: float = 3.2  # A
-
-
-def toy_energies(params, config, graph):
-    """e_n = shift_n + c_n A_n + A_n^2 / 9 with A_n = sum over neighbours of c_m f(r); f is lowest near 2 A."""
-    charge = params["charge"][graph.node_species]
-    sources = segment_sum(graph.mix_weight * charge[graph.mix_node], graph.mix_source, len(graph.source_node))
-    num_targets, received = len(graph.target_node), 0.0
-    for block in graph.blocks:
-        square = jnp.sum(block.vectors**2, -1)
-        pair = jnp.maximum(1 - square / config.cutoff**2, 0) ** 3 * ((square / 4 - 1) ** 2 - 1)
-        messages = jnp.sum(sources[block.source] * pair[None], -1)
-        received += segment_sum(messages.ravel(), block.target.ravel(), num_targets + 1)
-    nodes = jnp.sum(received.at[-1].set(0.0)[graph.node_targets], -1)
-    return params["shift"][graph.node_species] + charge * nodes + nodes**2 / 9
-
-
-@pytest.fixture(scope="module")
-def toy():
-    """A potential that compiles at once."""
-    params = {"charge": np.array([1.0, 0.7, 0.4, 0.6, 0.9, 1.3]), "shift": np.array([-1.0, 2.0, 0.5, 3.0, -2.0, 1.0])}
-    return Potential(
-        "toy", params, ToyConfig(), toy_energies, ("Cl", "K", "Li", "Mg", "Na", "O"), 3.2, "float64", "", {}
-    )
 
 
 def layout(system):
@@ -449,239 +412,6 @@ def test_wrong_arguments_of_to_atoms_are_refused():
         aj.to_atoms(system, np.zeros((7, 3)))
     with pytest.raises(ValueError, match="weights have shape"):
         aj.to_atoms(system, weights=[1.0])
-
-
-# --- Calculator -------------------------------------------------------------------------------------------------------
-
-
-def assert_agrees(atoms, out):
-    """The calculator of `atoms` says what `calculate` says."""
-    np.testing.assert_allclose(atoms.get_potential_energy(), out.energy, rtol=1e-10)
-    np.testing.assert_allclose(atoms.get_potential_energies(), out.site_energies, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(atoms.get_forces(), out.forces, rtol=1e-8, atol=1e-9)
-    assert np.abs(atoms.get_forces()).max() > 1e-3
-    assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
-    if out.stress is not None:
-        np.testing.assert_allclose(atoms.get_stress(voigt=False), out.stress, rtol=1e-8, atol=1e-12)
-
-
-def test_ordinary_atoms_agree_with_calculate(toy):
-    atoms = rock_salt()
-    atoms.set_cell(atoms.cell[:] + 0.1 * np.arange(9).reshape(3, 3) / 9, scale_atoms=True)
-    atoms.calc = aj.Calculator(toy)
-    out = aj.calculate(toy, aj.from_atoms(atoms))
-    assert_agrees(atoms, out)
-    assert "weights_gradient" not in atoms.calc.results
-    stress = out.stress.copy()
-    assert np.ptp(np.r_[stress[np.triu_indices(3, 1)], 0]) > 1e-5  # Voigt's order matters
-
-
-@pytest.mark.parametrize("coupling, alpha", [("independent", None), ("paired", None), ("correlated", -0.1)])
-def test_mixture_agrees_with_calculate_at_the_positions_and_cell_of_the_atoms(toy, coupling, alpha):
-    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K"), 1: ("Cl",)}, coupling=coupling)
-    weights = {"Na": {"Na": 0.5, "K": 0.375}, "1": {"Cl": 0.75}}
-    atoms = aj.to_atoms(system)
-    atoms.rattle(0.1, seed=5)
-    atoms.set_cell(atoms.cell[:] * 1.03, scale_atoms=True)
-    moved = system._replace(structure=aj.from_atoms(atoms).structure)
-    atoms.calc = aj.Calculator(toy, system, weights, alpha)
-    out = aj.calculate(toy, moved, weights, alpha)
-    assert_agrees(atoms, out)
-    np.testing.assert_allclose(atoms.calc.results["weights_gradient"], out.weights_gradient, rtol=1e-8)
-    assert abs(out.energy - aj.calculate(toy, system, weights, alpha).energy) > 1e-3
-
-
-def test_weights_default_to_those_of_the_system_and_symbols_do_not_count(toy):
-    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")}, weights=[0.0, 1.0])
-    atoms = rock_salt()
-    atoms.calc = aj.Calculator(toy, system)
-    salt = rock_salt()
-    salt.symbols[salt.symbols == "Na"] = "K"
-    salt.calc = aj.Calculator(toy)
-    np.testing.assert_allclose(atoms.get_potential_energy(), salt.get_potential_energy(), rtol=1e-10)
-    np.testing.assert_allclose(atoms.get_stress(), salt.get_stress(), rtol=1e-8, atol=1e-10)
-
-
-def test_float32_results_are_float64_arrays_near_those_of_float64(toy):
-    cast = jax.tree.map(lambda x: np.asarray(x, np.float32), toy.params)
-    atoms, other = rock_salt(), rock_salt()
-    atoms.calc = aj.Calculator(toy._replace(dtype="float32", params=cast))
-    other.calc = aj.Calculator(toy)
-    assert atoms.get_forces().dtype == atoms.get_stress().dtype == np.float64
-    np.testing.assert_allclose(atoms.get_forces(), other.get_forces(), atol=1e-3)
-    assert np.abs(atoms.get_forces() - other.get_forces()).max() > 0
-
-
-def test_stress_of_a_left_handed_cell_is_that_of_the_right_handed_one(toy):
-    atoms = rock_salt()
-    atoms.set_cell(atoms.cell[:] + 0.3 * np.eye(3)[[1, 2, 0]], scale_atoms=True)
-    swapped = atoms.copy()
-    swapped.set_cell(atoms.cell[[1, 0, 2]])
-    assert np.linalg.det(swapped.cell[:]) < 0 < np.linalg.det(atoms.cell[:])
-    calculator = aj.Calculator(toy)
-    stress = [calculator.get_stress(one) for one in (atoms, swapped)]
-    np.testing.assert_allclose(*stress, rtol=1e-9, atol=1e-12)
-    assert voigt_6_to_full_3x3_stress(stress[0])[0, 0] != 0
-
-
-@pytest.mark.parametrize("flat", [False, True], ids=["molecule", "slab"])
-def test_stress_is_not_implemented_without_a_volume(toy, flat):
-    atoms = molecule("H2O") if not flat else fcc111("Na", (2, 2, 2), a=4.0)
-    if flat:
-        assert not atoms.cell[2].any() and atoms.pbc.tolist() == [True, True, False]
-    atoms.symbols[:] = "Na"
-    atoms.calc = aj.Calculator(toy)
-    out = aj.calculate(toy, aj.from_atoms(atoms))
-    assert out.stress is None
-    assert_agrees(atoms, out)
-    with pytest.raises(PropertyNotImplementedError, match="stress"):
-        atoms.get_stress()
-
-
-def test_partly_periodic_atoms_in_a_whole_cell_have_a_stress(toy):
-    atoms = rock_salt()
-    atoms.pbc = (True, True, False)
-    atoms.calc = aj.Calculator(toy)
-    assert_agrees(atoms, aj.calculate(toy, aj.from_atoms(atoms)))
-    assert np.abs(atoms.get_stress()).max() > 1e-3
-
-
-def counted(potential):
-    """The potential, and a list that grows whenever its network is traced."""
-    traces = []
-
-    def node_energies(*arguments):
-        traces.append(1)
-        return potential.node_energies(*arguments)
-
-    return potential._replace(node_energies=node_energies), traces
-
-
-@pytest.mark.parametrize("mix", [None, {"Na": ("Na", "K")}])
-def test_twenty_rattles_of_a_crystal_compile_once(toy, mix):
-    potential, traces = counted(toy)
-    atoms = rock_salt()
-    atoms.set_cell(np.eye(3) * 4.4, scale_atoms=True)  # the second neighbours are at 3.1 A
-    system = mix and aj.from_atoms(atoms, mix, coupling="paired", weights=[0.5, 0.5])
-    atoms.calc = aj.Calculator(potential, system)
-    start, counts = atoms.positions.copy(), set()
-    for seed in range(20):
-        atoms.set_cell(np.eye(3) * 4.4)
-        atoms.positions[:] = start
-        atoms.rattle(0.05, seed=seed)
-        atoms.set_cell(np.eye(3) * (4.4 + 0.002 * seed), scale_atoms=True)
-        atoms.get_forces()
-        counts.add(len(neighbor_list("i", atoms, toy.cutoff)))
-    assert len(counts) > 5  # pairs enter and leave the cutoff
-    assert len(traces) == 1
-
-
-def test_arrays_grow_when_atoms_crowd_and_shrink_with_their_number(toy):
-    potential, traces = counted(toy)
-    calculator, atoms = aj.Calculator(potential), rock_salt()
-    atoms.calc = calculator
-    atoms.get_forces()
-    atoms.set_cell(np.eye(3) * 4.4, scale_atoms=True)
-    assert_agrees(atoms, aj.calculate(toy, aj.from_atoms(atoms)))
-    assert len(traces) == 2
-    rows = calculator._shapes[1][0][0]
-    pair = Atoms("NaCl", [(0, 0, 0), (0, 0, 2.5)])
-    pair.calc = calculator
-    assert_agrees(pair, aj.calculate(toy, aj.from_atoms(pair)))
-    assert calculator._shapes[1][0][0] < rows
-
-
-def test_wrong_compositions_are_refused_when_the_calculator_is_made(toy):
-    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")})
-    for arguments, sentence in [
-        ((None, [0.5]), "weights and alpha belong to a system"),
-        ((None, None, 0.5), "weights and alpha belong to a system"),
-        ((system, [0.5]), "weights have shape"),
-        ((system, [0.7, 0.7]), "sum to 1.4"),
-        ((system, None, 0.5), "alpha = 0.5 was given with coupling 'independent'"),
-        ((system._replace(coupling="correlated"),), "needs alpha"),
-        ((aj.from_atoms(rock_salt(), {"Na": ("Na", "Rb")}),), "species 'Rb' is not in toy"),
-    ]:
-        with pytest.raises(ValueError, match=sentence):
-            aj.Calculator(toy, *arguments)
-
-
-def test_unsuitable_atoms_are_refused_and_the_calculator_stays_usable(toy):
-    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")})
-    calculator = aj.Calculator(toy, system)
-    with pytest.raises(ValueError, match="6 atoms were given for a system of 8 sites; make a new system"):
-        calculator.get_potential_energy(rock_salt()[:6])
-    mixed = aj.to_atoms(system, weights=[0.5, 0.5])
-    with pytest.raises(
-        ValueError, match=r"these atoms have partial occupancies; pass system=alchemjax.from_atoms\(atoms\)"
-    ):
-        aj.Calculator(toy).get_potential_energy(mixed)
-    with pytest.raises(ValueError, match="species 'Au' is not in toy"):
-        aj.Calculator(toy).get_forces(bulk("Au", cubic=True))
-    close = rock_salt()
-    close.positions[1] = close.positions[0] + 0.01
-    close.calc = calculator
-    for _ in range(2):
-        with pytest.raises(ValueError, match="sites 0 and 1 are 0.0173 A apart"):
-            close.get_forces()
-    assert_agrees_after = rock_salt()
-    assert_agrees_after.calc = calculator
-    assert_agrees(assert_agrees_after, aj.calculate(toy, system))
-
-
-def test_results_are_not_stale_after_atoms_or_cell_changed(toy):
-    atoms = rock_salt()
-    atoms.calc = aj.Calculator(toy)
-    energies = [atoms.get_potential_energy()]
-    atoms.positions[0, 0] += 0.1
-    energies.append(atoms.get_potential_energy())
-    atoms.symbols[0] = "K"
-    energies.append(atoms.get_potential_energy())
-    atoms.pbc = False
-    energies.append(atoms.get_potential_energy())
-    assert len(set(np.round(energies, 6))) == 4
-    results = atoms.calc.results
-    atoms.set_initial_magnetic_moments(np.ones(8))
-    atoms.get_potential_energy()
-    assert atoms.calc.results is results  # magnetic moments do not enter
-
-
-def test_results_are_written_with_the_atoms(toy, tmp_path):
-    system = aj.from_atoms(rock_salt(), {"Na": ("Na", "K")}, weights=[0.5, 0.5])
-    atoms = aj.to_atoms(system)
-    atoms.calc = aj.Calculator(toy, system)
-    forces, stress = atoms.get_forces(), atoms.get_stress()
-    ase.io.write(tmp_path / "a.xyz", atoms)
-    back = ase.io.read(tmp_path / "a.xyz")
-    np.testing.assert_allclose(back.get_forces(), forces, atol=1e-7)
-    np.testing.assert_allclose(back.get_stress(), stress, rtol=1e-7)
-    assert_same_system(aj.from_atoms(back), system, atol=1e-7)
-
-
-def test_molecular_mixture_relaxes_with_an_ase_optimiser(toy):
-    atoms = Atoms("NaCl", [(0, 0, 0), (0, 0, 2.0)])
-    system = aj.from_atoms(atoms, {"Na": ("Na", "K")}, weights=[0.5, 0.5])
-    atoms.calc = aj.Calculator(toy, system)
-    before = atoms.get_potential_energy()
-    with BFGS(atoms, logfile=None) as optimiser:
-        assert optimiser.run(fmax=1e-3, steps=200)
-    assert atoms.get_potential_energy() < before
-    moved = system._replace(structure=aj.from_atoms(atoms).structure)
-    assert np.abs(aj.calculate(toy, moved).forces).max() < 1e-3
-
-
-@pytest.mark.slow
-def test_rock_salt_relaxes_to_no_stress_with_its_cell():
-    atoms = bulk("NaCl", "rocksalt", a=5.5)
-    atoms.set_cell(atoms.cell[:] @ (np.eye(3) + 0.02 * np.eye(3)[[1, 0, 2]]), scale_atoms=True)
-    atoms.calc = aj.Calculator(aj.load("sevennet-0", dtype="float64"))
-    assert np.abs(atoms.get_stress()).max() > 1e-2
-    with BFGS(FrechetCellFilter(atoms), logfile=None) as optimiser:
-        assert optimiser.run(fmax=1e-4, steps=100)
-    assert np.abs(atoms.get_stress()).max() < 1e-5
-    lengths = atoms.cell.lengths() * np.sqrt(2)
-    np.testing.assert_allclose(lengths, lengths.mean(), rtol=1e-3)
-    assert 5.6 < lengths.mean() < 5.75  # PBE: 5.70
 
 
 # --- import -----------------------------------------------------------------------------------------------------------

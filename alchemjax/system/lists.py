@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from alchemjax.system.neighbours import find_pairs
@@ -51,10 +52,10 @@ def allocate(rule: Rule, layout: Layout, structures: list[Structure], radius: fl
     pbc = tuple(map(bool, structures[0].pbc))
     heights = np.array([1 / np.linalg.norm(np.linalg.inv(s.cell), axis=0) for s in structures])
     inside = [s._replace(positions=wrap(pbc, s.positions, s.cell, np)[0]) for s in structures]
-    extents = [np.ptp(s.positions @ np.linalg.inv(s.cell), axis=0) for s in inside] * heights
+    extents = np.array([np.ptp(s.positions @ np.linalg.inv(s.cell), axis=0) for s in inside]) * heights
     least = (1 + SLACK + spare / SPARE - 1) * radius
     periodic = np.maximum(1, (heights.min(0) / least).astype(int))
-    bins = np.where(pbc, periodic, 1 + (extents.max(0) / radius).astype(int))
+    bins = _fewer(np.where(pbc, periodic, 1 + (extents.max(0) / radius).astype(int)), 27 + 8 * rule.points)
     reach = np.where(pbc, np.ceil(least * bins / heights.min(0)).astype(int), np.minimum(1, bins - 1))
     shapes = _shapes(rule, layout, inside, radius, spare)
     grid = Grid(float(radius), pbc, tuple(bins.tolist()), tuple(reach.tolist()), 1, shapes)
@@ -63,6 +64,13 @@ def allocate(rule: Rule, layout: Layout, structures: list[Structure], radius: fl
         where = _bin_of(grid, s.positions[layout.site[:-1]] @ np.linalg.inv(s.cell), height, np)
         most = max(most, np.unique(where, axis=0, return_counts=True)[1].max())
     return grid._replace(room=min(rule.points, int(np.ceil(spare * 1.2 * most)) + 1))
+
+
+def _fewer(bins: np.ndarray, most: int) -> np.ndarray:
+    """Numbers of wider bins, at most so many in all: empty space would fill the memory."""
+    while bins.prod() > most:
+        bins = np.where(np.arange(3) == bins.argmax(), (bins + 1) // 2, bins)
+    return bins
 
 
 def _shapes(rule: Rule, layout: Layout, structures: list[Structure], radius: float, spare: float):
@@ -81,6 +89,18 @@ def _shapes(rule: Rule, layout: Layout, structures: list[Structure], radius: flo
         rows = max(int(np.ceil(each / width).sum()) for each in several)
         shapes.append((int(np.ceil(spare * rows)) + 1, width))
     return tuple(shapes)
+
+
+def no_list(grid: Grid, rule: Rule, sites: int, dtype: str) -> Neighbours:
+    """What stands for the list before there is one: stale wherever sites are."""
+    return Neighbours(
+        sender=tuple(np.full(shape, rule.points, np.int32) for shape in grid.shapes),
+        receiver=tuple(np.full(rows, rule.points, np.int32) for rows, _ in grid.shapes),
+        shift=tuple(np.zeros((*shape, 3), np.int32) for shape in grid.shapes),
+        positions=np.full((sites, 3), np.nan, dtype),
+        cell=np.full((3, 3), np.nan, dtype),
+        overflow=np.zeros((), bool),
+    )
 
 
 def search(grid: Grid, rule: Rule, layout: Layout, positions, cell) -> Neighbours:
@@ -135,6 +155,20 @@ def is_stale(cutoff: float, skin, then, now, since) -> Bool[Array, ""]:
     stretch = 1 - jnp.sqrt(jnp.sum((since - identity) ** 2))
     beside = jnp.sqrt(jnp.max(jnp.sum((now - then @ since) ** 2, axis=-1)))
     return ~((cutoff + skin) * stretch - 2 * beside >= cutoff)  # NaN is stale
+
+
+def renewed(grid: Grid, rule: Rule, layout: Layout, cutoff: float, listed: Neighbours, positions, cell):
+    """(positions in the images that the list is of, list), made again only where it is stale; traced."""
+    since = jnp.linalg.solve(listed.cell, cell)
+    turns = jnp.round((positions - listed.positions) @ jnp.linalg.inv(cell))  # a cell that is much changed is stale
+    nearest = positions - jnp.where(jnp.asarray(grid.pbc)[None], turns, 0) @ cell
+
+    def again(_):
+        inside, _ = wrap(grid.pbc, positions, cell)
+        return inside, search(grid, rule, layout, inside, cell)
+
+    stale = is_stale(cutoff, grid.radius - cutoff, listed.positions, nearest, since)
+    return lax.cond(stale, again, lambda _: (nearest, listed), None)
 
 
 def _bin_of(grid: Grid, fractional, heights, xp=jnp):

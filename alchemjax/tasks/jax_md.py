@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from alchemjax.calculate import check_kind, check_traceable, energy, precision, species_rows
 from alchemjax.model.load import Potential
-from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, is_stale, search, topology
+from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, is_stale, no_list, search, topology
 from alchemjax.system.masses import node_masses
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import check_shape, listed_weights
@@ -136,9 +136,9 @@ def jax_md(
         grid = allocate(rule, layout, [atoms], cutoff + dr_threshold, spare=capacity_multiplier)
         grid = grid._replace(shapes=tuple((rows + int(extra_capacity), width) for rows, width in grid.shapes))
         with precision(potential):
-            here, nowhere = jnp.asarray(position, dtype), jnp.full((number, 3), jnp.nan, dtype)  # a list that is stale
+            here = jnp.asarray(position, dtype)
             blank = NeighbourList(
-                _compiled_search(grid, rule)(arrays, nowhere, jnp.asarray(cell, dtype)),
+                jax.tree.map(jnp.asarray, no_list(grid, rule, number, dtype)),
                 here,
                 jnp.asarray(cell.T, dtype),
                 jnp.zeros((), bool),
@@ -212,11 +212,6 @@ def jax_md(
 
     position = structure.positions @ np.linalg.inv(start.T)
     return NeighbourFns(allocate_fn, update_fn, shift_fn, masses, position, start), energy_fn
-
-
-@lru_cache(maxsize=32)
-def _compiled_search(grid: Grid, rule: Rule):
-    return jax.jit(partial(search, grid, rule))
 
 
 @lru_cache(maxsize=32)

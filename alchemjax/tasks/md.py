@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from alchemjax.calculate import precision
 from alchemjax.model.load import Potential
-from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, wrap
+from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, no_list, wrap
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.system import System
 from alchemjax.tasks.dynamics import Knots, Protocol, Sample, Scheme, State, chunk
@@ -156,15 +156,8 @@ def _start(plan: Plan, grid: Grid, dtype: str) -> State:
 
 def _no_list(plan: Plan, grid: Grid, dtype: str) -> Neighbours:
     """A list that is made again at once."""
-    replicas, sites, nothing = len(plan.seeds), len(plan.start.positions), plan.rule.points
-    return Neighbours(
-        sender=tuple(np.full((replicas, *shape), nothing, np.int32) for shape in grid.shapes),
-        receiver=tuple(np.full((replicas, rows), nothing, np.int32) for rows, _ in grid.shapes),
-        shift=tuple(np.zeros((replicas, *shape, 3), np.int32) for shape in grid.shapes),
-        positions=np.full((replicas, sites, 3), np.nan, dtype),
-        cell=np.full((replicas, 3, 3), np.nan, dtype),
-        overflow=np.zeros(replicas, bool),
-    )
+    one = no_list(grid, plan.rule, len(plan.start.positions), dtype)
+    return jax.tree.map(lambda a: np.repeat(a[None], len(plan.seeds), axis=0), one)
 
 
 def _new(state: State, samples: Sample) -> Sample:
