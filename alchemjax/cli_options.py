@@ -52,7 +52,7 @@ class Dtype(StrEnum):
 def _number(kind: type) -> Callable:
     """How an option of the command line becomes a number."""
 
-    def parse(text: str):
+    def parse(text: str | float):  # a default is a number already
         try:
             return kind(text)
         except ValueError:

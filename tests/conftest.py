@@ -1,5 +1,6 @@
 """Settings of every test, and small potentials and structures that compile quickly."""
 
+import json
 import os
 import sys
 import zlib
@@ -187,6 +188,46 @@ def natural():
 def small_natural():
     """A Nequix of two layers, l up to 1: the quickest to compile."""
     return tiny_nequix((4, 3), 2, 1, seed=6)
+
+
+# --- for the command line ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory):
+    """A folder with structures and a model of random weights that compiles quickly."""
+    import ase.io
+    from ase.build import bulk
+    from safetensors.numpy import save_file
+
+    from alchemjax.model import sevennet
+
+    species = ("Cl", "K", "Li", "Na", "O")
+    folder = tmp_path_factory.mktemp("cli")
+    ase.io.write(folder / "nacl.cif", bulk("NaCl", "rocksalt", 5.6))
+    architecture = {
+        "cutoff": 5.0,
+        "cutoff_function": {"name": "polynomial", "p": 6},
+        "lmax": 1,
+        "modalities": None,
+        "multiplicities": [[3], [3, 2], [3]],
+        "normalize_sph": True,
+        "radial_basis": 4,
+        "radial_hidden": [7, 5],
+        "silu_norm": 1.679,
+        "w3j_signs": {},
+    }
+    rng = np.random.default_rng(0)
+    shapes = sevennet.parameter_shapes(architecture, len(species))
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    tensors["bessel_frequencies"] = np.float32(np.pi / 5) * np.arange(1, 5, dtype=np.float32)
+    tensors["denominators"] = np.full(shapes["denominators"], 0.3, np.float32)
+    (folder / "model").mkdir()
+    save_file(tensors, folder / "model" / "model.safetensors")
+    config = {"format_version": 1, "family": "sevennet", "name": "tiny", "species": species, "dtype": "float32"}
+    config |= {"architecture": architecture, "source": {"licence": None}}
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 # --- models in the user's cache ---------------------------------------------------------------------------------------

@@ -16,8 +16,6 @@ import numpy as np
 import platformdirs
 import pytest
 from ase import Atoms
-from ase.build import bulk
-from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import alchemjax as aj
@@ -30,38 +28,6 @@ from alchemjax.units import EV_PER_A3_IN_GPA
 ROOT = Path(__file__).parents[1]
 SPECIES = ("Cl", "K", "Li", "Na", "O")
 VOIGT = [(0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1)]
-
-
-@pytest.fixture(scope="session")
-def work(tmp_path_factory):
-    """A folder with structures and a model of random weights that compiles quickly."""
-    from alchemjax.model import sevennet
-
-    folder = tmp_path_factory.mktemp("cli")
-    ase.io.write(folder / "nacl.cif", bulk("NaCl", "rocksalt", 5.6))
-    architecture = {
-        "cutoff": 5.0,
-        "cutoff_function": {"name": "polynomial", "p": 6},
-        "lmax": 1,
-        "modalities": None,
-        "multiplicities": [[3], [3, 2], [3]],
-        "normalize_sph": True,
-        "radial_basis": 4,
-        "radial_hidden": [7, 5],
-        "silu_norm": 1.679,
-        "w3j_signs": {},
-    }
-    rng = np.random.default_rng(0)
-    shapes = sevennet.parameter_shapes(architecture, len(SPECIES))
-    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    tensors["bessel_frequencies"] = np.float32(np.pi / 5) * np.arange(1, 5, dtype=np.float32)
-    tensors["denominators"] = np.full(shapes["denominators"], 0.3, np.float32)
-    (folder / "model").mkdir()
-    save_file(tensors, folder / "model" / "model.safetensors")
-    config = {"format_version": 1, "family": "sevennet", "name": "tiny", "species": SPECIES, "dtype": "float32"}
-    config |= {"architecture": architecture, "source": {"licence": None}}
-    (folder / "model" / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import check_shape, listed_weights
 from alchemjax.system.structure import completed_cell, volume
 from alchemjax.system.system import System, checked_alpha, checked_weights
-from alchemjax.system.topology import Rule, make_layout
+from alchemjax.system.topology import make_layout
 from alchemjax.tasks.thermostats import site_masses
 
 
@@ -48,9 +48,9 @@ class NeighbourList:
     """
 
     listed: Neighbours
-    reference_position: Float[Array, "sites 3"]  # fractional, in the box along its periodic directions
-    box: Float[Array, "3 3"]
-    did_buffer_overflow: Bool[Array, ""]
+    reference_position: Float[Array, "*lists sites 3"]  # fractional, in the box along its periodic directions
+    box: Float[Array, "*lists 3 3"]
+    did_buffer_overflow: Bool[Array, "*lists"]
     grid: Grid
     points: int
     update_fn: Callable
