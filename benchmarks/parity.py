@@ -25,10 +25,10 @@ from ase.spacegroup import crystal
 
 import alchemjax as aj
 from alchemjax.calculate import compiled_derivatives, precision
-from alchemjax.system.topology import make_topology
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import make_sites
 from alchemjax.system.structure import make_structure
+from alchemjax.system.topology import make_topology
 
 ORIGINALS = Path(__file__).with_name("parity_originals.py")
 TOLERANCES = (1e-9, 1e-8, 1e-9)  # eV/atom, eV/A, eV/A^3

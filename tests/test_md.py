@@ -333,6 +333,8 @@ WRONG = {
     "steps = -1 must be a whole number, at least 0": {"steps": -1},
     "timestep = 0 must be a positive number": {"timestep": 0},
     "every = 0 must be": {"every": 0},
+    "seed = -1 must be a whole number, at least 0": {"seed": -1},
+    "seed = 1.5 must be": {"replicas": [{"seed": 1.5}]},
     "thermostat 'andersen' is unknown; allowed are langevin, nose-hoover, csvr": {"thermostat": "andersen"},
     "a moving cell needs a thermostat": {"thermostat": None, "cell": True},
     "pressure = 1.0 has no effect unless the cell moves": {"pressure": 1.0},

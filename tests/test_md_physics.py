@@ -59,14 +59,14 @@ def test_kinetic_energies_are_distributed_canonically_and_equally_over_sites(the
     settled = slice(10, None)
     twice = 2 * out.kinetic[settled] / kT
     mean, error = mean_and_error(twice.mean(0))
-    assert_is(mean, error, 9, 0.25)  # 3N - 3
+    assert_is(mean, error, 9, 0.4)  # 3N - 3
     assert stats.kstest(twice[::2].ravel(), stats.chi2(9).cdf).pvalue > 1e-3
     assert stats.kstest(twice[::2].ravel(), stats.chi2(12).cdf).pvalue < 1e-6, "3N would be wrong"
     masses = atoms.get_masses()
     of_sites = masses * (out.velocities[settled] ** 2).sum(-1) / FS**2 / kT
     for site in (0, 3):  # the rest of 3 is in the momentum of the others, which is opposite
         mean, error = mean_and_error(of_sites[..., site].mean(0))
-        assert_is(mean, error, 3 * (1 - masses[site] / masses.sum()), 0.11)
+        assert_is(mean, error, 3 * (1 - masses[site] / masses.sum()), 0.15)
 
 
 # --- volumes ----------------------------------------------------------------------------------------------------------
@@ -80,9 +80,9 @@ def test_the_volume_of_an_ideal_gas_has_its_gamma_distribution(thermostat):
     positions = np.random.default_rng(0).uniform(0, side, (sites, 3))
     gas = aj.from_atoms(Atoms(["Ar"] * sites, positions, cell=np.eye(3) * side, pbc=True))
     out = md(
-        lennard_jones(strength=0.0), gas, steps=3000, timestep=4.0, temperature=temperature, thermostat=thermostat,
-        thermostat_time=50.0, cell="hydrostatic", pressure=pressure, bulk_modulus=pressure, barostat_time=100.0, replicas=16,
-        every=20, chunk=100, skin=4.0,
+        lennard_jones(strength=0.0), gas, steps=2200, timestep=4.0, temperature=temperature, thermostat=thermostat,
+        thermostat_time=50.0, cell="hydrostatic", pressure=pressure, bulk_modulus=pressure, barostat_time=100.0,
+        replicas=16, every=20, chunk=100, skin=4.0,
     )  # fmt: skip
     volume = out.volume[15:] * pressure / kT  # in it, the density is V^N exp(-V)
     mean, error = mean_and_error(volume.mean(0))
@@ -92,7 +92,7 @@ def test_the_volume_of_an_ideal_gas_has_its_gamma_distribution(thermostat):
 
 
 def test_a_crystal_that_breathes_has_the_isobaric_ensemble():
-    """Two temperatures, two pressures, some seeds each, all in one program; and runs at fixed volumes to compare with."""
+    """Two temperatures, two pressures, some seeds each, in one program; and runs at fixed volumes to compare with."""
     crystal = bulk("Ar", "fcc", 5.3, cubic=True).repeat((2, 2, 1))
     isobars = run_isobars(crystal)
     for (temperature, pressure), out in isobars.items():
@@ -101,12 +101,12 @@ def test_a_crystal_that_breathes_has_the_isobaric_ensemble():
     for temperature in TEMPERATURES:
         a, b = (isobars[temperature, pressure].volume for pressure in PRESSURES)
         expected = -(PRESSURES[1] - PRESSURES[0]) / (temperature * KELVIN)
-        assert_is(*slope_of_ratio(a, b), expected, 0.2 * abs(expected))
+        assert_is(*slope_of_ratio(a, b), expected, 0.22 * abs(expected))
     for pressure in PRESSURES:
         a, b = (isobars[temperature, pressure] for temperature in TEMPERATURES)
         enthalpy = [out.energy + out.kinetic + pressure * out.volume for out in (a, b)]
         expected = 1 / (TEMPERATURES[0] * KELVIN) - 1 / (TEMPERATURES[1] * KELVIN)
-        assert_is(*slope_of_ratio(*enthalpy), expected, 0.2 * abs(expected))
+        assert_is(*slope_of_ratio(*enthalpy), expected, 0.3 * abs(expected))
     compare_with_fixed_volumes(isobars, crystal)
     compare_compressibilities(isobars)
 
@@ -120,7 +120,7 @@ def run_isobars(crystal):
         for seed in range(SEEDS)
     ]
     out = md(
-        lennard_jones(), aj.from_atoms(crystal), steps=7000, timestep=8.0, thermostat_time=200.0, cell="hydrostatic",
+        lennard_jones(), aj.from_atoms(crystal), steps=5000, timestep=8.0, thermostat_time=200.0, cell="hydrostatic",
         barostat_time=250.0, bulk_modulus=1.7 * GPA, replicas=replicas, every=20, chunk=500, skin=0.9,
     )  # fmt: skip
     settled = type(out)(*(a[60:] for a in out))
@@ -155,7 +155,7 @@ def compare_with_fixed_volumes(isobars, crystal):
         atoms = crystal.copy()
         atoms.set_cell(atoms.cell * (volume / crystal.get_volume()) ** (1 / 3), scale_atoms=True)
         out = md(
-            lennard_jones(), aj.from_atoms(atoms), steps=3000, timestep=8.0, thermostat_time=200.0, replicas=replicas,
+            lennard_jones(), aj.from_atoms(atoms), steps=2200, timestep=8.0, thermostat_time=200.0, replicas=replicas,
             every=10, chunk=500, skin=0.9,
         )  # fmt: skip
         kT = np.repeat(TEMPERATURES, SEEDS) * KELVIN
@@ -200,8 +200,8 @@ def test_every_strain_of_a_free_cell_has_its_virial_theorem():
     """<V (P_ab - P)> + 2 kT = 0 for a = b, 0 otherwise."""
     crystal, temperature, pressure = bulk("Ar", "fcc", 5.3, cubic=True).repeat((2, 2, 1)), 20.0, 0.03 * GPA
     out = md(
-        lennard_jones(), aj.from_atoms(crystal), steps=4000, timestep=8.0, thermostat_time=200.0, cell=True,
-        temperature=temperature, pressure=pressure, barostat_time=250.0, bulk_modulus=1.7 * GPA, replicas=12, every=10,
+        lennard_jones(), aj.from_atoms(crystal), steps=2500, timestep=8.0, thermostat_time=200.0, cell=True,
+        temperature=temperature, pressure=pressure, barostat_time=250.0, bulk_modulus=1.7 * GPA, replicas=8, every=10,
         chunk=500, skin=0.9, thermostat="csvr",
     )  # fmt: skip
     settled = slice(80, None)
@@ -210,4 +210,4 @@ def test_every_strain_of_a_free_cell_has_its_virial_theorem():
     for a in range(3):
         for b in range(a + 1):
             mean, error = mean_and_error(excess[settled, :, a, b].mean(0))
-            assert_is(mean, error, -2.0 * (a == b), 15)
+            assert_is(mean, error, -2.0 * (a == b), 25)

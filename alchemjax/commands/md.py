@@ -93,8 +93,9 @@ def _plan(potential: Potential, system: System, arguments: dict) -> tuple[System
             raise ValueError(f"--{name.replace('_', '-')} has no effect unless the cell moves; give --strain")
     if arguments["thermostat"] == "none" and arguments["thermostat_time"] is not None:
         raise ValueError("--thermostat-time has no effect with --thermostat none; leave it out")
-    weights = schedule.get("weights") or parse_weights(system.sites, arguments["weights"])
-    first = weights[0][1] if "weights" in schedule else weights
+    weights = first = parse_weights(system.sites, arguments["weights"])
+    if "weights" in schedule:
+        weights, first = schedule["weights"], schedule["weights"][0][1]
     system = system._replace(weights=checked_weights(system, first))
     in_gpa = {name: arguments[name] for name in ("pressure", "bulk_modulus")}
     options = {

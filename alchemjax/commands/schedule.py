@@ -40,8 +40,8 @@ def read_schedule(sites: Sites, path: Path) -> dict[str, list[tuple]]:
     for number, cells in lines[1:]:
         row = _numbers(f"'{path}', line {number}", header, cells)
         for name, (quantity, unit) in COLUMNS.items():
-            if row.get(name) is not None:
-                schedule.setdefault(quantity, []).append((row["time_fs"], row[name] / unit))
+            if (value := row.get(name)) is not None:
+                schedule.setdefault(quantity, []).append((row["time_fs"], value / unit))
         given = [row[name] for name in names] if weights else []
         if any(x is not None for x in given):
             if None in given:

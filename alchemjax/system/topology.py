@@ -192,7 +192,7 @@ def make_topology(
     return layout.rest._replace(blocks=tuple(blocks))
 
 
-def block_shapes(topology: Topology) -> list[tuple[int, int]]:
+def block_shapes(topology: Topology) -> list[tuple[int, ...]]:
     """(rows, width) of every block."""
     return [block.sender.shape for block in topology.blocks]
 

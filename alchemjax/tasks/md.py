@@ -98,30 +98,34 @@ def run_chunks(
     potential: Potential, plan: Plan, state: State | None = None, grid: Grid | None = None
 ) -> Iterator[Chunk]:
     """The chunks of a run, from the start or from the state and grid of an earlier chunk on."""
+    if state is None or grid is None:
+        find_pairs(plan.start, potential.cutoff)  # refuses sites on top of each other
+        grid = allocate(plan.rule, plan.layout, [plan.start], potential.cutoff + plan.skin)
+        state = _start(plan, grid, potential.dtype)
+    tries = 0
+    while int(np.max(state.step)) < int(plan.constants.steps):
+        after, samples = _advance(potential, plan, grid, state)
+        if after.overflow.any():
+            tries += 1
+            grid = _more_room(potential, plan, after, grid, tries)
+            state = state._replace(listed=_no_list(plan, grid, potential.dtype))
+            continue
+        if after.broken.any():
+            raise BlewUp(_what_happened(plan, after))
+        tries = 0
+        yield Chunk(after, grid, _new(state, samples))
+        state = after
+
+
+def _advance(potential: Potential, plan: Plan, grid: Grid, state: State) -> tuple[State, Sample]:
+    """One chunk, in arrays of NumPy."""
     devices = tuple(jax.devices()) if len(plan.seeds) % len(jax.devices()) == 0 else tuple(jax.devices()[:1])
-    dtype = potential.dtype
+    scheme = Scheme(plan.thermostat, plan.barostat, grid, plan.rule, plan.rows)
     with precision(potential):
-        cast = lambda a: jnp.asarray(a, dtype if np.issubdtype(np.asarray(a).dtype, np.floating) else None)
-        layout, constants, protocol = jax.tree.map(cast, (plan.layout, plan.constants, plan.protocol))
-        if state is None or grid is None:
-            find_pairs(plan.start, potential.cutoff)  # refuses sites on top of each other
-            grid = allocate(plan.rule, plan.layout, [plan.start], potential.cutoff + plan.skin)
-            state = _start(plan, grid, dtype)
-        tries, steps = 0, int(plan.constants.steps)
-        while int(np.max(state.step)) < steps:
-            scheme = Scheme(plan.thermostat, plan.barostat, grid, plan.rule, plan.rows)
-            run = _compiled(potential.node_energies, potential.config, scheme, devices)
-            after, samples = run(potential.params, layout, constants, protocol, state)
-            if np.asarray(after.overflow).any():
-                tries += 1
-                grid = _more_room(potential, plan, after, grid, tries)
-                state = state._replace(listed=_no_list(plan, grid, dtype))
-                continue
-            if np.asarray(after.broken).any():
-                raise BlewUp(_what_happened(plan, after))
-            tries = 0
-            yield Chunk(after, grid, _new(state, jax.tree.map(np.asarray, samples)))
-            state = after
+        cast = lambda a: jnp.asarray(a, potential.dtype if np.issubdtype(np.asarray(a).dtype, np.floating) else None)
+        given = jax.tree.map(cast, (plan.layout, plan.constants, plan.protocol))
+        run = _compiled(potential.node_energies, potential.config, scheme, devices)
+        return jax.tree.map(np.asarray, run(potential.params, *given, state))
 
 
 def _start(plan: Plan, grid: Grid, dtype: str) -> State:

@@ -93,8 +93,7 @@ def make_plan(
         if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
             raise ValueError(f"{name} = {value!r} must be a positive number")
     for name, value, least in (("steps", steps, 0), ("every", every, 1), ("chunk", chunk, 1)):
-        if isinstance(value, bool) or value != int(value) or value < least:
-            raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}")
+        _check_whole(name, value, least)
     if thermostat is not None and thermostat not in THERMOSTATS:
         raise ValueError(f"thermostat '{thermostat}' is unknown; allowed are {', '.join(THERMOSTATS)}, or None for NVE")
     structure = system.structure
@@ -111,7 +110,10 @@ def make_plan(
     if barostat and volume(structure) is None:
         raise ValueError("a moving cell needs a volume; give the non-periodic direction a lattice vector")
     own = {"weights": weights, "alpha": alpha, "temperature": temperature, "pressure": pressure, "seed": seed}
+    _check_whole("seed", seed, 0)
     members = [own | one for one in _replicas(replicas, seed)]
+    for one in members:
+        _check_whole("seed", one["seed"], 0)
     rule, layout = make_layout(
         system.sites, species_rows(potential, system), system.coupling, per_node=potential.per_node
     )
@@ -147,6 +149,13 @@ def make_plan(
     )
 
 
+def _check_whole(name: str, value, least: int) -> None:
+    """Errors: ValueError unless the value is a whole number, at least `least`."""
+    number = isinstance(value, int | float | np.integer) and not isinstance(value, bool)
+    if not (number and np.isfinite(value) and value == int(value) and value >= least):
+        raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}")
+
+
 def _replicas(replicas, seed: int) -> list[dict]:
     if replicas is None:
         return [{}]
@@ -155,7 +164,7 @@ def _replicas(replicas, seed: int) -> list[dict]:
             raise ValueError(f"replicas = {replicas} must be at least 1")
         return [{"seed": seed + k} for k in range(replicas)]
     try:
-        given = [dict(one) for one in replicas]
+        given = [dict(one) for one in list(replicas)]
     except (TypeError, ValueError):
         raise ValueError(f"replicas = {replicas!r:.80} is not understood; give a number or a list of dicts") from None
     if not given:
