@@ -86,9 +86,7 @@ def against_sevenn(args):
     for name, seconds in medians.items():
         print(f"{name:22s} {1e3 * seconds / STEPS:8.1f} ms a step, {STEPS / seconds:.2f} steps/s")
     for name in ("Si64", "Si216"):
-        print(
-            f"{name}: the loop takes {medians[name] / medians[f'{name}, bare'] - 1:+.1%} of bare energy + forces + stress"
-        )
+        print(f"{name}: {medians[name] / medians[name + ', bare'] - 1:+.1%} over bare energy + forces + stress")
     for name in theirs:
         print(f"{medians[name] / medians[name.split()[-1]]:.1f} times faster than {name}")
     side_by_side.write(args.json, medians, args.repeats)
@@ -186,13 +184,11 @@ def scaling():
 
     rows = np.array(in_processes("--one-size", (2, 3, 4, 5, 6, 8)))
     for atoms, seconds, memory, base in rows:
-        print(
-            f"{atoms:6.0f} atoms: {1 / seconds:8.3f} steps/s, {memory:.2f} GB, {1e6 * (memory - base) / atoms:.0f} kB/atom"
-        )
+        each = 1e6 * (memory - base) / atoms
+        print(f"{atoms:6.0f} atoms: {1 / seconds:8.3f} steps/s, {memory:.2f} GB, {each:.0f} kB/atom")
     large = rows[1:]
-    print(
-        f"time grows as atoms^{np.polyfit(np.log(large[:, 0]), np.log(large[:, 1]), 1)[0]:.2f} from {large[0, 0]:.0f} on"
-    )
+    power = np.polyfit(np.log(large[:, 0]), np.log(large[:, 1]), 1)[0]
+    print(f"time grows as atoms^{power:.2f} from {large[0, 0]:.0f} on")
 
 
 def all_lists():
