@@ -241,14 +241,16 @@ def md(
         int | None,
         Option(**WHOLE, help="Steps from frame to frame of the trajectory, 0 for none. [default: 10 lines of the log]"),
     ] = None,
-    checkpoint_every: Annotated[int, Option(**WHOLE, help="Steps that are lost at most when the run is killed.")] = 100,
+    checkpoint_every: Annotated[
+        int | None, Option(**WHOLE, help="Steps that are lost at most when the run is killed. [default: about 100]")
+    ] = None,
     plot: Annotated[bool, Option("--plot/--no-plot", help="Draw md.png.")] = True,
     resume: Annotated[
         bool, Option("--resume", help="Continue the run in this folder, also a finished one to more --steps.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Molecular dynamics at a composition, or along a path of compositions.
+    """Molecular dynamics, also along a path of compositions.
 
     Killed at any moment, a run continues when the same command is given again, and its log is that of a run which was
     never stopped. Masses are the means of the species on a site; momenta are kept where a composition moves.

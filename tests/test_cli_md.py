@@ -19,7 +19,6 @@ import alchemjax as aj
 from alchemjax.atoms import from_atoms
 from alchemjax.cli import app
 from alchemjax.commands.schedule import read_schedule
-from alchemjax.system.structure import make_structure
 
 STEPS = ["--steps", "40", "--log-every", "5", "--frames-every", "10", "--checkpoint-every", "10", "--no-plot"]
 MIX = ["--mix", "Na=Na,K", "--weights", "0.5,0.5", "--timestep", "0.2", "--thermostat-time", "20", "--temperature", "9"]
@@ -194,6 +193,8 @@ BAD = {
     "--barostat-time has no effect": ["--barostat-time", "1"],
     "--thermostat-time has no effect with --thermostat none": ["--thermostat", "none", "--thermostat-time", "1"],
     "--frames-every 7 must be a multiple of --log-every 5": ["--frames-every", "7"],
+    "--checkpoint-every 7 must be a multiple of --log-every 5": ["--checkpoint-every", "7"],
+    "--log-every 0 must be at least 1": ["--log-every", "0"],
     "timestep = -1.0 must be a positive number": ["--timestep", "-1"],
     "temperature = -1 K must be positive": ["--temperature", "-1"],
     "a moving cell needs a thermostat": ["--thermostat", "none", "--strain", "all"],
@@ -251,18 +252,63 @@ def test_a_plot_is_drawn_with_a_panel_for_each_thing_that_changes(run, tmp_path)
     assert len(plot_md(fixed).axes) == 4
 
 
-def test_slabs_keep_their_vacuum_and_molecules_have_no_pressure(run, work, tmp_path, monkeypatch):
+def test_slabs_keep_their_vacuum_and_molecules_have_no_pressure(run, work, tmp_path):
+    from ase import Atoms
     from ase.build import bulk
 
     slab = bulk("NaCl", "rocksalt", 5.6, cubic=True)
     slab.cell[2] = [0, 0, 20]
     slab.pbc = (True, True, False)
     ase.io.write(tmp_path / "slab.extxyz", slab)
+    ase.io.write(tmp_path / "pair.xyz", Atoms("NaCl", [[0, 0, 0], [2.4, 0, 0]]))
     common = ["--model", str(work / "model"), *STEPS, "--timestep", "0.2"]
-    done = CliRunner().invoke(app, ["md", str(tmp_path / "slab.extxyz"), "-o", str(tmp_path / "slab"), *common])
-    assert done.exit_code == 0, done.output
+    for name, options in (("slab.extxyz", ["--strain", "all"]), ("pair.xyz", [])):
+        done = CliRunner().invoke(app, ["md", str(tmp_path / name), "-o", str(tmp_path / name[:4]), *common, *options])
+        assert done.exit_code == 0, done.output
     last = ase.io.read(tmp_path / "slab" / "trajectory.extxyz", "-1")
     np.testing.assert_allclose(last.cell[2], [0, 0, 20])
-    assert last.pbc.tolist() == [True, True, False]
-    structure = make_structure(last.positions, last.cell.array, last.pbc)
-    assert np.isfinite(structure.positions).all()
+    assert last.pbc.tolist() == [True, True, False] and abs(last.cell[0, 0] - 5.6) > 1e-6
+    assert {row["pressure_GPa"] for row in table(tmp_path / "pair" / "log.csv")} == {""}
+
+
+def test_overwrite_does_not_destroy_a_run_of_its_own_that_was_stopped(run, tmp_path, monkeypatch):
+    from alchemjax.commands import md
+
+    out, store, calls = tmp_path / "run", md.store, []
+
+    def stops(*arguments):
+        store(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(md, "store", stops)
+    run("-o", out, *STEPS, *MIX, "--overwrite", status=130)
+    (out / ".0123abcd.checkpoint.npz").write_bytes(b"what a killed process was writing")
+    run("-o", out, *STEPS, *MIX, "--overwrite")
+    assert len(calls) == 5, "0 to 5, 15, 25, 35 and 40, once each"
+    assert not list(out.glob(".*"))
+    run("-o", out, *STEPS, *MIX, "--overwrite")
+    assert len(calls) == 10, "a finished one is calculated again"
+
+
+def test_a_finished_run_without_its_checkpoint_or_with_a_part_lost_stays_as_it_is(run, tmp_path):
+    out = tmp_path / "run"
+    run("-o", out, *STEPS, *MIX)
+    report = (out / "md.json").read_bytes()
+    (out / "trajectory.extxyz").rename(tmp_path / "kept")
+    assert "has lost a part" in run("-o", out, *STEPS, *MIX, status=2)
+    (tmp_path / "kept").rename(out / "trajectory.extxyz")
+    checkpoint = (out / "checkpoint.npz").read_bytes()
+    (out / "checkpoint.npz").unlink()
+    assert "checkpoint.npz' is missing; put it back" in run("-o", out, *STEPS, *MIX, status=2)
+    assert (out / "md.json").read_bytes() == report and len(table(out / "log.csv")) == 9
+    (out / "checkpoint.npz").write_bytes(checkpoint)
+    run("-o", out, *STEPS, *MIX)
+
+
+def test_a_schedule_without_weights_needs_weights_from_elsewhere(run, tmp_path):
+    schedule = tmp_path / "schedule.csv"
+    schedule.write_text("time_fs,temperature_K\n0,100\n4,200\n")
+    said = run("-o", tmp_path / "run", *STEPS, "--mix", "Na=K,Li", "--schedule", schedule, status=2)
+    assert "give --weights" in said

@@ -83,9 +83,9 @@ def test_conserved_energy_converges_with_the_time_step(name, potential, crystal)
 
 
 def test_NVE_is_velocity_Verlet_of_jax_md(potential, crystal, monkeypatch):
+    monkeypatch.undo()  # jax-md has jitted functions of its own, inside ours
     from jax_md import simulate
 
-    monkeypatch.undo()  # jax-md has jitted functions of its own, inside ours
     velocities = np.random.default_rng(1).normal(size=(8, 3)) * 1e-3
     velocities -= velocities.mean(0)  # equal masses
     out = argon(potential, crystal, steps=50, timestep=5.0, thermostat=None, velocities=velocities, every=50)
@@ -199,6 +199,33 @@ def test_a_moving_composition_does_the_work_that_changes_the_conserved_energy(po
     total = out.energy + out.kinetic
     assert abs(total[-1] - total[0]) > 0.5 and abs(out.work[-1] - (total[-1] - total[0])) < 1e-3
     assert (np.array(wander[:-1]) / wander[1:] > 3).all(), "second order in the time step"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"thermostat": "nose-hoover", "temperature": [(0.0, 20.0), (400.0, 60.0)]},
+        {"cell": "hydrostatic", "temperature": [(0.0, 20.0), (400.0, 60.0)], "barostat_time": 2000.0},
+        {"cell": "hydrostatic", "pressure": [(0.0, 0.0), (400.0, 0.1 * GPA)], "barostat_time": 2000.0},
+    ],
+)
+def test_targets_that_move_do_not_change_the_conserved_energy(options, potential, crystal):
+    out = argon(potential, crystal, steps=160, timestep=2.5, every=20, bulk_modulus=1.5 * GPA, **options)
+    target = out.target_pressure * out.volume + out.target_temperature * KELVIN
+    assert np.ptp(target) > 0.003 and np.ptp(out.conserved) < 0.0015
+
+
+def test_given_velocities_lose_the_motion_of_the_centre_of_mass_to_a_thermostat(potential, crystal):
+    velocities = np.random.default_rng(0).normal(size=(8, 3)) * 1e-3 + 0.01
+    out = argon(potential, crystal, steps=0, velocities=velocities)
+    np.testing.assert_allclose(out.velocities[0], velocities - velocities.mean(0), atol=1e-15)
+    assert argon(potential, crystal, steps=0, velocities=velocities, thermostat=None).velocities[0].mean() > 0.009
+
+
+def test_replicas_may_have_one_knot_each(potential, crystal):
+    replicas = [{"temperature": [(0, 30.0)]}, {"temperature": [(10, 40.0)]}]
+    plan = make_plan(potential, crystal, steps=1, replicas=replicas)
+    np.testing.assert_allclose(plan.protocol.temperature.value, [[30 * KELVIN], [40 * KELVIN]])
 
 
 def test_masses_are_means_of_the_species_and_momenta_are_kept_when_they_change(potential, crystal):
@@ -348,6 +375,11 @@ WRONG = {
         "replicas": [{"temperature": [(0, 1), (9, 2)]}, {"temperature": [(0, 1), (8, 2)]}]
     },
     "velocities have shape": {"velocities": np.zeros((7, 3))},
+    r"velocities have shape \(2, 8, 3\)": {"velocities": np.zeros((2, 8, 3)), "replicas": 3},
+    "fixed_axes = ": {"fixed_axes": [0]},
+    "a schedule of the temperature needs a thermostat": {"thermostat": None, "temperature": [(0, 1), (1, 2)]},
+    "steps = 3000000000 is too large": {"steps": 3_000_000_000},
+    r"the time 1e\+10 fs of temperature": {"temperature": [(0, 1), (1e10, 2)]},
     "weights of group 'Ar' sum to 1.5": {"weights": [1.0, 0.5]},
     "alpha = 0.1 was given with coupling 'independent'": {"alpha": 0.1},
 }

@@ -72,8 +72,8 @@ def test_kinetic_energies_are_distributed_canonically_and_equally_over_sites(the
 # --- volumes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("thermostat", ["langevin", "csvr"])
-def test_the_volume_of_an_ideal_gas_has_its_gamma_distribution(thermostat):
+@pytest.mark.parametrize("thermostat, cell", [("langevin", "hydrostatic"), ("csvr", (0, 0, 1, 0, 0, 0))])
+def test_the_volume_of_an_ideal_gas_has_its_gamma_distribution(thermostat, cell):
     sites, temperature = 6, 100.0
     side = 40.0
     kT, pressure = temperature * KELVIN, (sites + 1) * temperature * KELVIN / side**3
@@ -81,12 +81,12 @@ def test_the_volume_of_an_ideal_gas_has_its_gamma_distribution(thermostat):
     gas = aj.from_atoms(Atoms(["Ar"] * sites, positions, cell=np.eye(3) * side, pbc=True))
     out = md(
         lennard_jones(strength=0.0), gas, steps=2200, timestep=4.0, temperature=temperature, thermostat=thermostat,
-        thermostat_time=50.0, cell="hydrostatic", pressure=pressure, bulk_modulus=pressure, barostat_time=100.0,
+        thermostat_time=50.0, cell=cell, pressure=pressure, bulk_modulus=pressure, barostat_time=100.0,
         replicas=16, every=20, chunk=100, skin=4.0,
     )  # fmt: skip
     volume = out.volume[15:] * pressure / kT  # in it, the density is V^N exp(-V)
     mean, error = mean_and_error(volume.mean(0))
-    assert_is(mean, error, sites + 1, 0.3)
+    assert_is(mean, error, sites + 1, 0.45)
     mean, error = mean_and_error(((volume - sites - 1) ** 2).mean(0))
     assert_is(mean, error, sites + 1, 1.5)
 

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import time
+from functools import partial
 from pathlib import Path
 
 import ase.io
@@ -23,6 +24,7 @@ from alchemjax.commands.columns import csv_text, lattice_columns, plain, stress_
 from alchemjax.commands.compositions import weight_names
 from alchemjax.commands.options import parse_axes, parse_cell, parse_mix, parse_weights
 from alchemjax.commands.run_folder import (
+    CHECKPOINT,
     LOG,
     PLOT,
     REPORT,
@@ -41,7 +43,7 @@ from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.md import Trajectory, recorded, run_chunks
-from alchemjax.tasks.md_plan import Plan, make_plan, masses_of
+from alchemjax.tasks.md_plan import CHUNK, Plan, make_plan, masses_of
 from alchemjax.units import EV_PER_A3_IN_GPA
 
 SETTLING, BLOCKS = 0.2, 10  # part of a run that averages leave out, and in how many blocks they divide the rest
@@ -54,10 +56,13 @@ def run(arguments: dict) -> None:
         raise ValueError("--resume and --overwrite were both given; give one of them")
     prepare_jax()
     scheduled = arguments["schedule"] is not None
-    needs = arguments["weights"] is None and not scheduled
-    system = read_system(arguments["file"], mix, arguments["groups"], arguments["coupling"], needs_weights=needs)
+    read = partial(read_system, arguments["file"], mix, arguments["groups"], arguments["coupling"])
+    system = read(needs_weights=arguments["weights"] is None and not scheduled)
+    schedule = read_schedule(system.sites, arguments["schedule"]) if scheduled else {}
+    if scheduled and arguments["weights"] is None and "weights" not in schedule:
+        system = read(needs_weights=True)
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
-    system, plan = _plan(potential, system, arguments)
+    system, plan = _plan(potential, system, schedule, arguments)
     topology_of(potential, system)  # whatever is wrong with the structure is said before anything is written
     every = arguments["log_every"]
     frames = 10 * every if arguments["frames_every"] is None else arguments["frames_every"]
@@ -67,9 +72,11 @@ def run(arguments: dict) -> None:
     _check_length(out, fingerprint, plan, resume=arguments["resume"], overwrite=arguments["overwrite"])
     with opened(out, fingerprint, resume=arguments["resume"], overwrite=arguments["overwrite"]):
         begun = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, system)
-        done = report_of(out).get("steps_done", -1)
-        _write_report(out, begun | {"finished": False, "steps_done": done})
-        seconds = _run(potential, system, plan, out, frames)
+        last = _last(out, fingerprint, plan)
+        done = -1 if last is None else int(last.state.step[0])
+        if done < int(plan.constants.steps):
+            _write_report(out, begun | {"finished": False, "steps_done": done})
+        seconds = _run(potential, system, plan, out, frames, fingerprint, last)
         log = _read_log(out)
         units = units_of({name: column for name, column in log.items() if name != "replica"})
         finished = {"finished": True, "steps_done": int(plan.constants.steps), "wall_time_s": round(seconds, 3)}
@@ -80,9 +87,8 @@ def run(arguments: dict) -> None:
     _say(out, plan, log, seconds)
 
 
-def _plan(potential: Potential, system: System, arguments: dict) -> tuple[System, Plan]:
+def _plan(potential: Potential, system: System, schedule: dict, arguments: dict) -> tuple[System, Plan]:
     """The run that was asked for, and the system at the composition that it starts with."""
-    schedule = {} if arguments["schedule"] is None else read_schedule(system.sites, arguments["schedule"])
     for name in schedule:
         if arguments[name] is not None:
             raise ValueError(f"--{name} and --schedule both give the {name}; give it once")
@@ -91,6 +97,12 @@ def _plan(potential: Potential, system: System, arguments: dict) -> tuple[System
     for name in ("pressure", "barostat_time", "bulk_modulus", "fix_axes"):
         if arguments[name] is not None and arguments["strain"] is None:
             raise ValueError(f"--{name.replace('_', '-')} has no effect unless the cell moves; give --strain")
+    every, chunk = arguments["log_every"], arguments["checkpoint_every"]
+    if every < 1:
+        raise ValueError(f"--log-every {every} must be at least 1")
+    chunk = max(1, CHUNK // every) * every if chunk is None else chunk
+    if chunk < 1 or chunk % every:
+        raise ValueError(f"--checkpoint-every {chunk} must be a multiple of --log-every {every}")
     if arguments["thermostat"] == "none" and arguments["thermostat_time"] is not None:
         raise ValueError("--thermostat-time has no effect with --thermostat none; leave it out")
     weights = first = parse_weights(system.sites, arguments["weights"])
@@ -117,8 +129,8 @@ def _plan(potential: Potential, system: System, arguments: dict) -> tuple[System
         cell=False if arguments["strain"] is None else parse_cell(arguments["strain"]),
         fixed_axes=parse_axes(arguments["fix_axes"]),
         seed=arguments["seed"],
-        every=arguments["log_every"],
-        chunk=arguments["checkpoint_every"],
+        every=every,
+        chunk=chunk,
         **{name: value for name, value in options.items() if value is not None},
     )
     return system, plan
@@ -150,14 +162,26 @@ def _check_length(out: Path, fingerprint: str, plan: Plan, *, resume: bool, over
         raise ValueError(f"'{out}' holds this run, finished after {done} steps; {steps} were asked for: {remedy}")
 
 
-def _run(potential: Potential, system: System, plan: Plan, out: Path, frames: int) -> float:
-    """Go on from the checkpoint or from the start; the seconds that it all took."""
-    last = stored(out, plan.rule.blocks)
-    sizes, seconds = ({}, 0.0) if last is None else (dict(last.sizes), last.seconds)
+def _last(out: Path, fingerprint: str, plan: Plan) -> Checkpoint | None:
+    """Where the run stands; files that grow are cut to that. Errors: ValueError if it cannot go on from there."""
+    last, report = stored(out, fingerprint, plan.rule.blocks), report_of(out)
+    if last is None and report.get("steps_done", -1) >= 0:
+        raise ValueError(f"'{out / CHECKPOINT}' is missing; put it back, or use --overwrite to start again")
+    if last is not None and int(last.state.step[0]) > int(plan.constants.steps):
+        raise ValueError(
+            f"'{out}' holds {int(last.state.step[0])} steps of this run; {int(plan.constants.steps)} were asked for: "
+            "give at least as many"
+        )
     if last is None:
         for path in (out / LOG, *out.glob("trajectory*.extxyz")):
             path.unlink(missing_ok=True)
-    cut(out, sizes)
+    cut(out, {} if last is None else last.sizes)
+    return last
+
+
+def _run(potential, system: System, plan: Plan, out: Path, frames: int, fingerprint: str, last) -> float:
+    """Go on from the checkpoint or from the start; the seconds that it all took."""
+    sizes, seconds = ({}, 0.0) if last is None else (dict(last.sizes), last.seconds)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -176,7 +200,7 @@ def _run(potential: Potential, system: System, plan: Plan, out: Path, frames: in
                 for name, text in _texts(system, plan, trajectory, frames, header=LOG not in sizes).items():
                     sizes[name] = append(out / name, text)
                 took, seconds = before + time.monotonic() - begun - seconds, before + time.monotonic() - begun
-                store(out, Checkpoint(chunk.state, chunk.grid, sizes, seconds))
+                store(out, fingerprint, Checkpoint(chunk.state, chunk.grid, sizes, seconds))
                 now = int(chunk.state.step[0])
                 bar.update(task, completed=now, description=_progress(plan, trajectory, (now - max(done, 0)) / took))
                 done = now
@@ -299,6 +323,8 @@ def _say(out: Path, plan: Plan, log: dict[str, np.ndarray], seconds: float) -> N
     print(f"{steps} steps{many} in {seconds:.0f} s{speed}: {out / LOG}")
     averages = _averages(log)
     own = averages.get("replica 0", averages)
+    if own is not averages:
+        print("replica 0 (the others are in md.json):")
     units = {"temperature_K": "K", "energy_eV": "eV", "pressure_GPa": "GPa", "volume_A3": "A^3"}
     for name, unit in units.items():
         if name in own and own[name]["standard_error"] is not None:

@@ -45,6 +45,7 @@ def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> Ite
     """
     report = report_of(out)
     ours = report.get("fingerprint") == fingerprint
+    again = not ours or (overwrite and (report.get("finished") or _unreadable(out)))  # an unfinished run goes on
     if resume and not ours:
         what = "a run of other input, options or versions" if report else "no run"
         raise ValueError(f"'{out}' holds {what}; --resume continues a run that was begun with the same options")
@@ -58,10 +59,16 @@ def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> Ite
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            same = os.fstat(lock.fileno()).st_ino == (out / ".lock").stat().st_ino
         except OSError:
-            raise ValueError(f"another run is going on in '{out}'; wait for it, or use another folder") from None
+            same = False
+        if not same or report_of(out) != report:
+            raise ValueError(f"another run is going on in '{out}'; wait for it, or use another folder")
         try:
-            if overwrite or not ours:
+            for name in (CHECKPOINT, REPORT, PLOT):  # what a killed process was writing
+                for path in out.glob(f".*.{name}"):
+                    path.unlink()
+            if again:
                 for path in out.glob("trajectory*.extxyz"):
                     path.unlink()
                 for name in (CHECKPOINT, REPORT, LOG, PLOT):
@@ -69,6 +76,16 @@ def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> Ite
             yield
         finally:
             (out / ".lock").unlink(missing_ok=True)
+
+
+def _unreadable(out: Path) -> bool:
+    """Whether there is a checkpoint of which nothing can be made, or none."""
+    try:
+        with np.load(out / CHECKPOINT, allow_pickle=False) as file:
+            json.loads(str(file["about"]))
+        return False
+    except (ValueError, OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return True
 
 
 def append(path: Path, text: str) -> int:
@@ -89,10 +106,15 @@ def cut(out: Path, sizes: dict[str, int]) -> None:
         os.truncate(path, size)
 
 
-def store(out: Path, checkpoint: Checkpoint) -> None:
+def store(out: Path, fingerprint: str, checkpoint: Checkpoint) -> None:
     """Replace the checkpoint; there is always a whole one."""
     leaves = {f"state_{k:02d}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(checkpoint.state))}
-    about = {"grid": checkpoint.grid._asdict(), "sizes": checkpoint.sizes, "seconds": checkpoint.seconds}
+    about = {
+        "fingerprint": fingerprint,
+        "grid": checkpoint.grid._asdict(),
+        "sizes": checkpoint.sizes,
+        "seconds": checkpoint.seconds,
+    }
 
     def write(path: Path) -> None:
         with open(path, "wb") as file:
@@ -101,8 +123,11 @@ def store(out: Path, checkpoint: Checkpoint) -> None:
     write_atomically(out / CHECKPOINT, write)
 
 
-def stored(out: Path, blocks: int) -> Checkpoint | None:
-    """The checkpoint of a run with so many blocks of edges, if there is one. Errors: ValueError for a damaged one."""
+def stored(out: Path, fingerprint: str, blocks: int) -> Checkpoint | None:
+    """The checkpoint of a run with so many blocks of edges, if there is one.
+
+    Errors: ValueError for a damaged one, or one of another run.
+    """
     path = out / CHECKPOINT
     if not path.exists():
         return None
@@ -112,6 +137,8 @@ def stored(out: Path, blocks: int) -> Checkpoint | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
+            if about["fingerprint"] != fingerprint:
+                raise ValueError("it belongs to another run")
             state = jax.tree.unflatten(structure, [file[f"state_{k:02d}"] for k in range(structure.num_leaves)])
         grid = Grid(**{name: _hashable(value) for name, value in about["grid"].items()})
         return Checkpoint(state, grid, about["sizes"], about["seconds"])

@@ -13,8 +13,9 @@ symmetric strains with orthonormal basis B_k: x = x exp(S), cell = cell exp(S), 
 whose stationary density is exp(-(K + E + PV) / kT) V^2 dlnV for momenta of zero total: the isothermal-isobaric
 ensemble. With hydrostatic strain it is theirs, with a mobility in ln V that does not depend on V.
 
-`conserved` is the energy minus what thermostat, barostat and moving compositions put in; for the barostat that is kT
-times the logarithm of the ratio of the probabilities of a step and of its reverse. Drift is an error of the time step.
+`conserved` is the energy minus what thermostat, barostat and whatever moves from outside put in; for the barostat that
+is kT times the logarithm of the ratio of the probabilities of a step and of its reverse. Drift is an error of the time
+step.
 """
 
 from functools import partial
@@ -88,7 +89,7 @@ class State(NamedTuple):
     weights_gradient: Float[Array, "replicas weights"]
     alpha_gradient: Float[Array, "replicas"]
     heat: Float[Array, "replicas 2"]  # eV, put in by thermostat and barostat; a sum and what rounding took from it
-    work: Float[Array, "replicas 2"]  # eV, put in by a moving composition
+    work: Float[Array, "replicas 2"]  # eV, put in by a moving composition (trapezoids of dE/dw: it must move gradually)
     listed: Neighbours
     overflow: Bool[Array, "replicas"]  # the neighbour list does not fit into its arrays
     moved: Float[Array, "replicas"]  # A, largest displacement in the last step
@@ -147,12 +148,7 @@ def sample(scheme: Scheme, layout: Layout, constants, protocol, state: State) ->
         now = _now(layout, constants, protocol, state.step, len(state.positions))
         kinetic = kinetic_energy(state.momenta, now.masses)
         work = state.work.sum()
-        total = state.energy + kinetic - state.heat.sum() - work
-        if scheme.thermostat == "nose-hoover":
-            total = total + chain_energy(constants.thermostat_time, now, degrees_of_freedom(state.momenta), state.chain)
-        if scheme.barostat:
-            space = _volume(constants, state.cell)
-            total = total + now.pressure * space - 2 * now.temperature * jnp.log(space)
+        total = state.energy + kinetic + _bath_energy(scheme, constants, now, state) - state.heat.sum() - work
         return Sample(
             step=state.step,
             energy=state.energy,
@@ -194,8 +190,9 @@ class Push(NamedTuple):
 
 def _move(scheme: Scheme, layout: Layout, constants: Constants, protocol: Protocol, state: State):
     """The step up to its new positions: (state, imposed values, what the second half needs)."""
-    before, now = (_now(layout, constants, protocol, state.step + k, len(state.positions)) for k in (0, 1))
     moves = state.step >= 0
+    steps = jnp.maximum(state.step, 0), state.step + 1
+    before, now = (_now(layout, constants, protocol, k, len(state.positions)) for k in steps)
     dt = jnp.where(moves, constants.dt, 0)
     keys = jax.random.split(jax.random.fold_in(state.key, state.step + 1), 3)
     p = state.momenta + state.forces * dt / 2
@@ -216,6 +213,7 @@ def _move(scheme: Scheme, layout: Layout, constants: Constants, protocol: Protoc
         )
         return warmer, jnp.where(moves, longer, chain), gain
 
+    imposed = _bath_energy(scheme, constants, now, state) - _bath_energy(scheme, constants, before, state)
     if scheme.barostat:
         p, chain, heat = thermostat(keys[0], p, chain, constants.dt / 2)
         force = _strain_force(constants, now, state.virial, p, cell)
@@ -234,7 +232,7 @@ def _move(scheme: Scheme, layout: Layout, constants: Constants, protocol: Protoc
         cell=cell,
         momenta=p,
         chain=chain,
-        heat=_add(state.heat, heat),
+        heat=_add(state.heat, heat + imposed),
         work=_add(state.work, kinetic_energy(state.momenta, now.masses) - kinetic_energy(state.momenta, before.masses)),
         moved=jnp.sqrt(jnp.max(jnp.sum((x - state.positions @ stretch) ** 2, axis=-1))),
     )
@@ -309,6 +307,18 @@ def _at(knots: Knots, step):
     part = jnp.where(step >= knots.step[right], 1, jnp.maximum((step - knots.step[left]) / span, 0))
     part = part.astype(knots.value.dtype)
     return (1 - part) * knots.value[left] + part * knots.value[right]
+
+
+def _bath_energy(scheme: Scheme, constants: Constants, now: Now, state: State):
+    """What thermostat and barostat add to the conserved energy [eV]."""
+    energy = jnp.zeros_like(now.temperature)
+    if scheme.thermostat == "nose-hoover":
+        freedom = degrees_of_freedom(state.momenta)
+        energy = energy + chain_energy(constants.thermostat_time, now, freedom, state.chain)
+    if scheme.barostat:
+        space = _volume(constants, state.cell)
+        energy = energy + now.pressure * space - 2 * now.temperature * jnp.log(space)
+    return energy
 
 
 def _volume(constants: Constants, cell):

@@ -205,7 +205,8 @@ def jax_md(
         return moved - jnp.where(periodic, jnp.floor(moved), 0)
 
     def masses(weights=None):
-        w = jnp.append(jnp.asarray(default if weights is None else weights, dtype), jnp.ones((), dtype))
+        given = default if weights is None else listed_weights(sites, weights)
+        w = jnp.append(jnp.asarray(given, dtype), jnp.ones((), dtype))
         return site_masses(w[arrays.rest.node_weight], jnp.asarray(node_mass, dtype), arrays.rest.node_site, number)[
             :, None
         ]

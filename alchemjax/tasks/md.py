@@ -14,7 +14,7 @@ from alchemjax.model.load import Potential
 from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, no_list, wrap
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.system import System
-from alchemjax.tasks.dynamics import Knots, Protocol, Sample, Scheme, State, chunk
+from alchemjax.tasks.dynamics import LARGEST_MOVE, Knots, Protocol, Sample, Scheme, State, chunk
 from alchemjax.tasks.md_plan import Plan, make_plan, masses_of
 from alchemjax.tasks.thermostats import CHAIN
 from alchemjax.units import FS, KELVIN
@@ -174,7 +174,7 @@ def _new(state: State, samples: Sample) -> Sample:
 def _more_room(potential: Potential, plan: Plan, state: State, grid: Grid, tries: int) -> Grid:
     """A grid for what did not fit."""
     structures = []
-    for k in np.flatnonzero(np.asarray(state.overflow)):
+    for k in range(len(plan.seeds)):
         positions, cell = (np.asarray(a[k], np.float64) for a in (state.positions, state.cell))
         structures.append(plan.start._replace(positions=positions, cell=cell))
     if tries > TRIES or not all(np.isfinite(s.positions).all() and np.isfinite(s.cell).all() for s in structures):
@@ -191,10 +191,16 @@ def _what_happened(plan: Plan, state: State) -> str:
     number = int(np.argmax(np.asarray(state.broken | state.overflow)))
     step, moved = int(state.step[number]), float(state.moved[number])
     who = f"replica {number}: " if len(plan.seeds) > 1 else ""
-    what = f"an atom moved {moved:.2g} A in one step of {plan.timestep:g} fs" if moved > 0 else "numbers are not finite"
+    if not moved < LARGEST_MOVE and np.isfinite(moved):
+        what = f"an atom moved {moved:.2g} A in one step of {plan.timestep:g} fs"
+    elif bool(np.asarray(state.broken)[number]):
+        what = "numbers are not finite"
+    else:
+        what = "the neighbours of some atom are too many"
     return (
         f"{who}the dynamics went wrong at step {step} ({step * plan.timestep:g} fs): {what}; take a smaller time step, "
-        "relax the structure first, or check temperature, pressure and composition"
+        f"relax the structure first, or check temperature, {'barostat time, bulk modulus, ' if plan.barostat else ''}"
+        "pressure and composition"
     )
 
 

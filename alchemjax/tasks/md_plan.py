@@ -21,6 +21,7 @@ from alchemjax.units import FS, KELVIN
 
 SKIN = 0.2  # A, beyond the cutoff
 CHUNK = 100  # steps between two looks of the host
+MOST = 2**31 - 1  # steps and seeds
 REPLICA = ("weights", "alpha", "temperature", "pressure", "seed")
 
 
@@ -74,9 +75,9 @@ def make_plan(
     `thermostat`: "langevin", "nose-hoover", "csvr", or None (NVE). `cell` other than False is NPT; it says which
     strains may move as in `relax`. The bulk modulus, of the right order of magnitude, sets only the time scale of the
     barostat. `replicas`: a number of runs that differ in their random numbers, or a list of dicts that replace weights,
-    alpha, temperature, pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given. A sample is
-    recorded `every` so many steps; the host looks at the run every `chunk` steps. Neighbour lists reach `skin` A beyond
-    the cutoff; wider ones are made less often.
+    alpha, temperature, pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given; with a
+    thermostat the centre of mass is put at rest. A sample is recorded `every` so many steps; the host looks at the run
+    every `chunk` steps. Neighbour lists reach `skin` A beyond the cutoff; wider ones are made less often.
 
     Errors: ValueError saying what is allowed.
     """
@@ -106,6 +107,10 @@ def make_plan(
         raise ValueError(
             f"pressure = {pressure!r} has no effect unless the cell moves; leave it out, or give cell=True"
         )
+    if not barostat and len(fixed_axes):
+        raise ValueError(f"fixed_axes = {fixed_axes!r} has no effect unless the cell moves; leave it out")
+    if thermostat is None and _is_schedule(temperature):
+        raise ValueError("a schedule of the temperature needs a thermostat; give one, or one temperature to start with")
     freedom = make_freedom(structure, cell=cell, fixed_axes=fixed_axes)
     if barostat and volume(structure) is None:
         raise ValueError("a moving cell needs a volume; give the non-periodic direction a lattice vector")
@@ -121,7 +126,6 @@ def make_plan(
     masses = node_masses(system.sites)
     _check_protocol(system, protocol, masses, thermostat)
     cell_now = completed_cell(structure)
-    first = protocol.temperature.value[:, 0]
     seeds = tuple(int(one["seed"]) for one in members)
     return Plan(
         system=system,
@@ -141,7 +145,7 @@ def make_plan(
             steps=np.asarray(int(steps)),
         ),
         protocol=protocol,
-        velocities=_velocities(system, protocol, masses, seeds, first, velocities),
+        velocities=_velocities(system, protocol, masses, seeds, thermostat, velocities),
         seeds=seeds,
         timestep=float(timestep),
         rows=max(1, int(chunk) // int(every)),
@@ -154,6 +158,8 @@ def _check_whole(name: str, value, least: int) -> None:
     number = isinstance(value, int | float | np.integer) and not isinstance(value, bool)
     if not (number and np.isfinite(value) and value == int(value) and value >= least):
         raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}")
+    if value > MOST:
+        raise ValueError(f"{name} = {value!r} is too large; at most {MOST} is allowed")
 
 
 def _replicas(replicas, seed: int) -> list[dict]:
@@ -206,14 +212,17 @@ def _is_schedule(value) -> bool:
 
 
 def _knots(name: str, values: list, read: Callable, timestep: float) -> Knots:
-    """One set of steps for all replicas: where others have a knot, a replica is interpolated."""
+    """One set of steps for all replicas; those with a constant keep it."""
     tables = []
     for value in values:
         pairs = list(value) if _is_schedule(value) else [(0.0, value)]
         times = np.array([_number(f"time of {name}", t) for t, _ in pairs])
         if (times < 0).any() or (np.diff(times) < 0).any():
             raise ValueError(f"the times of {name} are {times.tolist()} fs; give them in ascending order, from 0 on")
-        tables.append((np.rint(times / timestep).astype(int), np.array([read(v) for _, v in pairs], np.float64)))
+        if times.max() / timestep > MOST:
+            raise ValueError(f"the time {times.max():g} fs of {name} is more than {MOST} steps; give earlier ones")
+        values = np.array([read(v) for _, v in pairs], np.float64)
+        tables.append((np.rint(times / timestep).astype(int), values) if len(pairs) > 1 else (np.zeros(1, int), values))
     if len({step.tobytes() for step, _ in tables}) > 1:
         several = [step for step, _ in tables if len(step) > 1]
         if len({step.tobytes() for step in several}) > 1:
@@ -257,15 +266,22 @@ def masses_of(system: System, weights, node_mass) -> Float[np.ndarray, "sites"]:
     return np.asarray(_jitted_masses(each, node_mass, system.sites.node_site, len(system.structure.positions)))
 
 
-def _velocities(system: System, protocol: Protocol, masses, seeds, warmth, given) -> np.ndarray:
-    """Given, or from the Maxwell-Boltzmann distribution of momenta without total; A/fs."""
+def _velocities(system: System, protocol: Protocol, masses, seeds, thermostat, given) -> np.ndarray:
+    """Given, or from the Maxwell-Boltzmann distribution; with a thermostat the centre of mass is at rest; A/fs."""
     sites = len(system.structure.positions)
     if given is not None:
         given = np.asarray(given, np.float64)
-        if given.shape[-2:] != (sites, 3) or not np.isfinite(given).all():
-            raise ValueError(f"velocities have shape {given.shape}; give finite numbers [A/fs], one row per site")
-        return np.broadcast_to(given, (len(seeds), sites, 3)).copy()
-    drawn = []
+        if given.shape not in ((sites, 3), (len(seeds), sites, 3)) or not np.isfinite(given).all():
+            raise ValueError(
+                f"velocities have shape {given.shape}; give finite numbers [A/fs], one row of three per site, for all "
+                f"replicas or for each of the {len(seeds)}"
+            )
+        given = np.broadcast_to(given, (len(seeds), sites, 3))
+        if thermostat is None:
+            return given.copy()
+        mass = np.stack([masses_of(system, weights, masses) for weights in protocol.weights.value[:, 0]])[..., None]
+        return given - (mass * given).sum(1, keepdims=True) / mass.sum(1, keepdims=True)
+    drawn, warmth = [], protocol.temperature.value[:, 0]
     for seed, kT, weights in zip(seeds, warmth, protocol.weights.value[:, 0], strict=True):
         mass = masses_of(system, weights, masses)[:, None]
         momenta = np.random.default_rng(seed).normal(size=(sites, 3)) * np.sqrt(mass * kT)
