@@ -112,6 +112,12 @@ def precision(potential: Potential):
     return jax.enable_x64(potential.dtype == "float64")
 
 
+def devices_for(batch: int) -> tuple:
+    """The devices that share a batch: all, if it divides evenly, else one."""
+    every = tuple(jax.devices())
+    return every if batch % len(every) == 0 else every[:1]
+
+
 def check_kind(value, kind: type) -> None:
     """Errors: ValueError unless the value is a `Potential` or `System`, as asked for."""
     if not isinstance(value, kind):
@@ -149,7 +155,8 @@ def check_traceable(potential: Potential) -> None:
         )
 
 
-def _traced_weights(potential: Potential, system: System, weights):
+def traced_weights(potential: Potential, system: System, weights):
+    """The flat weights as one array, of which only the shape is checked. Errors: ValueError for a wrong one."""
     check_traceable(potential)
     weights = (
         jnp.stack([jnp.asarray(w) for w in weights]) if isinstance(weights, list | tuple) else jnp.asarray(weights)
@@ -172,7 +179,7 @@ def calculate(potential: Potential, system: System, weights=None, alpha=None) ->
     weights = listed_weights(system.sites, system.weights if weights is None else weights)
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((weights, alpha)))
     if traced:
-        weights = _traced_weights(potential, system, weights)
+        weights = traced_weights(potential, system, weights)
         alpha = checked_alpha(system, None, alpha)
     else:
         weights = checked_weights(system, weights)

@@ -60,23 +60,33 @@ def read_compositions(sites: Sites, path: Path) -> Float[np.ndarray, "rows weigh
     Errors: ValueError naming the line for columns or numbers that do not fit.
     """
     names = weight_names(sites)
+    header, lines = csv_lines(path)
+    if sorted(header) != sorted(names):
+        raise ValueError(
+            f"'{path}' has the columns {', '.join(header) or '(none)'}; "
+            f"this system takes exactly {', '.join(names) or '(none: no site is mixed)'}"
+        )
+    if not lines:
+        raise ValueError(f"'{path}' has no compositions; give one line for each below the column names")
+    return np.array([_row(sites, where, header, cells) for where, cells in lines])
+
+
+def csv_lines(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Header of a CSV file, and (where it stands, cells) of every line below that is not empty.
+
+    Errors: ValueError for a file that is none.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(map(str.strip, row))]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"'{path}' is not a CSV file: {error}") from None
     header = [name.strip() for name in lines[0][1]] if lines else []
-    if sorted(header) != sorted(names):
-        raise ValueError(
-            f"'{path}' has the columns {', '.join(header) or '(none)'}; "
-            f"this system takes exactly {', '.join(names) or '(none: no site is mixed)'}"
-        )
-    if len(lines) < 2:
-        raise ValueError(f"'{path}' has no compositions; give one line for each below the column names")
-    return np.array([_row(sites, f"'{path}', line {number}", header, cells) for number, cells in lines[1:]])
+    return header, [(f"'{path}', line {number}", cells) for number, cells in lines[1:]]
 
 
-def _row(sites: Sites, where: str, header: list[str], cells: list[str]) -> np.ndarray:
+def csv_numbers(where: str, header: list[str], cells: list[str]) -> dict[str, float]:
+    """Numbers of one line by column. Errors: ValueError naming what is none."""
     if len(cells) != len(header):
         raise ValueError(f"{where}: {len(cells)} values for {len(header)} columns")
     values = {}
@@ -85,6 +95,11 @@ def _row(sites: Sites, where: str, header: list[str], cells: list[str]) -> np.nd
             values[name] = float(text)
         except ValueError:
             raise ValueError(f"{where}, column {name}: '{text}' is not a number") from None
+    return values
+
+
+def _row(sites: Sites, where: str, header: list[str], cells: list[str]) -> np.ndarray:
+    values = csv_numbers(where, header, cells)
     try:
         return flat_weights(sites, [values[name] for name in weight_names(sites)])
     except ValueError as error:

@@ -1,7 +1,6 @@
 """alchemjax md: molecular dynamics; a folder with log, trajectory, checkpoint, report and plot."""
 
 import csv
-import hashlib
 import io
 import json
 import time
@@ -37,7 +36,7 @@ from alchemjax.commands.run_folder import (
     stored,
 )
 from alchemjax.commands.schedule import read_schedule
-from alchemjax.commands.session import prepare_jax, provenance, read_system
+from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
@@ -138,28 +137,24 @@ def _plan(potential: Potential, system: System, schedule: dict, arguments: dict)
 
 def _fingerprint(potential: Potential, plan: Plan, frames: int) -> str:
     """Hash of all that determines the numbers, but not how many."""
-    digest = hashlib.sha256()
     about = [alchemjax.__version__, jax.__version__, jax.default_backend(), jax.device_count(), potential.name]
     about += [potential.sha256, potential.dtype, plan.rule, plan.thermostat, plan.barostat, plan.seeds, plan.timestep]
     about += [plan.rows, frames, [[g.name, g.sites, g.species] for g in plan.system.sites.groups]]
     about += [list(plan.system.sites.node_species)]
-    digest.update(json.dumps(about, default=str).encode())
     rest = plan.constants._replace(steps=np.zeros(0)), plan.protocol, plan.velocities, plan.system.structure
-    for array in jax.tree.leaves(rest):
-        array = np.ascontiguousarray(array)
-        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()
+    return fingerprint_of(about, jax.tree.leaves(rest))
 
 
 def _check_length(out: Path, fingerprint: str, plan: Plan, *, resume: bool, overwrite: bool) -> None:
-    """Errors: ValueError where a finished run would become longer without --resume, or shorter."""
+    """Errors: ValueError where a finished run would become longer without --resume."""
     report = report_of(out)
-    if overwrite or report.get("fingerprint") != fingerprint or not report.get("finished"):
+    if overwrite or resume or report.get("fingerprint") != fingerprint or not report.get("finished"):
         return
     steps, done = int(plan.constants.steps), report["steps_done"]
-    if steps < done or (steps > done and not resume):
-        remedy = "--resume continues it" if steps > done else "give at least as many"
-        raise ValueError(f"'{out}' holds this run, finished after {done} steps; {steps} were asked for: {remedy}")
+    if steps > done:
+        raise ValueError(
+            f"'{out}' holds this run, finished after {done} steps; {steps} were asked for: --resume continues it"
+        )
 
 
 def _last(out: Path, fingerprint: str, plan: Plan) -> Checkpoint | None:

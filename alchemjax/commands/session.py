@@ -1,6 +1,7 @@
 """What every command needs: JAX made ready, the inputs read, and where a result comes from."""
 
 import hashlib
+import json
 import platform
 import sys
 from datetime import UTC, datetime
@@ -94,6 +95,15 @@ def provenance(path: Path, arguments: dict, potential: Potential, system: System
         "coupling": system.coupling,
         "groups": [{"name": g.name, "sites": list(g.sites), "species": list(g.species)} for g in system.sites.groups],
     }
+
+
+def fingerprint_of(settings: list, arrays) -> str:
+    """Hash of settings and arrays: of all that determines the numbers of a result."""
+    digest = hashlib.sha256(json.dumps(settings, default=str).encode())
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def _sha256(path: Path) -> str | None:

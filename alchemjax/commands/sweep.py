@@ -1,7 +1,5 @@
 """alchemjax sweep: compositions in, a folder of results out."""
 
-import hashlib
-import json
 import time
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from alchemjax.commands.compositions import (
 )
 from alchemjax.commands.options import check_periodic, check_relaxation, parse_mix, relaxation_options
 from alchemjax.commands.results import file_names, structures_of, write_all, write_files
-from alchemjax.commands.session import prepare_jax, provenance, read_system, warn
+from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system, warn
 from alchemjax.commands.store import close, finished, opened, store_batch, stored_batches
 from alchemjax.io import load
 from alchemjax.model.load import Potential
@@ -101,15 +99,10 @@ def _make_plan(potential: Potential, system: System, rows: np.ndarray, arguments
 
 def _fingerprint(potential: Potential, system: System, plan: Plan) -> str:
     """Hash of all that determines the numbers."""
-    digest = hashlib.sha256()
     settings = [alchemjax.__version__, jax.__version__, jax.default_backend(), jax.device_count()]
     settings += [potential.name, potential.sha256, potential.dtype, system.coupling, plan.relax, plan.batch]
     settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
-    digest.update(json.dumps(settings).encode())
-    for array in (*system.structure, plan.weights, plan.alpha, *plan.freedom, *plan.limits):
-        array = np.ascontiguousarray(array)
-        digest.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()
+    return fingerprint_of(settings, (*system.structure, plan.weights, plan.alpha, *plan.freedom, *plan.limits))
 
 
 def _calculate(potential: Potential, system: System, plan: Plan, batches: Path) -> tuple[Table, float]:

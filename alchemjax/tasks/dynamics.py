@@ -114,7 +114,7 @@ class Sample(NamedTuple):
     alpha_gradient: Float[Array, "replicas"]  # eV
     cell: Float[Array, "replicas 3 3"]
     positions: Float[Array, "replicas sites 3"]  # A, through the periodic boundaries
-    momenta: Float[Array, "replicas sites 3"]
+    velocities: Float[Array, "replicas sites 3"]  # A / time
     forces: Float[Array, "replicas sites 3"]
 
 
@@ -165,7 +165,7 @@ def sample(scheme: Scheme, layout: Layout, constants, protocol, state: State) ->
             alpha_gradient=state.alpha_gradient,
             cell=state.cell,
             positions=state.positions + state.images.astype(state.positions.dtype) @ state.cell,
-            momenta=state.momenta,
+            velocities=state.momenta / now.masses,
             forces=state.forces,
         )
 

@@ -12,12 +12,12 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from alchemjax.calculate import check_kind, check_traceable, energy, precision, species_rows
+from alchemjax.calculate import SKIN, check_kind, check_traceable, energy, precision, species_rows, traced_weights
 from alchemjax.model.load import Potential
-from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, is_stale, no_list, search, topology
+from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, no_list, renewed, topology
 from alchemjax.system.masses import node_masses
 from alchemjax.system.neighbours import find_pairs
-from alchemjax.system.sites import check_shape, listed_weights
+from alchemjax.system.sites import listed_weights
 from alchemjax.system.structure import completed_cell, volume
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.system.topology import make_layout
@@ -37,7 +37,7 @@ class NeighbourFns(NamedTuple):
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["listed", "reference_position", "box", "did_buffer_overflow"],
+    data_fields=["listed", "box", "did_buffer_overflow"],
     meta_fields=["grid", "points", "update_fn"],
 )
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ class NeighbourList:
     """
 
     listed: Neighbours
-    reference_position: Float[Array, "*lists sites 3"]  # fractional, in the box along its periodic directions
     box: Float[Array, "*lists 3 3"]
     did_buffer_overflow: Bool[Array, "*lists"]
     grid: Grid
@@ -58,6 +57,11 @@ class NeighbourList:
     def update(self, position, **options) -> "NeighbourList":
         """The list for these positions, made again only if sites or box have moved too far."""
         return self.update_fn(position, self, **options)
+
+    @property
+    def reference_position(self) -> Float[Array, "*lists sites 3"]:
+        """Fractional positions where the list was made, in the box along its periodic directions."""
+        return self.listed.positions @ jnp.linalg.inv(self.listed.cell)
 
     @property
     def idx(self):
@@ -82,7 +86,7 @@ def jax_md(
     alpha=None,
     *,
     box=None,
-    dr_threshold: float = 0.2,
+    dr_threshold: float = SKIN,
     capacity_multiplier: float = SPARE,
 ) -> tuple[NeighbourFns, Callable]:
     """(neighbour_fn, energy_fn) for `jax_md.simulate`, `minimize`, `quantity` and `elasticity`.
@@ -120,11 +124,6 @@ def jax_md(
     def cell_of(box, otherwise):
         return jnp.asarray(otherwise if box is None else _matrix(jnp.asarray(box))).T
 
-    def nearest(position, reference):
-        """The image nearest to the reference: stored lattice shifts stay valid however positions are wrapped."""
-        turns = lax.stop_gradient(jnp.round(position - reference))
-        return position - jnp.where(periodic, turns, 0)
-
     def allocate_fn(position, extra_capacity: int = 0, *, box=None, **unused) -> NeighbourList:
         if isinstance(position, Tracer):
             raise ValueError("allocate looks at values and cannot be traced; call it outside jit, update inside")
@@ -136,35 +135,22 @@ def jax_md(
         grid = allocate(rule, layout, [atoms], cutoff + dr_threshold, spare=capacity_multiplier)
         grid = grid._replace(shapes=tuple((rows + int(extra_capacity), width) for rows, width in grid.shapes))
         with precision(potential):
-            here = jnp.asarray(position, dtype)
             blank = NeighbourList(
                 jax.tree.map(jnp.asarray, no_list(grid, rule, number, dtype)),
-                here,
                 jnp.asarray(cell.T, dtype),
                 jnp.zeros((), bool),
                 grid,
                 rule.points,
                 update_fn,
             )
-            return _jitted_update(update_fn)(here, blank)
+            return _jitted_update(update_fn)(jnp.asarray(position, dtype), blank)
 
     def update_fn(position, neighbours: NeighbourList, *, box=None, **unused) -> NeighbourList:
         cell = cell_of(box, neighbours.box).astype(dtype)
-        here = nearest(jnp.asarray(position, dtype), neighbours.reference_position)
-        listed = neighbours.listed
-        since = jnp.linalg.solve(listed.cell, cell)
-
-        def again(_):
-            wrapped = here - jnp.where(periodic, jnp.floor(here), 0)
-            return search(neighbours.grid, rule, arrays, wrapped @ cell, cell), wrapped
-
-        stale = is_stale(cutoff, neighbours.grid.radius - cutoff, listed.positions, here @ cell, since)
-        keep = lambda _: (listed, neighbours.reference_position)
-        listed, reference = lax.cond(stale, again, keep, None)
+        here = jnp.asarray(position, dtype) @ cell
+        _, listed = renewed(neighbours.grid, rule, arrays, cutoff, neighbours.listed, here, cell)
         overflow = neighbours.did_buffer_overflow | listed.overflow
-        return replace(
-            neighbours, listed=listed, reference_position=reference, box=cell.T, did_buffer_overflow=overflow
-        )
+        return replace(neighbours, listed=listed, box=cell.T, did_buffer_overflow=overflow)
 
     def energy_fn(
         position, neighbor: NeighbourList, *, box=None, perturbation=None, weights=None, alpha=None, **unused
@@ -172,7 +158,10 @@ def jax_md(
         from jax_md import space
 
         box = cell_of(box, neighbor.box).astype(dtype).T
-        here = nearest(jnp.asarray(position, dtype), lax.stop_gradient(neighbor.reference_position))
+        position = jnp.asarray(position, dtype)
+        # the image that the list is of: its lattice shifts stay valid however positions are wrapped
+        turns = lax.stop_gradient(jnp.round(position - neighbor.reference_position))
+        here = position - jnp.where(periodic, turns, 0)
         strain = None
         if perturbation is not None:  # acts on columns; a number or a matrix, 1 for no strain
             strain = (
@@ -181,9 +170,7 @@ def jax_md(
                 else (jnp.asarray(perturbation, dtype).T)
             )
             strain = strain - jnp.eye(3, dtype=dtype)
-        w = default if weights is None else listed_weights(sites, weights)
-        w = jnp.stack([jnp.asarray(x) for x in w]) if isinstance(w, list | tuple) else jnp.asarray(w)
-        check_shape(sites, w.shape)
+        w = traced_weights(potential, system, default if weights is None else listed_weights(sites, weights))
         a = default_alpha if alpha is None else checked_alpha(system, None, alpha)
         return energy(
             potential.node_energies,

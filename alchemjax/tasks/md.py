@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from alchemjax.calculate import precision
+from alchemjax.calculate import TRIES, devices_for, precision
 from alchemjax.model.load import Potential
 from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, no_list, wrap
 from alchemjax.system.neighbours import find_pairs
@@ -18,8 +18,6 @@ from alchemjax.tasks.dynamics import LARGEST_MOVE, Knots, Protocol, Sample, Sche
 from alchemjax.tasks.md_plan import Plan, make_plan, masses_of
 from alchemjax.tasks.thermostats import CHAIN
 from alchemjax.units import FS, KELVIN
-
-TRIES = 8  # to make room for one chunk
 
 
 class BlewUp(ValueError):
@@ -119,7 +117,7 @@ def run_chunks(
 
 def _advance(potential: Potential, plan: Plan, grid: Grid, state: State) -> tuple[State, Sample]:
     """One chunk, in arrays of NumPy."""
-    devices = tuple(jax.devices()) if len(plan.seeds) % len(jax.devices()) == 0 else tuple(jax.devices()[:1])
+    devices = devices_for(len(plan.seeds))
     scheme = Scheme(plan.thermostat, plan.barostat, grid, plan.rule, plan.rows)
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype if np.issubdtype(np.asarray(a).dtype, np.floating) else None)
@@ -210,7 +208,6 @@ def recorded(plan: Plan, samples: Sample) -> Trajectory:
     space = float(plan.constants.volume) * np.abs(np.linalg.det(double(samples.cell)))
     with np.errstate(invalid="ignore"):
         stress = double(samples.virial) / space[..., None, None]
-    masses = np.array([[masses_of(plan.system, w, plan.constants.node_mass) for w in row] for row in samples.weights])
     return Trajectory(
         step=samples.step[:, 0],
         time=samples.step[:, 0] * plan.timestep,
@@ -230,6 +227,6 @@ def recorded(plan: Plan, samples: Sample) -> Trajectory:
         alpha_gradient=double(samples.alpha_gradient),
         cell=plan.system.structure.cell @ np.linalg.inv(plan.start.cell) @ double(samples.cell),
         positions=double(samples.positions),
-        velocities=double(samples.momenta) / masses[..., None] * FS,
+        velocities=double(samples.velocities) * FS,
         forces=double(samples.forces),
     )

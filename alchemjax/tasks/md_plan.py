@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.calculate import check_kind, species_rows
+from alchemjax.calculate import SKIN, check_kind, species_rows
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
 from alchemjax.system.structure import Structure, completed_cell, volume
@@ -19,7 +19,6 @@ from alchemjax.tasks.freedom import make_freedom
 from alchemjax.tasks.thermostats import THERMOSTATS, site_masses
 from alchemjax.units import FS, KELVIN
 
-SKIN = 0.2  # A, beyond the cutoff
 CHUNK = 100  # steps between two looks of the host
 MOST = 2**31 - 1  # steps and seeds
 REPLICA = ("weights", "alpha", "temperature", "pressure", "seed")
@@ -221,8 +220,8 @@ def _knots(name: str, values: list, read: Callable, timestep: float) -> Knots:
             raise ValueError(f"the times of {name} are {times.tolist()} fs; give them in ascending order, from 0 on")
         if times.max() / timestep > MOST:
             raise ValueError(f"the time {times.max():g} fs of {name} is more than {MOST} steps; give earlier ones")
-        values = np.array([read(v) for _, v in pairs], np.float64)
-        tables.append((np.rint(times / timestep).astype(int), values) if len(pairs) > 1 else (np.zeros(1, int), values))
+        steps = np.rint(times / timestep).astype(int) if len(pairs) > 1 else np.zeros(1, int)
+        tables.append((steps, np.array([read(v) for _, v in pairs], np.float64)))
     if len({step.tobytes() for step, _ in tables}) > 1:
         several = [step for step, _ in tables if len(step) > 1]
         if len({step.tobytes() for step in several}) > 1:

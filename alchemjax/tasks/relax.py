@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.calculate import Output, check_kind, precision, topology_of
+from alchemjax.calculate import Output, check_kind, devices_for, precision, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.structure import MINIMUM_DISTANCE, Structure, volume, wrapped
@@ -65,7 +65,7 @@ def relax_batch(
     `on_steps` is called with the state from time to time. A member whose sites collapse ends unconverged, energy NaN.
     """
     system = system._replace(structure=wrapped(system.structure))
-    devices = tuple(jax.devices()) if len(weights) % len(jax.devices()) == 0 else tuple(jax.devices()[:1])
+    devices = devices_for(len(weights))
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
         cell, freedom, limits = cast(system.structure.cell), *jax.tree.map(cast, (freedom, limits))

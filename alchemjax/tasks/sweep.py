@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from alchemjax.calculate import Derivatives, check_kind, derivatives, precision, topology_of
+from alchemjax.calculate import Derivatives, check_kind, derivatives, devices_for, precision, topology_of
 from alchemjax.model.load import Potential
 from alchemjax.system.structure import volume, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
@@ -195,7 +195,7 @@ def batched_config(config, batch: int):
 
 
 def _single_points(potential, system, plan: Plan, weights, alpha, on_steps) -> Table:
-    devices = tuple(jax.devices()) if len(weights) % len(jax.devices()) == 0 else tuple(jax.devices()[:1])
+    devices = devices_for(len(weights))
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
         near = system._replace(structure=wrapped(system.structure))
