@@ -704,7 +704,7 @@ def assert_shapes_as_declared(value):
 @pytest.mark.parametrize("per_node", [False, True])
 def test_arrays_of_topology_and_graph_have_the_shapes_that_are_declared(small, rng, coupling, alpha, per_node):
     structure, sites = random_structure(rng), standard_sites()
-    arrays = topology(small, structure, sites, coupling, per_node=per_node)
+    arrays = jax.tree.map(jnp.asarray, topology(small, structure, sites, coupling, per_node=per_node))
     graph = jit(partial(make_graph, far=2 * CUTOFF))(
         arrays, *structure[:2], random_weights(sites, rng), jnp.asarray(0.1)
     )
