@@ -75,7 +75,8 @@ def _sentence(error: Exception) -> str | None:
         return f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
     if isinstance(error, RuntimeError):
         full = "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
-        return "not enough memory; try a smaller --batch, --dtype float32 or a smaller cell" if full else None
+        advice = "try fewer at once (--batch, --replicas), --dtype float32 or a smaller cell"
+        return f"not enough memory; {advice}" if full else None
     sentence = " ".join(str(error).split())
     for option in ("modality", "head"):  # the library speaks of its arguments
         sentence = sentence.replace(f"pass {option}=", f"give --{option}").replace(

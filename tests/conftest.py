@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import zlib
 from functools import lru_cache, partial
@@ -13,6 +14,15 @@ import numpy as np
 import pytest
 from beartype import BeartypeConf, FrozenDict, beartype
 from jaxtyping import install_import_hook
+
+# tests spend their time on compilation, and these flags halve it; some tests run once more without them (test_parity)
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+)
+if "XLA_FLAGS" not in os.environ:  # workers and the processes of tests inherit them
+    trial = [sys.executable, "-c", "import jax; jax.devices()"]  # which ends at a flag that XLA does not know
+    known = not subprocess.run(trial, env=os.environ | {"XLA_FLAGS": QUICK}, capture_output=True).returncode
+    os.environ["XLA_FLAGS"] = QUICK if known else ""
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -31,8 +41,7 @@ SHIPPED = ROOT / "alchemjax" / "potentials" / "sevennet-0"
 WHEEL = os.environ.get("ALCHEMJAX_SEVENN_WHEEL")
 SPECIES = ("Cl", "K", "Li", "Mg", "Na", "O")
 CUTOFF = 3.2  # A, of the tiny potentials
-MOST_MAPS = 15_000
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time
+MOST_MAPS = 40_000
 
 
 def pytest_configure(config):
@@ -315,7 +324,7 @@ def compiled(name, node_energies, config):
     from alchemjax.calculate import derivatives, energy
 
     function = {"energy": energy, "derivatives": derivatives}[name]
-    return jax.jit(partial(function, node_energies, config), compiler_options=QUICK)
+    return jax.jit(partial(function, node_energies, config))
 
 
 def evaluate(potential, structure, sites, coupling, weights, alpha=None, *, only_energy=False, **options):

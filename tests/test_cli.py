@@ -750,4 +750,4 @@ def test_running_out_of_memory_is_one_sentence(sweeps, tmp_path, monkeypatch):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte")
 
     monkeypatch.setattr(sweep, "sweep_batches", fail)
-    assert "not enough memory; try a smaller --batch" in sweeps(tmp_path / "out", status=2).stderr
+    assert "not enough memory; try fewer at once (--batch" in sweeps(tmp_path / "out", status=2).stderr

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from conftest import (
     CUTOFF,
-    QUICK,
     SPECIES,
     evaluate,
     random_structure,
@@ -25,6 +24,7 @@ from conftest import (
 )
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jax import jit
 from jaxtyping import jaxtyped
 
 from alchemjax.calculate import batch_derivatives, calculate, derivatives, topology_of
@@ -435,10 +435,6 @@ def flat(request):
     z = jnp.asarray(np.concatenate([structure.positions.ravel(), np.zeros(9), random_weights(sites, rng), [0.3]]))
     directions = jnp.asarray(rng.normal(size=(3, 27)) * np.repeat([0.3, 0.1, 0.3], [12, 9, 6]))
     return energy, z, directions, potential.params
-
-
-def jit(function):
-    return jax.jit(function, compiler_options=QUICK)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.neighborlist import neighbor_list
-from conftest import CUTOFF, QUICK, random_structure, random_weights, standard_sites
+from conftest import CUTOFF, random_structure, random_weights, standard_sites
 
 from alchemjax.calculate import derivatives, topology_of
 from alchemjax.system import lists
@@ -51,7 +51,7 @@ def compiled(grid, rule):
         wrapped, away = lists.wrap(grid.pbc, positions, cell)
         return lists.search(grid, rule, layout, wrapped, cell), away
 
-    return jax.jit(run, compiler_options=QUICK)
+    return jax.jit(run)
 
 
 def roomy(grid, sites):
@@ -187,9 +187,9 @@ def test_energies_are_those_of_lists_made_on_the_host(name, coupling, rng, reque
         return of(lists.topology(rule, layout, neighbours), wrapped, cell, system.weights, alpha), neighbours.overflow
 
     arrays = jnp.asarray(structure.positions), jnp.asarray(structure.cell)
-    out, overflow = jax.jit(listed, compiler_options=QUICK)(layout, *arrays)
+    out, overflow = jax.jit(listed)(layout, *arrays)
     assert not overflow
-    expected = jax.jit(of, compiler_options=QUICK)(topology_of(potential, system), *arrays, system.weights, alpha)
+    expected = jax.jit(of)(topology_of(potential, system), *arrays, system.weights, alpha)
     assert np.abs(expected.positions).max() > 0.01
     for a, b in zip(out, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)

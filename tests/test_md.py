@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.data import atomic_masses, chemical_symbols
-from conftest import QUICK, ROOT
+from conftest import ROOT
 from pair_potential import lennard_jones
 
 import alchemjax as aj
@@ -30,12 +29,6 @@ GPA = 1 / 160.21766208
 def argon(*arguments, every=10, **options):
     """md of a soft crystal whose atoms move far; ten samples to a chunk, so that tests share compiled programs."""
     return md(*arguments, **{"skin": 0.8, "every": every, "chunk": 10 * every} | options)
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation(monkeypatch):
-    """Half the time of a test would be the optimisation of a program that runs for a second."""
-    monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options=QUICK))
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +75,7 @@ def test_conserved_energy_converges_with_the_time_step(name, potential, crystal)
     assert ((order > low) & (order < high)).all(), (wander, order)
 
 
-def test_NVE_is_velocity_Verlet_of_jax_md(potential, crystal, monkeypatch):
-    monkeypatch.undo()  # jax-md has jitted functions of its own, inside ours
+def test_NVE_is_velocity_Verlet_of_jax_md(potential, crystal):
     from jax_md import simulate
 
     velocities = np.random.default_rng(1).normal(size=(8, 3)) * 1e-3
@@ -185,20 +177,26 @@ def test_temperature_follows_its_schedule(potential, crystal):
         assert abs(mean[part].mean() / expected[part].mean() - 1) < 0.1
 
 
-def test_a_moving_composition_does_the_work_that_changes_the_conserved_energy(potential, crystal):
+@pytest.mark.parametrize("coupling", ["independent", "paired", "correlated", "published"])
+def test_a_moving_composition_does_the_work_that_changes_the_conserved_energy(coupling, potential, crystal):
     path = [(0.0, [1.0, 0.0]), (500.0, [0.2, 0.8])]
-    start = argon(potential, crystal, steps=0)
+    alpha = [(0.0, 0.0), (250.0, 0.9), (500.0, 0.3)] if coupling == "correlated" else None
+    unlike = potential.params | {"charge": jnp.array([1.0, 1.6])}
+    potential, crystal = potential._replace(params=unlike), crystal._replace(coupling=coupling)
+    start = argon(potential, crystal, path, steps=0, alpha=alpha)
     wander = []
     for timestep in (10.0, 5.0, 2.5):
         out = argon(
             potential, crystal, path, steps=int(500 / timestep), timestep=timestep, thermostat=None, every=1,
-            velocities=start.velocities[0],
+            velocities=start.velocities[0], alpha=alpha,
         )  # fmt: skip
         wander.append(np.ptp(out.conserved))
         np.testing.assert_allclose(out.weights[:, 1], 0.8 * out.time / 500, atol=1e-12)
     total = out.energy + out.kinetic
     assert abs(total[-1] - total[0]) > 0.5 and abs(out.work[-1] - (total[-1] - total[0])) < 1e-3
     assert (np.array(wander[:-1]) / wander[1:] > 3).all(), "second order in the time step"
+    work_of_alpha = np.trapezoid(out.alpha_gradient, out.alpha)
+    assert (abs(work_of_alpha) > 50 * wander[-1]) == (coupling == "correlated")
 
 
 @pytest.mark.parametrize(
@@ -333,7 +331,8 @@ print("same")
 
 @pytest.mark.slow
 def test_replicas_are_spread_over_devices():
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "PYTHONPATH": str(ROOT)}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", DEVICES], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
     )
@@ -365,6 +364,10 @@ WRONG = {
     "thermostat 'andersen' is unknown; allowed are langevin, nose-hoover, csvr": {"thermostat": "andersen"},
     "a moving cell needs a thermostat": {"thermostat": None, "cell": True},
     "pressure = 1.0 has no effect unless the cell moves": {"pressure": 1.0},
+    "barostat_time = 9.0 has no effect unless the cell moves": {"barostat_time": 9.0},
+    "bulk_modulus = 1.0 has no effect unless the cell moves": {"bulk_modulus": 1.0},
+    "thermostat_time = 9.0 has no effect without a thermostat": {"thermostat": None, "thermostat_time": 9.0},
+    "thermostat_time = 0 must be a positive number": {"thermostat_time": 0},
     "temperature = -3 K must be positive": {"temperature": -3},
     "temperature = 0 K must be positive": {"temperature": 0, "thermostat": "csvr"},
     "temperature = 'hot' is not understood": {"temperature": "hot"},

@@ -1,6 +1,9 @@
 """The numbers of the original SevenNet program (golden/README.md says where they are from)."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +102,15 @@ def test_sevennet_0_in_float64_gives_the_numbers_of_the_original(potential64, na
 def test_sevennet_0_in_float32_is_near_the_float64_numbers(name):
     potential = read_model(SHIPPED, "float32")
     assert_equal_to_original(potential, name, "sevennet-0", energy=2e-5, force=5e-4, stress=5e-5)
+
+
+@pytest.mark.slow
+def test_programs_compiled_as_users_have_them_give_the_same_numbers():
+    tests = ["tests/test_selftest.py", "tests/test_parity.py", "-k", "selftest or (sevennet_0_in and gan_wurtzite)"]
+    command = [sys.executable, "-m", "pytest", "-q", *tests]
+    run = subprocess.run(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
+    assert run.stdout.splitlines()[-1].startswith("6 passed"), run.stdout
 
 
 @pytest.mark.slow

@@ -94,7 +94,7 @@ print(json.dumps([jax.device_count(), table.energy.tolist(), table.volume.tolist
 def test_eight_devices_give_the_table_of_one(relax):
     tables = []
     for devices in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         run = subprocess.run(
             [sys.executable, "-c", DEVICES, relax], env=environment, capture_output=True, text=True, check=True

@@ -19,6 +19,7 @@ from alchemjax.tasks.freedom import make_freedom
 from alchemjax.tasks.thermostats import THERMOSTATS, site_masses
 from alchemjax.units import FS, KELVIN
 
+THERMOSTAT_TIME, BAROSTAT_TIME, BULK_MODULUS = 100.0, 1000.0, 0.6  # fs, fs, eV/A^3
 CHUNK = 100  # steps between two looks of the host
 MOST = 2**31 - 1  # steps and seeds
 REPLICA = ("weights", "alpha", "temperature", "pressure", "seed")
@@ -51,11 +52,11 @@ def make_plan(
     timestep: float = 1.0,
     temperature=300.0,
     thermostat: str | None = "langevin",
-    thermostat_time: float = 100.0,
+    thermostat_time: float | None = None,
     cell=False,
     pressure=0.0,
-    barostat_time: float = 1000.0,
-    bulk_modulus: float = 0.6,
+    barostat_time: float | None = None,
+    bulk_modulus: float | None = None,
     alpha=None,
     seed: int = 0,
     replicas=None,
@@ -71,10 +72,11 @@ def make_plan(
     `alpha` are constant or lists of (time, value), linear in between; two values at one time are a jump. Masses are the
     means of the species on a site; where they change, momenta are kept.
 
-    `thermostat`: "langevin", "nose-hoover", "csvr", or None (NVE). `cell` other than False is NPT; it says which
-    strains may move as in `relax`. The bulk modulus, of the right order of magnitude, sets only the time scale of the
-    barostat. `replicas`: a number of runs that differ in their random numbers, or a list of dicts that replace weights,
-    alpha, temperature, pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given; with a
+    `thermostat`: "langevin", "nose-hoover", "csvr", or None (NVE), with the relaxation time `thermostat_time` (100).
+    `cell` other than False is NPT; it says which strains may move as in `relax`, with the relaxation time
+    `barostat_time` (1000) if the bulk modulus is `bulk_modulus` (0.6); its order of magnitude suffices. `replicas`: a
+    number of runs that differ in their random numbers, or a list of dicts that replace weights, alpha, temperature,
+    pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given; with a
     thermostat the centre of mass is put at rest. A sample is recorded `every` so many steps; the host looks at the run
     every `chunk` steps. Neighbour lists reach `skin` A beyond the cutoff; wider ones are made less often.
 
@@ -82,14 +84,9 @@ def make_plan(
     """
     check_kind(potential, Potential)
     check_kind(system, System)
-    numbers = {
-        "timestep": timestep,
-        "thermostat_time": thermostat_time,
-        "barostat_time": barostat_time,
-        "bulk_modulus": bulk_modulus,
-        "skin": skin,
-    }
-    for name, value in numbers.items():
+    of_thermostat = {"thermostat_time": thermostat_time}
+    of_barostat = {"barostat_time": barostat_time, "bulk_modulus": bulk_modulus}
+    for name, value in ({"timestep": timestep, "skin": skin} | _given(of_thermostat) | _given(of_barostat)).items():
         if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
             raise ValueError(f"{name} = {value!r} must be a positive number")
     for name, value, least in (("steps", steps, 0), ("every", every, 1), ("chunk", chunk, 1)):
@@ -102,12 +99,14 @@ def make_plan(
     barostat = cell is not False
     if barostat and thermostat is None:
         raise ValueError("a moving cell needs a thermostat; give one, or leave the cell as it is")
-    if not barostat and not (np.ndim(pressure) == 0 and pressure == 0):
-        raise ValueError(
-            f"pressure = {pressure!r} has no effect unless the cell moves; leave it out, or give cell=True"
-        )
-    if not barostat and len(fixed_axes):
-        raise ValueError(f"fixed_axes = {fixed_axes!r} has no effect unless the cell moves; leave it out")
+    idle = {} if thermostat else _given(of_thermostat)
+    if not barostat:
+        idle |= _given(of_barostat)
+        idle |= {} if np.ndim(pressure) == 0 and pressure == 0 else {"pressure": pressure}
+        idle |= {"fixed_axes": fixed_axes} if len(fixed_axes) else {}
+    for name, value in idle.items():
+        reason = "without a thermostat" if name in of_thermostat else "unless the cell moves"
+        raise ValueError(f"{name} = {value!r} has no effect {reason}; leave it out")
     if thermostat is None and _is_schedule(temperature):
         raise ValueError("a schedule of the temperature needs a thermostat; give one, or one temperature to start with")
     freedom = make_freedom(structure, cell=cell, fixed_axes=fixed_axes)
@@ -125,6 +124,7 @@ def make_plan(
     masses = node_masses(system.sites)
     _check_protocol(system, protocol, masses, thermostat)
     cell_now = completed_cell(structure)
+    relaxation = (bulk_modulus or BULK_MODULUS) * (barostat_time or BAROSTAT_TIME) * FS
     seeds = tuple(int(one["seed"]) for one in members)
     return Plan(
         system=system,
@@ -135,8 +135,8 @@ def make_plan(
         barostat=barostat,
         constants=Constants(
             dt=np.asarray(timestep * FS),
-            thermostat_time=np.asarray(thermostat_time * FS),
-            mobility=np.asarray(1 / (3 * bulk_modulus * barostat_time * FS * (volume(structure) or 1.0))),
+            thermostat_time=np.asarray((thermostat_time or THERMOSTAT_TIME) * FS),
+            mobility=np.asarray(1 / (3 * relaxation * (volume(structure) or 1.0))),
             strains=freedom.strains,
             node_mass=masses,
             volume=np.asarray((volume(structure) or np.nan) / abs(np.linalg.det(cell_now))),
@@ -150,6 +150,10 @@ def make_plan(
         rows=max(1, int(chunk) // int(every)),
         skin=float(skin),
     )
+
+
+def _given(options: dict) -> dict:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _check_whole(name: str, value, least: int) -> None:
