@@ -103,7 +103,7 @@ def one_size(cells: int):
 
     potential = aj.load("sevennet-0")
     base = peak()
-    few = 4
+    few = 4 if cells < 8 else 1
     run = steps(potential, cells, every=few, chunk=few)
     run(), run()
     took = []
@@ -182,7 +182,7 @@ def in_processes(what: str, names) -> list:
 def scaling():
     import numpy as np
 
-    rows = np.array(in_processes("--one-size", (2, 3, 4, 5, 6, 8)))
+    rows = np.array(in_processes("--one-size", (2, 3, 4, 6, 8, 10, 13)))
     for atoms, seconds, memory, base in rows:
         each = 1e6 * (memory - base) / atoms
         print(f"{atoms:6.0f} atoms: {1 / seconds:8.3f} steps/s, {memory:.2f} GB, {each:.0f} kB/atom")
