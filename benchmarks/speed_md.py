@@ -19,7 +19,7 @@ from functools import partial
 import side_by_side
 from side_by_side import THREADS, Original, in_turns, options, silicon, use_two_cores
 
-STEPS = 20  # timed together
+STEPS = 10  # timed together
 SEVENN = f"""
 import torch
 torch.set_num_threads({THREADS})
