@@ -41,6 +41,9 @@ SHIPPED = ROOT / "alchemjax" / "potentials" / "sevennet-0"
 WHEEL = os.environ.get("ALCHEMJAX_SEVENN_WHEEL")
 SPECIES = ("Cl", "K", "Li", "Mg", "Na", "O")
 CUTOFF = 3.2  # A, of the tiny potentials
+COUPLINGS = [("independent", None), ("paired", None), ("correlated", 0.37)]
+PUBLISHED = ("published", None)
+every_coupling = pytest.mark.parametrize("coupling, alpha", [*COUPLINGS, PUBLISHED])
 MOST_MAPS = 40_000
 
 
@@ -283,6 +286,10 @@ def random_structure(rng, *, left_handed=False, sites=4):
         distances = np.linalg.norm(positions[None, :, None] - positions[:, None, None] + shifts, axis=-1)
         if np.sort(distances.ravel())[sites] > 1.3:  # the first `sites` are sites and themselves
             return make_structure(positions, cell, True)
+
+
+def moved(structure, displacement):
+    return structure._replace(positions=structure.positions + displacement)
 
 
 def standard_sites(species=("Na", "K", "Li", "Cl", "Na"), extra=()):

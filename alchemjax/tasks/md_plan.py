@@ -76,17 +76,36 @@ def make_plan(
     `cell` other than False is NPT; it says which strains may move as in `relax`, with the relaxation time
     `barostat_time` (1000) if the bulk modulus is `bulk_modulus` (0.6); its order of magnitude suffices. `replicas`: a
     number of runs that differ in their random numbers, or a list of dicts that replace weights, alpha, temperature,
-    pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given; with a
-    thermostat the centre of mass is put at rest. A sample is recorded `every` so many steps; the host looks at the run
-    every `chunk` steps. Neighbour lists reach `skin` A beyond the cutoff; wider ones are made less often.
+    pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given; with a thermostat the centre of
+    mass is put at rest. A sample is recorded `every` so many steps; the host looks at the run every `chunk` steps.
+    Neighbour lists reach `skin` A beyond the cutoff; wider ones are made less often.
 
     Errors: ValueError saying what is allowed.
     """
     check_kind(potential, Potential)
     check_kind(system, System)
-    of_thermostat = {"thermostat_time": thermostat_time}
-    of_barostat = {"barostat_time": barostat_time, "bulk_modulus": bulk_modulus}
-    for name, value in ({"timestep": timestep, "skin": skin} | _given(of_thermostat) | _given(of_barostat)).items():
+    barostat = cell is not False
+    idle = {"thermostat_time": thermostat_time} if thermostat is None else {}
+    if not barostat:
+        idle |= {"barostat_time": barostat_time, "bulk_modulus": bulk_modulus}
+        idle |= {"pressure": None if np.ndim(pressure) == 0 and pressure == 0 else pressure}
+        idle |= {"fixed_axes": fixed_axes if len(fixed_axes) else None}
+    for name, value in idle.items():
+        if value is not None:
+            of_cell = "unless the cell moves; leave it out, or give cell=True"
+            reason = "without a thermostat; leave it out" if name == "thermostat_time" else of_cell
+            raise ValueError(f"{name} = {value!r} has no effect {reason}")
+    thermostat_time = THERMOSTAT_TIME if thermostat_time is None else thermostat_time
+    barostat_time = BAROSTAT_TIME if barostat_time is None else barostat_time
+    bulk_modulus = BULK_MODULUS if bulk_modulus is None else bulk_modulus
+    numbers = {
+        "timestep": timestep,
+        "thermostat_time": thermostat_time,
+        "barostat_time": barostat_time,
+        "bulk_modulus": bulk_modulus,
+        "skin": skin,
+    }
+    for name, value in numbers.items():
         if not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
             raise ValueError(f"{name} = {value!r} must be a positive number")
     for name, value, least in (("steps", steps, 0), ("every", every, 1), ("chunk", chunk, 1)):
@@ -96,17 +115,8 @@ def make_plan(
     structure = system.structure
     if len(structure.positions) < 2:
         raise ValueError("one site alone has no motion relative to the centre of mass; repeat the cell")
-    barostat = cell is not False
     if barostat and thermostat is None:
         raise ValueError("a moving cell needs a thermostat; give one, or leave the cell as it is")
-    idle = {} if thermostat else _given(of_thermostat)
-    if not barostat:
-        idle |= _given(of_barostat)
-        idle |= {} if np.ndim(pressure) == 0 and pressure == 0 else {"pressure": pressure}
-        idle |= {"fixed_axes": fixed_axes} if len(fixed_axes) else {}
-    for name, value in idle.items():
-        reason = "without a thermostat" if name in of_thermostat else "unless the cell moves"
-        raise ValueError(f"{name} = {value!r} has no effect {reason}; leave it out")
     if thermostat is None and _is_schedule(temperature):
         raise ValueError("a schedule of the temperature needs a thermostat; give one, or one temperature to start with")
     freedom = make_freedom(structure, cell=cell, fixed_axes=fixed_axes)
@@ -124,7 +134,6 @@ def make_plan(
     masses = node_masses(system.sites)
     _check_protocol(system, protocol, masses, thermostat)
     cell_now = completed_cell(structure)
-    relaxation = (bulk_modulus or BULK_MODULUS) * (barostat_time or BAROSTAT_TIME) * FS
     seeds = tuple(int(one["seed"]) for one in members)
     return Plan(
         system=system,
@@ -135,8 +144,8 @@ def make_plan(
         barostat=barostat,
         constants=Constants(
             dt=np.asarray(timestep * FS),
-            thermostat_time=np.asarray((thermostat_time or THERMOSTAT_TIME) * FS),
-            mobility=np.asarray(1 / (3 * relaxation * (volume(structure) or 1.0))),
+            thermostat_time=np.asarray(thermostat_time * FS),
+            mobility=np.asarray(1 / (3 * bulk_modulus * barostat_time * FS * (volume(structure) or 1.0))),
             strains=freedom.strains,
             node_mass=masses,
             volume=np.asarray((volume(structure) or np.nan) / abs(np.linalg.det(cell_now))),
@@ -150,10 +159,6 @@ def make_plan(
         rows=max(1, int(chunk) // int(every)),
         skin=float(skin),
     )
-
-
-def _given(options: dict) -> dict:
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def _check_whole(name: str, value, least: int) -> None:
