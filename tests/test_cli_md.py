@@ -1,6 +1,7 @@
 """alchemjax md: files that grow, runs that survive being killed, and sentences."""
 
 import csv
+import errno
 import json
 import os
 import random
@@ -107,6 +108,48 @@ def test_a_run_that_was_stopped_goes_on_and_its_files_are_those_of_a_run_that_wa
     for name in ("log.csv", "trajectory-0.extxyz", "trajectory-1.extxyz"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
     assert {row["replica"] for row in table(cut / "log.csv")} == {"0", "1"}
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(run, tmp_path, monkeypatch):
+    from alchemjax.commands import md
+
+    run("-o", tmp_path / "whole", *STEPS, *MIX)
+    append, out, calls = md.append, tmp_path / "run", []
+
+    def full(path, text):
+        calls.append(path)
+        if len(calls) in (4, 6):  # once in the middle of the run, once at the first file after that
+            append(path, text[: len(text) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return append(path, text)
+
+    monkeypatch.setattr(md, "append", full)
+    for _ in range(2):
+        said = run("-o", out, *STEPS, *MIX, status=2)
+        assert said.strip() == f"alchemjax: '{calls[-1]}': No space left on device"
+        assert not json.loads((out / "md.json").read_text())["finished"]
+    run("-o", out, *STEPS, *MIX)
+    for name in ("log.csv", "trajectory.extxyz"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_second_process_in_the_same_folder_is_refused(run, tmp_path, monkeypatch):
+    from alchemjax.commands import md
+
+    store, said, out = md.store, [], tmp_path / "run"
+
+    def meanwhile(*arguments):
+        store(*arguments)
+        if not said:
+            said.append("")  # the second run does not come so far
+            said[0] = run("-o", out, *STEPS, *MIX, *options, status=2)
+
+    monkeypatch.setattr(md, "store", meanwhile)
+    for options in ([], ["--overwrite"]):
+        said.clear()
+        run("-o", out, *STEPS, *MIX, *options)
+        assert said == [f"alchemjax: another run is going on in '{out}'; wait for it, or use another folder\n"]
+        assert len(table(out / "log.csv")) == 9
 
 
 KILLED = """

@@ -104,6 +104,22 @@ def test_pairs_are_those_of_ase(kind, rng):
     assert len(numbers) > CASES // 2 and len(set(numbers)) > 3 and max(numbers) > 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_pairs_in_float32_are_those_of_ase_but_for_rounding(kind, rng):
+    make_cell, sites, pbc = KINDS[kind]
+    rule, layout = site_layout(sites)
+    cell = make_cell(rng)
+    grid = roomy(lists.allocate(rule, layout, [Structure(np.zeros((sites, 3)), cell, np.array(pbc))], RADIUS), sites)
+    for _ in range(CASES):
+        positions = (rng.uniform(-1.5, 1.5, (sites, 3)) @ cell).astype("float32")
+        neighbours, away = compiled(grid, rule)(layout, positions, cell.astype("float32"))
+        assert neighbours.positions.dtype == "float32" and not neighbours.overflow
+        pairs, images = found(neighbours, sites), np.asarray(away)
+        fewer, more = (of_ase(positions, cell, pbc, images, RADIUS + rounding) for rounding in (-2e-5, 2e-5))
+        assert fewer <= pairs <= more
+        assert max(pairs.values(), default=1) == 1 and more.total() - fewer.total() < 10
+
+
 def test_a_pair_at_the_edge_of_a_bin_is_found():
     cell = np.eye(3) * 2.0001 * RADIUS * (1 + lists.SLACK)
     rule, layout = site_layout(2)

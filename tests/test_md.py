@@ -294,6 +294,26 @@ def test_a_list_that_overflows_is_enlarged_and_the_chunk_repeated(potential, cry
     np.testing.assert_array_equal(out.time, expected.time)
 
 
+def test_a_list_of_one_replica_that_overflows_is_enlarged_for_all(potential, crystal, monkeypatch):
+    velocities = 0.005 * np.random.default_rng(0).normal(size=(8, 3))  # A/fs
+    velocities = np.stack([np.zeros((8, 3)), velocities - velocities.mean(0)])  # only the second replica moves
+    options = {"steps": 100, "timestep": 8.0, "every": 20, "skin": 0.3, "thermostat": None, "replicas": 2}
+    options |= {"velocities": velocities}
+    expected = md(potential, crystal, **options)
+    made = []
+
+    def tight(rule, layout, structures, radius, *, spare=1.0):
+        made.append(len(structures))
+        return allocate(rule, layout, structures, radius, spare=spare)
+
+    monkeypatch.setattr(module, "allocate", tight)
+    monkeypatch.setattr("alchemjax.system.lists.RATTLE", 1e-3)  # room for what is there at the start only
+    out = md(potential, crystal, **options)
+    assert made[0] == 1 and set(made[1:]) == {2}, "made again, with room for both replicas"
+    np.testing.assert_allclose(out.positions, expected.positions, atol=1e-6)
+    assert np.ptp(out.positions[:, 0], axis=0).max() < 1e-6 < 0.1 < np.ptp(out.positions[:, 1], axis=0).max()
+
+
 def test_positions_run_through_the_boundaries(potential, crystal):
     velocities = np.broadcast_to([0.02, -0.01, 0.0], (8, 3))  # A/fs: everything moves together
     moved = crystal._replace(structure=crystal.structure._replace(positions=crystal.structure.positions + 100.0))

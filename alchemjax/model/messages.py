@@ -148,7 +148,7 @@ def _messages(hidden, config, parts, radial: dict, r, kernels: list, sent: list)
 
 
 def _messages_jvp(hidden, config, parts, primals, tangents):
-    """A change of distance times dw/dr goes into the kernels: no gradient of radial weights is ever formed."""
+    """A change of distance times dw/dr goes into what is sent: no gradient of radial weights is ever formed."""
     (radial, r, kernels, sent), (d_radial, d_r, d_kernels, d_sent) = primals, tangents
     still = lambda tree: all(type(leaf) is SymbolicZero for leaf in jax.tree.leaves(tree))
     filled = lambda tree, like: jax.tree.map(
@@ -160,7 +160,8 @@ def _messages_jvp(hidden, config, parts, primals, tangents):
     if not still(d_kernels):
         terms.append((filled(d_kernels, kernels), w, sent))
     if not still(d_r):
-        terms.append(([_times_edges(k, d_r) for k in kernels], _last(parts, radial, slope), sent))
+        shifted = [[x * d_r[..., None, None] for x in xs] for xs in sent]
+        terms.append((kernels, _last(parts, radial, slope), shifted))
     if not still(d_sent):
         terms.append((kernels, w, filled(d_sent, sent)))
     if not still(d_radial):
