@@ -74,15 +74,16 @@ def _fewer(bins: np.ndarray, most: int) -> np.ndarray:
 
 
 def _shapes(rule: Rule, layout: Layout, structures: list[Structure], radius: float, spare: float):
-    """(rows, width) of every block, from the numbers of neighbours of sites that are displaced at random."""
+    """(rows, width) of every block, from the numbers of neighbours of sites as they are and displaced at random."""
     rng = np.random.default_rng(0)
     counts: list[list[np.ndarray]] = [[] for _ in range(rule.blocks)]
     for structure in structures:
-        for _ in range(2):
-            moved = structure.positions + RATTLE * rng.normal(size=structure.positions.shape)
+        sites = len(structure.positions)
+        for size in [0.0] + [RATTLE] * (2 + 64 // sites):
+            moved = structure.positions + size * rng.normal(size=(sites, 3))
             pairs = find_pairs(structure._replace(positions=moved), radius, minimum=0.0)
             for own, chosen in zip(counts, pairs_of_blocks(rule, layout, pairs), strict=True):
-                own.append(np.ceil(spare * np.unique(chosen.receiver, return_counts=True)[1]).astype(int))
+                own.append(np.unique(chosen.receiver, return_counts=True)[1])
     shapes = []
     for several in counts:
         width = best_shape(np.concatenate(several))[1]
