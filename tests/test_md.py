@@ -314,6 +314,22 @@ def test_a_list_of_one_replica_that_overflows_is_enlarged_for_all(potential, cry
     assert np.ptp(out.positions[:, 0], axis=0).max() < 1e-6 < 0.1 < np.ptp(out.positions[:, 1], axis=0).max()
 
 
+def test_lists_follow_a_cell_that_shrinks(potential):
+    """Images far away along z come near although no site moves much: all of them are near z = 0."""
+    from ase import Atoms
+
+    cell = np.diag([5.2, 5.2, 6.5])
+    system = aj.from_atoms(Atoms("Ar2", scaled_positions=[[0, 0, 0.1], [0.5, 0.5, 0.1]], cell=cell, pbc=True))
+    out = argon(
+        potential, system, steps=200, timestep=5.0, temperature=1e-4, cell=(0, 0, 1, 0, 0, 0), pressure=0.2 * GPA,
+        bulk_modulus=1.5 * GPA, barostat_time=200.0, skin=0.3,
+    )  # fmt: skip
+    assert out.cell[-1, 2, 2] < 5.5 < 6.3 < out.cell[0, 2, 2], "from outside the radius to inside the cutoff"
+    for positions, cell, energy in zip(out.positions, out.cell, out.energy, strict=True):
+        here = make_structure(positions, cell, system.structure.pbc)
+        np.testing.assert_allclose(aj.calculate(potential, system._replace(structure=here)).energy, energy, atol=1e-8)
+
+
 def test_positions_run_through_the_boundaries(potential, crystal):
     velocities = np.broadcast_to([0.02, -0.01, 0.0], (8, 3))  # A/fs: everything moves together
     moved = crystal._replace(structure=crystal.structure._replace(positions=crystal.structure.positions + 100.0))

@@ -76,8 +76,9 @@ def test_kinetic_energies_are_distributed_canonically_and_equally_over_sites(the
 # --- volumes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("thermostat, cell", [("langevin", "hydrostatic"), ("csvr", (0, 0, 1, 0, 0, 0))])
+@pytest.mark.parametrize("thermostat, cell", [("csvr", "hydrostatic"), ("langevin", (0, 0, 1, 0, 0, 0))])
 def test_the_volume_of_an_ideal_gas_has_its_gamma_distribution(thermostat, cell):
+    # CSVR and one axis would not do: without collisions it never exchanges momentum between directions
     sites, temperature = 6, 100.0
     side = 40.0
     kT, pressure = temperature * KELVIN, (sites + 1) * temperature * KELVIN / side**3
@@ -86,13 +87,14 @@ def test_the_volume_of_an_ideal_gas_has_its_gamma_distribution(thermostat, cell)
     out = md(
         lennard_jones(strength=0.0), gas, steps=2200, timestep=4.0, temperature=temperature, thermostat=thermostat,
         thermostat_time=50.0, cell=cell, pressure=pressure, bulk_modulus=pressure, barostat_time=100.0,
-        replicas=16, every=20, chunk=100, skin=4.0,
+        replicas=48, every=20, chunk=100, skin=4.0,
     )  # fmt: skip
     volume = out.volume[15:] * pressure / kT  # in it, the density is V^N exp(-V)
     mean, error = mean_and_error(volume.mean(0))
-    assert_is(mean, error, sites + 1, 0.45)
+    assert_is(mean, error, sites + 1, 0.15)
     mean, error = mean_and_error(((volume - sites - 1) ** 2).mean(0))
-    assert_is(mean, error, sites + 1, 1.5)
+    assert_is(mean, error, sites + 1, 0.6)
+    assert stats.kstest(volume[::5].ravel(), stats.gamma(sites + 1).cdf).pvalue > 1e-5
 
 
 def test_a_crystal_that_breathes_has_the_isobaric_ensemble():
