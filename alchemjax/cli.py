@@ -324,7 +324,8 @@ def main() -> None:
     try:
         status = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except UnreadableCommand as error:  # pyright: ignore[reportGeneralTypeIssues]
-        print(f"alchemjax: {' '.join(error.format_message().split())} (see --help)", file=sys.stderr)
+        said = " ".join(error.format_message().split()).replace("Value error, ", "").rstrip(".")
+        print(f"alchemjax: {said} (see --help)", file=sys.stderr)
         sys.exit(2)
     except typer.Abort:
         sys.exit(130)

@@ -96,14 +96,13 @@ def plot_md(columns: Mapping[str, Any]) -> Figure:
     moving = [name for names in _groups(data).values() for name in names if np.ptp(data[name]) > 1e-9]
     if moving:
         sites.append(Panel("Composition", [Curve(_species(name), data[name]) for name in moving[: len(COLOURS)]]))
-    targets = {"Temperature (K)": "target_temperature_K"}
-    if np.ptp(data["volume_A3"]) > 1e-6:
-        targets["Pressure (GPa)"] = "target_pressure_GPa"
+    targets = {"Temperature (K)": "target_temperature_K", "Pressure (GPa)": "target_pressure_GPa"}
     with matplotlib.rc_context(STYLE):
-        rows = -(-len(sites) // 3)
+        across = 2 if len(sites) == 4 else 3
+        rows = -(-len(sites) // across)
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
-        figure = Figure(figsize=(3 * PANEL[0], rows * PANEL[1]), layout=layout)
-        grid = figure.subplots(rows, 3, squeeze=False).ravel()
+        figure = Figure(figsize=(across * PANEL[0], rows * PANEL[1]), layout=layout)
+        grid = figure.subplots(rows, across, squeeze=False).ravel()
         for letter, axes, panel in zip("abcdef", grid, sites, strict=False):
             _over_time(axes, data, panel, data.get(targets.get(panel.title, "")))
             _name_panel(axes, letter)
@@ -130,9 +129,10 @@ def _over_time(axes, data: Mapping[str, np.ndarray], panel: Panel, target: np.nd
         mean = np.convolve(values.mean(1), np.ones(window) / window, "valid")
         middle = np.convolve(time, np.ones(window) / window, "valid")
         axes.plot(middle, mean, color=colour, label=curve.label or None)
-    if target is not None:
-        axes.plot(time, target.reshape(-1, replicas)[:, 0], "--", color=LINEAR, linewidth=1.0)
-    if any(curve.label for curve in panel.curves):
+    wanted = target is not None and bool(np.isfinite(target).all())
+    if wanted:
+        axes.plot(time, target.reshape(-1, replicas)[:, 0], "--", color=LINEAR, linewidth=1.0, label="target")
+    if wanted or any(curve.label for curve in panel.curves):
         axes.legend()
 
 

@@ -165,6 +165,16 @@ def test_knots_are_linear_in_between_constant_outside_and_jump_where_doubled():
     assert float(_at(Knots(jnp.array([0]), jnp.array([7.0])), jnp.asarray(3))) == 7
 
 
+@pytest.mark.parametrize("thermostat", [None, "langevin"])
+def test_a_jump_at_the_start_has_happened_when_the_run_starts(thermostat, potential, crystal):
+    weights, temperature = [(0, [1, 0]), (0.3, [0, 1]), (100, [0, 1])], [(0, 10.0), (0, 60.0), (50, 60.0)]
+    options = {"steps": 10, "timestep": 1.0, "thermostat": thermostat}
+    jumped = argon(potential, crystal, weights, temperature=temperature if thermostat else 60.0, **options)
+    plain = argon(potential, crystal, [0, 1], temperature=60.0, **options)
+    for name in ("temperature", "positions", "velocities", "conserved", "work"):
+        np.testing.assert_allclose(getattr(jumped, name), getattr(plain, name), atol=1e-12)
+
+
 def test_temperature_follows_its_schedule(potential, crystal):
     ramp = [(0.0, 10.0), (1000.0, 60.0), (1000.0, 20.0)]
     out = argon(
@@ -212,6 +222,17 @@ def test_targets_that_move_do_not_change_the_conserved_energy(options, potential
     out = argon(potential, crystal, steps=160, timestep=2.5, every=20, **options)
     target = out.target_pressure * out.volume + out.target_temperature * KELVIN
     assert np.ptp(target) > 0.003 and np.ptp(out.conserved) < 0.0015
+
+
+def test_temperature_and_pressure_are_those_about_the_centre_of_mass(potential, crystal):
+    velocities = 1e-3 * np.random.default_rng(0).normal(size=(8, 3))
+    velocities -= velocities.mean(0)
+    options = {"steps": 20, "timestep": 4.0, "thermostat": None}
+    still, moving = (argon(potential, crystal, velocities=velocities + drift, **options) for drift in (0, [0.01, 0, 0]))
+    np.testing.assert_allclose(moving.temperature, still.temperature)
+    np.testing.assert_allclose(moving.stress, still.stress, atol=1e-12)
+    assert moving.kinetic[0] > 10 * still.kinetic[0]
+    assert np.isnan(still.target_temperature).all() and np.isnan(still.target_pressure).all(), "there are no targets"
 
 
 def test_given_velocities_lose_the_motion_of_the_centre_of_mass_to_a_thermostat(potential, crystal):

@@ -30,6 +30,7 @@ from alchemjax.commands.run_folder import (
     Checkpoint,
     append,
     cut,
+    files_of_runs,
     opened,
     report_of,
     store,
@@ -75,7 +76,7 @@ def run(arguments: dict) -> None:
         done = -1 if last is None else int(last.state.step[0])
         if done < int(plan.constants.steps):
             _write_report(out, begun | {"finished": False, "steps_done": done})
-        seconds = _run(potential, system, plan, out, frames, fingerprint, last)
+        seconds, speed = _run(potential, system, plan, out, frames, fingerprint, last)
         log = _read_log(out)
         units = units_of({name: column for name, column in log.items() if name != "replica"})
         finished = {"finished": True, "steps_done": int(plan.constants.steps), "wall_time_s": round(seconds, 3)}
@@ -83,7 +84,7 @@ def run(arguments: dict) -> None:
         _write_report(out, begun | finished | summary)
         if arguments["plot"]:
             _draw(out, log)
-    _say(out, plan, log, seconds)
+    _say(out, plan, log, seconds, speed)
 
 
 def _plan(potential: Potential, system: System, schedule: dict, arguments: dict) -> tuple[System, Plan]:
@@ -168,14 +169,15 @@ def _last(out: Path, fingerprint: str, plan: Plan) -> Checkpoint | None:
             "give at least as many"
         )
     if last is None:
-        for path in (out / LOG, *out.glob("trajectory*.extxyz")):
-            path.unlink(missing_ok=True)
+        for path in files_of_runs(out):
+            if path.name != REPORT:
+                path.unlink()
     cut(out, {} if last is None else last.sizes)
     return last
 
 
-def _run(potential, system: System, plan: Plan, out: Path, frames: int, fingerprint: str, last) -> float:
-    """Go on from the checkpoint or from the start; the seconds that it all took."""
+def _run(potential, system: System, plan: Plan, out: Path, frames: int, fingerprint: str, last):
+    """Go on from the checkpoint or from the start; the seconds that it all took, and steps/s once compiled."""
     sizes, seconds = ({}, 0.0) if last is None else (dict(last.sizes), last.seconds)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -188,7 +190,7 @@ def _run(potential, system: System, plan: Plan, out: Path, frames: int, fingerpr
     with bar:
         done = -1 if last is None else int(last.state.step[0])
         task = bar.add_task("compiling", total=int(plan.constants.steps), completed=max(done, 0))
-        begun, before = time.monotonic(), seconds
+        begun, before, compiled = time.monotonic(), seconds, None
         try:
             for chunk in run_chunks(potential, plan, last and last.state, last and last.grid):
                 trajectory = recorded(plan, chunk.samples)
@@ -199,11 +201,14 @@ def _run(potential, system: System, plan: Plan, out: Path, frames: int, fingerpr
                 now = int(chunk.state.step[0])
                 bar.update(task, completed=now, description=_progress(plan, trajectory, (now - max(done, 0)) / took))
                 done = now
+                compiled = compiled or (now, seconds)
         except ValueError as error:
             if done < 0:
                 raise
             raise ValueError(f"{error}; the last good state, of step {done}, is in '{out}'") from None
-    return seconds
+    if compiled is None or seconds == compiled[1]:
+        return seconds, None
+    return seconds, (done - compiled[0]) / (seconds - compiled[1])
 
 
 def _progress(plan: Plan, trajectory: Trajectory, speed: float) -> str:
@@ -311,11 +316,11 @@ def _draw(out: Path, log: dict[str, np.ndarray]) -> None:
     write_atomically(out / PLOT, lambda path: plot_md(log).savefig(path, dpi=200, format="png"))
 
 
-def _say(out: Path, plan: Plan, log: dict[str, np.ndarray], seconds: float) -> None:
+def _say(out: Path, plan: Plan, log: dict[str, np.ndarray], seconds: float, speed: float | None) -> None:
     steps = int(plan.constants.steps)
-    speed = f", {steps * plan.timestep * 86400e-6 / seconds:.3g} ns/day" if seconds > 0 else ""
+    rate = "" if speed is None else f", {speed * plan.timestep * 86400e-6:.3g} ns/day once compiled"
     many = f" of {len(plan.seeds)} replicas" if len(plan.seeds) > 1 else ""
-    print(f"{steps} steps{many} in {seconds:.0f} s{speed}: {out / LOG}")
+    print(f"{steps} steps{many} in {seconds:.0f} s{rate}: {out / LOG}")
     averages = _averages(log)
     own = averages.get("replica 0", averages)
     if own is not averages:

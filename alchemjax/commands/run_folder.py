@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from alchemjax.system.lists import Grid, Neighbours
 from alchemjax.tasks.dynamics import State
 
 REPORT, CHECKPOINT, PLOT, LOG = "md.json", "checkpoint.npz", "md.png", "log.csv"
+TRAJECTORY = re.compile(r"trajectory(-[0-9]+)?[.]extxyz")
 
 
 class Checkpoint(NamedTuple):
@@ -46,11 +48,14 @@ def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> Ite
     report = report_of(out)
     ours = report.get("fingerprint") == fingerprint
     again = not ours or (overwrite and (report.get("finished") or _unreadable(out)))  # an unfinished run goes on
+    there = files_of_runs(out)
     if resume and not ours:
         what = "a run of other input, options or versions" if report else "no run"
         raise ValueError(f"'{out}' holds {what}; --resume continues a run that was begun with the same options")
-    if not ours and not overwrite and any((out / name).exists() for name in (REPORT, CHECKPOINT, LOG)):
-        raise ValueError(f"'{out}' holds a run of other input, options or versions; use another folder, or --overwrite")
+    if not ours and not overwrite and there:
+        what = "a run of other input, options or versions" if report else f"a file named {there[0].name}"
+        raise ValueError(f"'{out}' holds {what}; use another folder, or --overwrite")
+    made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = open(out / ".lock", "w")
@@ -69,13 +74,22 @@ def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> Ite
                 for path in out.glob(f".*.{name}"):
                     path.unlink()
             if again:
-                for path in out.glob("trajectory*.extxyz"):
-                    path.unlink()
-                for name in (CHECKPOINT, REPORT, LOG, PLOT):
-                    (out / name).unlink(missing_ok=True)
+                for path in there:
+                    path.unlink(missing_ok=True)
             yield
         finally:
             (out / ".lock").unlink(missing_ok=True)
+            if report_of(out).get("steps_done") == -1 and not (out / CHECKPOINT).exists():  # nothing came of it
+                for path in files_of_runs(out):
+                    path.unlink()
+            if made and not any(out.iterdir()):
+                out.rmdir()
+
+
+def files_of_runs(out: Path) -> list[Path]:
+    """What is there under the names of the files of a run."""
+    named = {REPORT, CHECKPOINT, LOG, PLOT}
+    return sorted(path for path in out.glob("*") if path.name in named or TRAJECTORY.fullmatch(path.name))
 
 
 def _unreadable(out: Path) -> bool:

@@ -29,7 +29,15 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from alchemjax.calculate import batch_derivatives
 from alchemjax.system.lists import Grid, Neighbours, is_stale, search, topology, wrap
 from alchemjax.system.topology import Layout, Rule
-from alchemjax.tasks.thermostats import THERMOSTATS, Now, chain_energy, degrees_of_freedom, kinetic_energy, site_masses
+from alchemjax.tasks.thermostats import (
+    THERMOSTATS,
+    Now,
+    at_rest,
+    chain_energy,
+    degrees_of_freedom,
+    kinetic_energy,
+    site_masses,
+)
 
 LARGEST_MOVE = 0.5  # A in one step; atoms that are faster have no future
 
@@ -102,10 +110,10 @@ class Sample(NamedTuple):
     step: Int[Array, "replicas"]
     energy: Float[Array, "replicas"]  # potential energy [eV]
     kinetic: Float[Array, "replicas"]  # eV
-    temperature: Float[Array, "replicas"]  # kT [eV], from 3N - 3 degrees of freedom
+    temperature: Float[Array, "replicas"]  # kT [eV], of the 3N - 3 degrees of freedom about the centre of mass
     target_temperature: Float[Array, "replicas"]  # kT [eV]
     target_pressure: Float[Array, "replicas"]  # eV/A^3
-    virial: Float[Array, "replicas 3 3"]  # dE/dstrain - p p / m [eV]
+    virial: Float[Array, "replicas 3 3"]  # dE/dstrain - p p / m [eV], momenta about the centre of mass
     conserved: Float[Array, "replicas"]  # eV
     work: Float[Array, "replicas"]  # eV
     weights: Float[Array, "replicas weights"]
@@ -147,16 +155,17 @@ def sample(scheme: Scheme, layout: Layout, constants, protocol, state: State) ->
     def of(protocol, state: State) -> Sample:
         now = _now(layout, constants, protocol, state.step, len(state.positions))
         kinetic = kinetic_energy(state.momenta, now.masses)
+        own = at_rest(state.momenta, now.masses)
         work = state.work.sum()
         total = state.energy + kinetic + _bath_energy(scheme, constants, now, state) - state.heat.sum() - work
         return Sample(
             step=state.step,
             energy=state.energy,
             kinetic=kinetic,
-            temperature=2 * kinetic / degrees_of_freedom(state.momenta),
+            temperature=2 * kinetic_energy(own, now.masses) / degrees_of_freedom(own),
             target_temperature=now.temperature,
             target_pressure=now.pressure,
-            virial=state.virial - (state.momenta / now.masses).T @ state.momenta,
+            virial=state.virial - (own / now.masses).T @ own,
             conserved=total,
             work=work,
             weights=now.weights,

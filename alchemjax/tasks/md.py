@@ -39,14 +39,14 @@ class Trajectory(NamedTuple):
     time: Float[np.ndarray, "samples"]  # fs
     energy: Float[np.ndarray, "samples"]  # potential energy [eV]
     kinetic: Float[np.ndarray, "samples"]  # eV
-    temperature: Float[np.ndarray, "samples"]  # K
+    temperature: Float[np.ndarray, "samples"]  # K, of the motion about the centre of mass, as in pressure and stress
     pressure: Float[np.ndarray, "samples"]  # eV/A^3, momenta included; NaN without a cell volume
     stress: Float[np.ndarray, "samples 3 3"]  # eV/A^3, momenta included, tension positive
     volume: Float[np.ndarray, "samples"]  # A^3
     conserved: Float[np.ndarray, "samples"]  # eV; what it changes by is the error of the time step
     work: Float[np.ndarray, "samples"]  # eV, done by moving the composition
-    target_temperature: Float[np.ndarray, "samples"]  # K
-    target_pressure: Float[np.ndarray, "samples"]  # eV/A^3
+    target_temperature: Float[np.ndarray, "samples"]  # K; NaN without a thermostat
+    target_pressure: Float[np.ndarray, "samples"]  # eV/A^3; NaN where the cell does not move
     weights: Float[np.ndarray, "samples weights"]
     alpha: Float[np.ndarray, "samples"]
     weights_gradient: Float[np.ndarray, "samples weights"]  # dE/dw [eV]
@@ -219,8 +219,8 @@ def recorded(plan: Plan, samples: Sample) -> Trajectory:
         volume=space,
         conserved=double(samples.conserved),
         work=double(samples.work),
-        target_temperature=double(samples.target_temperature) / KELVIN,
-        target_pressure=double(samples.target_pressure),
+        target_temperature=double(samples.target_temperature) / (KELVIN if plan.thermostat else np.nan),
+        target_pressure=double(samples.target_pressure) * (1 if plan.barostat else np.nan),
         weights=double(samples.weights),
         alpha=double(samples.alpha),
         weights_gradient=double(samples.weights_gradient),

@@ -230,7 +230,8 @@ def _knots(name: str, values: list, read: Callable, timestep: float) -> Knots:
         if times.max() / timestep > MOST:
             raise ValueError(f"the time {times.max():g} fs of {name} is more than {MOST} steps; give earlier ones")
         steps = np.rint(times / timestep).astype(int) if len(pairs) > 1 else np.zeros(1, int)
-        tables.append((steps, np.array([read(v) for _, v in pairs], np.float64)))
+        first = max(0, int(np.searchsorted(steps, 0, side="right")) - 1)  # after jumps at the start
+        tables.append((steps[first:], np.array([read(v) for _, v in pairs], np.float64)[first:]))
     if len({step.tobytes() for step, _ in tables}) > 1:
         several = [step for step, _ in tables if len(step) > 1]
         if len({step.tobytes() for step in several}) > 1:
