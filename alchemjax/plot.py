@@ -129,10 +129,9 @@ def _over_time(axes, data: Mapping[str, np.ndarray], panel: Panel, target: np.nd
         mean = np.convolve(values.mean(1), np.ones(window) / window, "valid")
         middle = np.convolve(time, np.ones(window) / window, "valid")
         axes.plot(middle, mean, color=colour, label=curve.label or None)
-    wanted = target is not None and bool(np.isfinite(target).all())
-    if wanted:
+    if target is not None and np.isfinite(target).all():
         axes.plot(time, target.reshape(-1, replicas)[:, 0], "--", color=LINEAR, linewidth=1.0, label="target")
-    if wanted or any(curve.label for curve in panel.curves):
+    if axes.get_legend_handles_labels()[0]:
         axes.legend()
 
 
