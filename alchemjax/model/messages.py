@@ -78,7 +78,8 @@ def _block(hidden, config, by_l1, radial: dict, edges: Edges, geometry: Geometry
     is ever stored. The sum over neighbours is inside a batched matrix product, paths of one l1 together.
     """
     worlds, rows, width = edges.source.shape
-    chunk = min(rows, max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 16))))
+    chunk = max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 16)))
+    chunk = -(-rows // -(-rows // chunk))  # chunks of one size, with little padding
     kernels = [_stack_kernels([geometry.angular[p] for p in group]) for group in by_l1]
     parts = tuple((len(group), x.shape[-1]) for group, x in zip(by_l1, sources, strict=True))
 

@@ -20,7 +20,7 @@ from alchemjax.system.structure import Structure
 from alchemjax.system.topology import Layout, Rule, Topology, best_shape, heard, pairs_of_blocks, rows_of
 
 SLACK = 0.03  # linear compression of the cell that a grid has room for
-SPARE = 1.06  # neighbours of a point, and points of a bin, that there is room for, for each one there is
+SPARE = 1.03  # rows of edges, and points of a bin, that there is room for, for each one that is needed
 RATTLE = 0.1  # A; shapes have room for sites displaced at random by so much along every axis
 ROUNDING = 1e-5  # relative, of distances compared with the width of bins
 
