@@ -78,10 +78,10 @@ def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> Ite
                     path.unlink(missing_ok=True)
             yield
         finally:
-            (out / ".lock").unlink(missing_ok=True)
             if report_of(out).get("steps_done") == -1 and not (out / CHECKPOINT).exists():  # nothing came of it
                 for path in files_of_runs(out):
                     path.unlink()
+            (out / ".lock").unlink(missing_ok=True)
             if made and not any(out.iterdir()):
                 out.rmdir()
 
