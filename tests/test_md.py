@@ -220,7 +220,8 @@ def test_a_moving_composition_does_the_work_that_changes_the_conserved_energy(co
 )
 def test_targets_that_move_do_not_change_the_conserved_energy(options, potential, crystal):
     out = argon(potential, crystal, steps=160, timestep=2.5, every=20, **options)
-    target = out.target_pressure * out.volume + out.target_temperature * KELVIN
+    pressure = np.nan_to_num(out.target_pressure)  # NaN without a barostat
+    target = pressure * out.volume + out.target_temperature * KELVIN
     assert np.ptp(target) > 0.003 and np.ptp(out.conserved) < 0.0015
 
 
