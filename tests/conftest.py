@@ -1,5 +1,6 @@
 """Settings of every test, and small potentials and structures that compile quickly."""
 
+import gc
 import json
 import os
 import subprocess
@@ -26,6 +27,8 @@ if "XLA_FLAGS" not in os.environ:  # workers and the processes of tests inherit 
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+gc.set_threshold(100_000, 50, 100)  # tracing makes very many objects, few of them garbage
 
 # annotations of alchemjax, shapes included, are checked at every call; numpy's scalars count as Python's
 scalars = FrozenDict({bool: bool | np.bool_, int: int | np.integer})
@@ -191,6 +194,15 @@ def tiny_mace_pairs():
 
 
 @pytest.fixture(scope="session")
+def small_mace():
+    """One layer of all that is special about MACE, l up to 1: the quickest to compile, for high derivatives."""
+    from random_mace import layer, random_mace
+
+    layers = [layer(0, 0, 3, residual=True, density=True, readout=5)]
+    return random_mace(SPECIES, CUTOFF, layers, 1, pairs=True, seed=7)
+
+
+@pytest.fixture(scope="session")
 def natural():
     """A Nequix of three layers, l up to 2: layer norm, one-hot input."""
     return tiny_nequix((5, 4, 3), 3, 2, seed=5)
@@ -347,3 +359,18 @@ def varies(*values, by=1e-3):
     """Whether no two of the values agree."""
     values = np.sort(np.asarray([float(v) for v in values]))
     return (np.diff(values) > by).all()
+
+
+def assert_close(one, two, names=("energy", "site_energies", "positions", "strain"), tolerance=1e-9):
+    for name in names:
+        np.testing.assert_allclose(getattr(one, name), getattr(two, name), rtol=0, atol=tolerance, err_msg=name)
+
+
+def slope(function, h=3e-4):
+    """Derivative at 0 by a central difference of fourth order."""
+    return (8 * (function(h) - function(-h)) - (function(2 * h) - function(-2 * h))) / (12 * h)
+
+
+def strained(structure, strain):
+    stretch = np.eye(3) + strain
+    return structure._replace(positions=structure.positions @ stretch, cell=structure.cell @ stretch)

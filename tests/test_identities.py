@@ -17,12 +17,15 @@ from conftest import (
     CUTOFF,
     PUBLISHED,
     SPECIES,
+    assert_close,
     evaluate,
     every_coupling,
     moved,
     random_structure,
     random_weights,
+    slope,
     standard_sites,
+    strained,
     topology,
     varies,
 )
@@ -36,9 +39,6 @@ from alchemjax.system.structure import make_structure
 from alchemjax.system.system import make_system
 from alchemjax.system.topology import block_shapes
 
-LARGER = ("tiny_mace", "tiny_mace_pairs", "tiny")
-
-
 EVERY_FAMILY = ["tiny_modal", "natural", "tiny_mace", "tiny_mace_pairs"]
 
 
@@ -47,34 +47,19 @@ def network(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.fixture(params=["small", *(pytest.param(n, marks=pytest.mark.slow) for n in ("small_natural", *LARGER[:2]))])
-def quick(request):
-    return request.getfixturevalue(request.param)
-
-
 def slow(*names):
     return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.fixture(params=["small", *slow("small_natural", "small_mace")])
+def quick(request):
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(params=["tiny_modal", *slow(*EVERY_FAMILY[1:])])
 def family(request):
     """As `network`, for layouts of sites of their own, which are compiled for themselves."""
     return request.getfixturevalue(request.param)
-
-
-def assert_close(one, two, names=("energy", "site_energies", "positions", "strain"), tolerance=1e-9):
-    for name in names:
-        np.testing.assert_allclose(getattr(one, name), getattr(two, name), rtol=0, atol=tolerance, err_msg=name)
-
-
-def slope(function, h=3e-4):
-    """Derivative at 0 by a central difference of fourth order."""
-    return (8 * (function(h) - function(-h)) - (function(2 * h) - function(-2 * h))) / (12 * h)
-
-
-def strained(structure, strain):
-    stretch = np.eye(3) + strain
-    return structure._replace(positions=structure.positions @ stretch, cell=structure.cell @ stretch)
 
 
 # --- pure ends --------------------------------------------------------------------------------------------------------
@@ -407,9 +392,7 @@ def test_stress_is_per_volume_with_the_same_sign_in_left_handed_cells(small, rng
     assert abs(out.stress).min() > 1e-5 and abs(out.forces[1]).min() > 1e-4
 
 
-@pytest.fixture(
-    scope="module", params=["small", "small_natural", *(pytest.param(n, marks=pytest.mark.slow) for n in LARGER)]
-)
+@pytest.fixture(scope="module", params=["small", "small_natural", *slow("small_mace")])
 def flat(request):
     """Energy of one vector (positions, strain, weights, alpha) and the parameters; a point, directions, parameters."""
     potential = request.getfixturevalue(request.param)
@@ -433,6 +416,7 @@ def second(flat):
     return jit(lambda z, v: jax.jvp(jax.grad(flat[0]), (z,), (v,))[1])
 
 
+@pytest.mark.parametrize("flat", ["small", "small_natural", *slow("small_mace", "tiny")], indirect=True)
 def test_second_derivatives_are_finite_differences_of_first_ones(flat, second):
     energy, z, (_, v, _), _ = flat
     gradient = jit(jax.grad(energy))
@@ -449,7 +433,7 @@ def test_second_derivatives_agree_whichever_mode_comes_first(flat, second):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flat", ["small", "small_natural", "tiny_mace", "tiny_mace_pairs"], indirect=True)
+@pytest.mark.parametrize("flat", ["small", "small_mace"], indirect=True)
 def test_hessian_is_symmetric_and_the_same_in_every_order_of_modes(flat, second):
     energy, z, (_, v, _), _ = flat
     hessian = jit(jax.jacfwd(jax.jacrev(energy)))(z)
@@ -477,7 +461,7 @@ def test_third_derivatives_are_finite_differences_of_second_ones(flat, second, s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flat", ["small", "tiny_mace", "tiny_mace_pairs"], indirect=True)
+@pytest.mark.parametrize("flat", ["small", "small_mace"], indirect=True)
 def test_second_and_third_derivatives_of_a_batch_of_compositions_are_those_of_its_members(flat, rng, second_and_third):
     _, z, _, _ = flat
     at = lambda weights: second_and_third(z.at[21:26].set(weights))
