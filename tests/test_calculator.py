@@ -103,12 +103,12 @@ def test_mixture_agrees_with_calculate_at_the_positions_and_cell_of_the_atoms(co
 
 
 @pytest.mark.slow
-def test_a_potential_with_edges_between_nodes_agrees_with_calculate(tiny_mace_pairs):
+def test_a_potential_with_edges_between_nodes_agrees_with_calculate(small_mace):
     atoms = bulk("NaCl", "rocksalt", a=5.0)
     atoms.rattle(0.05, seed=2)
     system = aj.from_atoms(atoms, {"Na": ("Na", "K")}, coupling="correlated", weights=[0.5, 0.25])
-    atoms.calc = aj.Calculator(tiny_mace_pairs, system, alpha=0.2)
-    assert_agrees(atoms, aj.calculate(tiny_mace_pairs, system, alpha=0.2), rtol=1e-9)
+    atoms.calc = aj.Calculator(small_mace, system, alpha=0.2)
+    assert_agrees(atoms, aj.calculate(small_mace, system, alpha=0.2), rtol=1e-9)
 
 
 def test_weights_default_to_those_of_the_system_and_symbols_do_not_count():

@@ -57,7 +57,7 @@ def test_energy_forces_stress_and_composition_gradient_are_those_of_calculate(pb
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("name", ["small", "tiny_mace_pairs"])
+@pytest.mark.parametrize("name", ["small", "small_mace"])
 def test_every_coupling_and_kind_of_network(name, coupling, rng, request):
     network, sites = request.getfixturevalue(name), standard_sites()
     system = make_system(random_structure(rng), sites, random_weights(sites, rng), coupling)

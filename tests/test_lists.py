@@ -186,7 +186,7 @@ def test_what_does_not_fit_sets_overflow(rng):
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("name", ["small", "tiny_mace_pairs"])
+@pytest.mark.parametrize("name", ["small", "small_mace"])
 def test_energies_are_those_of_lists_made_on_the_host(name, coupling, rng, request):
     potential = request.getfixturevalue(name)
     structure, sites = random_structure(rng, left_handed=True), standard_sites()

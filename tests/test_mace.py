@@ -151,15 +151,15 @@ def test_one_layer_with_a_linear_readout_has_repulsion_that_ends_at_the_cutoff()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("coupling, alpha", [("independent", None), ("paired", None), ("correlated", 0.3)])
-def test_every_task_sees_the_energy_of_edges_between_nodes(tiny_mace_pairs, rng, coupling, alpha):
+def test_every_task_sees_the_energy_of_edges_between_nodes(small_mace, rng, coupling, alpha):
     structure, sites = random_structure(rng), standard_sites()
     weights = random_weights(sites, rng)
     system = make_system(structure, sites, weights, coupling)
-    out = calculate(tiny_mace_pairs, system, alpha=alpha)
+    out = calculate(small_mace, system, alpha=alpha)
     atoms = to_atoms(system)
-    atoms.calc = Calculator(tiny_mace_pairs, system=system, alpha=alpha)
-    still = relax(tiny_mace_pairs, system, alpha=alpha, cell=False, max_steps=0)
-    table = sweep(tiny_mace_pairs, system, [weights, weights / 2], relax="none", alpha=alpha)
+    atoms.calc = Calculator(small_mace, system=system, alpha=alpha)
+    still = relax(small_mace, system, alpha=alpha, cell=False, max_steps=0)
+    table = sweep(small_mace, system, [weights, weights / 2], relax="none", alpha=alpha)
     assert abs(table.energy[1] - out.energy) > 1e-3
     for energy, forces in (
         (atoms.get_potential_energy(), atoms.get_forces()),
