@@ -20,6 +20,7 @@ class Config:
     batch: int = 1
     per_node: bool = False
     strength: float = 1.0  # of all bonds; 0 is an ideal gas
+    embedding: float = 0.0  # eV^-1; 0 is pairs alone
 
 
 def pair_energy(r, strength=1.0):
@@ -30,7 +31,7 @@ def pair_energy(r, strength=1.0):
 
 
 def node_energies(params, config: Config, graph):
-    """e_n = shift_n + c_n/2 sum_m P(m|n) c_m phi(r)."""
+    """e_n = shift_n + c_n (s/2 + embedding s^2) with s = sum_m P(m|n) c_m phi(r)."""
     charge = params["charge"][graph.node_species]
     sources = mix(graph, charge[:, None, None])[:, 0, 0]
     targets = jnp.zeros(len(graph.target_node), charge.dtype)
@@ -38,16 +39,17 @@ def node_energies(params, config: Config, graph):
         phi = pair_energy(jnp.linalg.norm(edges.vectors, axis=-1), config.strength)
         for source, target in zip(edges.source, edges.target, strict=True):
             targets = targets + jax.ops.segment_sum(jnp.sum(sources[source] * phi, axis=-1), target, len(targets))
-    return params["shift"][graph.node_species] + charge * read(graph, targets[:, None, None])[:, 0, 0] / 2
+    felt = read(graph, targets[:, None, None])[:, 0, 0]
+    return params["shift"][graph.node_species] + charge * (felt / 2 + config.embedding * felt**2)
 
 
-def lennard_jones(dtype="float64", *, strength=1.0) -> Potential:
+def lennard_jones(dtype="float64", *, strength=1.0, embedding=0.0) -> Potential:
     """The potential; with strength 0 sites do not see each other."""
     params = {"charge": jnp.array([1.0, 1.1], dtype), "shift": jnp.array([0.0, -0.3], dtype)}
     return Potential(
         name="lennard-jones",
         params=params,
-        config=Config(strength=strength),
+        config=Config(strength=strength, embedding=embedding),
         node_energies=node_energies,
         species=SPECIES,
         cutoff=CUTOFF,
@@ -55,3 +57,8 @@ def lennard_jones(dtype="float64", *, strength=1.0) -> Potential:
         sha256="",
         source={},
     )
+
+
+def ideal_gas() -> Potential:
+    """Sites that do not see each other, and hardly look."""
+    return lennard_jones(strength=0.0)._replace(config=Config(cutoff=0.5, strength=0.0), cutoff=0.5)
