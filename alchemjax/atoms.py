@@ -10,7 +10,7 @@ from ase.calculators.calculator import all_changes
 from ase.data import atomic_numbers
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from alchemjax.calculate import calculate_next, check_kind, species_rows
+from alchemjax.calculate import calculate_next, check_kind, fluctuating_derivatives, species_rows, with_fluctuations
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import WEIGHT_TOLERANCE, Group, make_sites
 from alchemjax.system.structure import Structure, make_structure, volume
@@ -125,6 +125,7 @@ class Calculator(AseCalculator):
     The symbols of the atoms count without a system only. `results` also holds "weights_gradient" [eV] with one.
     Neighbour lists are kept while they hold; moving atoms, cells and symbols compile nothing again, and calculators of
     one potential for atoms of one kind, such as the images of an elastic band, share what is compiled.
+    `fluctuations` and `supercell` choose the energy as in `calculate`; the supercell is that of the system's structure.
     Errors: ValueError for wrong weights or alpha, another number of atoms, species that the potential lacks, atoms
     closer than 0.1 A, partial occupancies without a system; PropertyNotImplementedError for the stress where the cell
     has no volume.
@@ -133,27 +134,47 @@ class Calculator(AseCalculator):
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]
     ignored_changes = {"initial_charges", "initial_magmoms"}
 
-    def __init__(self, potential: Potential, system: System | None = None, weights=None, alpha=None):
+    def __init__(
+        self,
+        potential: Potential,
+        system: System | None = None,
+        weights=None,
+        alpha=None,
+        *,
+        fluctuations: str = "none",
+        supercell=None,
+    ):
         """Check the composition; weights default to those of the system."""
         super().__init__()
         check_kind(potential, Potential)
         if system is None and not (weights is None and alpha is None):
             raise ValueError("weights and alpha belong to a system; pass system= too")
+        if system is None and not (fluctuations == "none" and supercell is None):
+            raise ValueError("fluctuations and supercell belong to a system; pass system= too")
         self.potential, self.system = potential, system
         self.weights, self.alpha = np.zeros(0), 0.0
         self._symbols, self._rule, self._layout, self._kept = (), None, None, None
+        self._fluctuations, self._supercell, self._shapes = fluctuations, None, None
         if system is not None:
             check_kind(system, System)
             self._lay_out(system)
             self.weights = checked_weights(system, weights)
             self.alpha = checked_alpha(system, self.weights, alpha)
+            chosen = with_fluctuations(potential, system, fluctuations, supercell).fluctuations
+            self._supercell = None if chosen is None else chosen.supercell.matrix  # the same for all atoms
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
         """Fill `results`; called by ASE."""
         super().calculate(atoms, properties, system_changes)
         structure = self._follow(self.atoms)
-        arguments = self._rule, self._layout, structure, self.weights, self.alpha, self._kept
-        out, self._kept = calculate_next(self.potential, *arguments)
+        if self.system is None or self._supercell is None:
+            arguments = self._rule, self._layout, structure, self.weights, self.alpha, self._kept
+            out, self._kept = calculate_next(self.potential, *arguments)
+        else:
+            system = self.system._replace(structure=structure)
+            system = with_fluctuations(self.potential, system, self._fluctuations, self._supercell)
+            arguments = self.weights, self.alpha, self._shapes
+            out, self._shapes = fluctuating_derivatives(self.potential, system, *arguments)
         results: dict = {"energy": float(out.energy), "free_energy": float(out.energy)}
         results |= {"energies": out.site_energies, "forces": -out.positions}
         if (space := volume(structure)) is not None:

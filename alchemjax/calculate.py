@@ -9,15 +9,19 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from alchemjax.energy import batch_energy, energy
 from alchemjax.model.load import Potential
-from alchemjax.system.graph import make_graph, union
+from alchemjax.system.fluctuations import FLUCTUATIONS, Variants, index_arrays, make_fluctuations
 from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, no_list, renewed, topology
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import check_shape, listed_weights
 from alchemjax.system.structure import Structure, completed_cell, volume, wrapped
+from alchemjax.system.supercell import repeated
 from alchemjax.system.system import System, checked_alpha, checked_weights
-from alchemjax.system.topology import Layout, Rule, Topology, make_topology
+from alchemjax.system.topology import Layout, Rule, ShapeOverflow, Topology, block_shapes, make_topology
 
+SEPARATION = 2.0  # of a site from its images in the supercell where it fluctuates, in units of the cutoff
+SPARE_ROWS = 1.1  # of lists that are made for every structure, for each that is needed
 SKIN = 0.2  # A, beyond the cutoff, of lists that are kept
 TRIES = 8  # to make room for a list
 MOST_GRIDS = 64
@@ -46,16 +50,6 @@ class Derivatives(NamedTuple):
     alpha: Float[Array, ""]
 
 
-def energy(
-    node_energies, config, params, topology: Topology, positions, cell, weights, alpha, strain=None
-) -> tuple[Float[Array, ""], Float[Array, "sites"]]:
-    """E = sum_n w_n e_n [eV] and its parts by site; traced, differentiable in every array."""
-    graph = make_graph(topology, positions, cell, weights, alpha, far=2 * config.cutoff, strain=strain)
-    nodes = graph.node_weight * node_energies(params, config, graph)
-    sites = jax.ops.segment_sum(nodes, graph.node_site, len(positions))
-    return jnp.sum(sites), sites
-
-
 def derivatives(node_energies, config, params, topology, positions, cell, weights, alpha) -> Derivatives:
     """Energy and all first derivatives from one reverse pass; traced. vmap it over weights: geometry stays shared."""
 
@@ -68,19 +62,12 @@ def derivatives(node_energies, config, params, topology, positions, cell, weight
 
 
 def batch_derivatives(node_energies, config, params, topology, positions, cell, weights, alpha) -> Derivatives:
-    """`derivatives` of a batch of different geometries (a leading axis everywhere), run as one large structure."""
-    batch, sites = positions.shape[:2]
+    """`derivatives` of a batch of different geometries (a leading axis everywhere)."""
 
     def of(positions, strain, weights, alpha):
-        graph = jax.vmap(partial(make_graph, far=2 * config.cutoff))(
-            topology, positions, cell, weights, alpha, strain=strain
-        )
-        graph = union(graph, sites)
-        nodes = graph.node_weight * node_energies(params, config, graph)
-        energies = jax.ops.segment_sum(nodes, graph.node_site, batch * sites).reshape(batch, sites)
-        return jnp.sum(energies), energies
+        return batch_energy(node_energies, config, params, topology, positions, cell, weights, alpha, strain)
 
-    strain = jnp.zeros((batch, 3, 3), positions.dtype)
+    strain = jnp.zeros((len(positions), 3, 3), positions.dtype)
     (_, energies), grads = jax.value_and_grad(of, (0, 1, 2, 3), has_aux=True)(positions, strain, weights, alpha)
     virial = (grads[1] + jnp.swapaxes(grads[1], 1, 2)) / 2
     return Derivatives(jnp.sum(energies, axis=1), energies, grads[0], virial, grads[2], grads[3])
@@ -139,11 +126,41 @@ def species_rows(potential: Potential, system: System) -> dict[str, int]:
     return rows
 
 
-def topology_of(potential: Potential, system: System, *, skin: float = 0.0, shapes=None) -> Topology:
+def topology_of(potential: Potential, system: System, *, skin: float = 0.0, shapes=None) -> Topology | Variants:
     """Neighbour pairs within the cutoff plus skin [A], as index arrays of the alchemical graph."""
-    pairs = find_pairs(system.structure, potential.cutoff + skin)
     rows, per_node = species_rows(potential, system), potential.per_node
-    return make_topology(system.sites, pairs, rows, system.coupling, per_node=per_node, shapes=shapes)
+    structure, sites, fluctuations = system.structure, system.sites, system.fluctuations
+    if fluctuations is not None:
+        structure, sites = repeated(structure, fluctuations.supercell), fluctuations.sites
+    pairs = find_pairs(structure, potential.cutoff + skin)
+    topology = make_topology(sites, pairs, rows, system.coupling, per_node=per_node, shapes=shapes)
+    return topology if fluctuations is None else fluctuations.variants._replace(topology=topology)
+
+
+def with_fluctuations(
+    potential: Potential, system: System, kind: str, supercell=None, *, symmetric: bool = True
+) -> System:
+    """The system whose energy is that of a random alloy: see `alchemjax.energy`.
+
+    `supercell` as in `calculate`; without `symmetric` sites and cell may then move in any way. Errors: ValueError for
+    another kind, coupling or supercell.
+    """
+    if kind not in FLUCTUATIONS:
+        raise ValueError(f"fluctuations = {kind!r} is not understood; use {', '.join(FLUCTUATIONS)}")
+    if kind == "none":
+        if supercell is not None:
+            raise ValueError(f"supercell = {supercell} has no effect unless fluctuations = 'site-exact' or 'site'")
+        return system
+    if system.coupling != "independent":
+        raise ValueError(
+            f"fluctuations = '{kind}' are those of a random alloy, but the coupling is '{system.coupling}'; "
+            "use coupling 'independent'"
+        )
+    if not system.sites.groups:
+        return system  # nothing fluctuates
+    supercell = SEPARATION * potential.cutoff if supercell is None else supercell
+    fluctuations = make_fluctuations(system.structure, system.sites, kind, supercell, symmetric=symmetric)
+    return system._replace(fluctuations=fluctuations)
 
 
 def check_traceable(potential: Potential) -> None:
@@ -165,8 +182,20 @@ def traced_weights(potential: Potential, system: System, weights):
     return weights
 
 
-def calculate(potential: Potential, system: System, weights=None, alpha=None) -> Output:
+def calculate(
+    potential: Potential,
+    system: System,
+    weights=None,
+    alpha=None,
+    *,
+    fluctuations: str = "none",
+    supercell=None,
+) -> Output:
     """Energy, forces, stress and composition gradients at the composition `weights`.
+
+    `fluctuations`: "none" for the mean field, "site-exact" or "site" for a random alloy (`alchemjax.energy`).
+    `supercell`, in which a site fluctuates: a distance [A] that it is away from its images (the smallest such supercell
+    is taken; by default twice the cutoff), or three or 3 x 3 whole numbers.
 
     stress = (1/|V|) dE/dstrain, strain acting on vectors from the right, tension positive. `weights` may be a tracer:
     jit, vmap and grad go through. Errors: ValueError for wrong weights or alpha, a species that the potential
@@ -176,6 +205,7 @@ def calculate(potential: Potential, system: System, weights=None, alpha=None) ->
     """
     check_kind(potential, Potential)
     check_kind(system, System)
+    system = with_fluctuations(potential, system, fluctuations, supercell)
     weights = listed_weights(system.sites, system.weights if weights is None else weights)
     traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((weights, alpha)))
     if traced:
@@ -205,6 +235,27 @@ def calculate(potential: Potential, system: System, weights=None, alpha=None) ->
             alpha_gradient=out.alpha if system.coupling == "correlated" else None,
         )
         return result if traced else jax.tree.map(np.asarray, result)
+
+
+def fluctuating_derivatives(
+    potential: Potential, system: System, weights, alpha, shapes: list[tuple[int, ...]] | None
+) -> tuple[Derivatives, list[tuple[int, ...]]]:
+    """Derivatives in float64 and the shapes of the lists, for the next structure of this kind to need no compilation.
+
+    Errors: ValueError for sites closer than 0.1 A.
+    """
+    system = system._replace(structure=wrapped(system.structure))
+    try:
+        topology = topology_of(potential, system, shapes=shapes)
+    except ShapeOverflow:
+        needed = block_shapes(index_arrays(topology_of(potential, system)))
+        shapes = [(int(SPARE_ROWS * rows) + 1, width) for rows, width in needed]
+        topology = topology_of(potential, system, shapes=shapes)
+    with precision(potential):
+        cast = lambda a: jnp.asarray(a, potential.dtype)
+        numbers = map(cast, (system.structure.positions, system.structure.cell, weights, alpha))
+        out = compiled_derivatives(potential.node_energies, potential.config)(potential.params, topology, *numbers)
+        return Derivatives(*(np.asarray(a, np.float64) for a in out)), block_shapes(index_arrays(topology))
 
 
 # --- one structure after another --------------------------------------------------------------------------------------

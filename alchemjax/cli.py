@@ -20,6 +20,8 @@ from alchemjax.cli_options import (
     Dtype,
     File,
     FixAxes,
+    Fluctuations,
+    FluctuationsOption,
     ForceTolerance,
     Groups,
     GroupsOption,
@@ -34,6 +36,7 @@ from alchemjax.cli_options import (
     Relax,
     Strain,
     StressTolerance,
+    Supercell,
     Thermostat,
     Weights,
 )
@@ -130,6 +133,8 @@ def sweep(
     modality: Modality = None,
     coupling: CouplingOption = Coupling.independent,
     alpha: Alpha = None,
+    fluctuations: FluctuationsOption = Fluctuations.none,
+    supercell: Supercell = None,
     dtype: Precision = Dtype.float32,
     pressure: Pressure = None,
     strain: Strain = None,
@@ -172,6 +177,8 @@ def relax(
     modality: Modality = None,
     coupling: CouplingOption = Coupling.independent,
     alpha: Alpha = None,
+    fluctuations: FluctuationsOption = Fluctuations.none,
+    supercell: Supercell = None,
     dtype: Precision = Dtype.float32,
     max_steps: MaxSteps = None,
     force_tolerance: ForceTolerance = None,
@@ -268,14 +275,24 @@ def info(
     file: File,
     mix: Mix = None,
     groups: GroupsOption = Groups.shared,
+    weights: Weights = None,
     model: Model = "sevennet-0",
     head: Head = None,
     modality: Modality = None,
+    convergence: Annotated[
+        bool,
+        Option(
+            "--convergence",
+            help="Calculate the energy of the random alloy (--fluctuations site-exact) at these weights in larger and "
+            "larger supercells.",
+        ),
+    ] = False,
 ) -> None:
     """What a file contains, and the order of its weights."""
+    arguments = dict(locals())
     from alchemjax.commands.info import run
 
-    run(file, mix, groups, model, head, modality)
+    run(arguments)
 
 
 @app.command()

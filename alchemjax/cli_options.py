@@ -26,6 +26,14 @@ class Coupling(StrEnum):
     published = "published"
 
 
+class Fluctuations(StrEnum):
+    """Which energy a mixture has."""
+
+    none = "none"
+    site = "site"
+    site_exact = "site-exact"
+
+
 class Groups(StrEnum):
     """Which sites share their weights."""
 
@@ -97,6 +105,21 @@ Alpha = Annotated[
         **FLOAT,
         help="Short-range order with --coupling correlated, at most 1: 0 random, positive prefers like neighbours, "
         "negative unlike ones (how far down depends on the composition).",
+    ),
+]
+FluctuationsOption = Annotated[
+    Fluctuations,
+    Option(
+        help="Which energy. none: that of the mean composition (mean field); site-exact: that of a random alloy, every "
+        "species in turn on each mixed site; site: the same to second order."
+    ),
+]
+Supercell = Annotated[
+    str | None,
+    Option(
+        metavar="SIZE",
+        help="Where sites fluctuate: the smallest supercell with images this far apart [A], or 3,3,3, or nine whole "
+        "numbers. [default: twice the cutoff]",
     ),
 ]
 Precision = Annotated[Dtype, Option(help="Precision of the potential.")]

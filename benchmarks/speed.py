@@ -35,12 +35,12 @@ def sweeps(potential):
     import numpy as np
 
     from alchemjax.calculate import derivatives, energy
-    from alchemjax.tasks.sweep import batched_config
+    from alchemjax.energy import batched
 
     system = silicon(2, ("Si", "Ge"))
     x = np.linspace(0, 1, COMPOSITIONS)
     weights = np.stack([x, 1 - x], axis=1)
-    config = batched_config(potential.config, COMPOSITIONS)
+    config = batched(potential.config, COMPOSITIONS)
 
     def composition_gradient(params, topology, positions, cell, weights, alpha):
         of = lambda w: energy(potential.node_energies, config, params, topology, positions, cell, w, alpha)[0]

@@ -119,6 +119,36 @@ def test_the_json_file_says_where_the_numbers_come_from(sweeps, work, tmp_path):
         np.testing.assert_allclose(column, [row[name] for row in rows_of(tmp_path)], rtol=1e-10, atol=1e-12)
 
 
+def test_energies_of_a_random_alloy_are_those_of_calculate_and_called_so(sweeps, run, work, tmp_path):
+    options = ["--fluctuations", "site-exact", "--supercell", "1,1,2"]
+    said = sweeps(tmp_path / "mean", "--points", 3).stdout
+    assert "mean field energies: " in said and "random alloy" not in said
+    assert "random alloy energies: " in sweeps(tmp_path / "out", "--points", 3, *options).stdout
+    report = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert report["energy"] == {
+        "kind": "random alloy",
+        "fluctuations": "site-exact",
+        "supercell": {"sites": 4, "matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 2]]},
+        "fluctuating_sites": [0],
+    }
+    assert json.loads((tmp_path / "mean" / "sweep.json").read_text())["energy"] == {"kind": "mean field"}
+    potential, system = aj.load(work / "model"), aj.read(work / "nacl.cif", {"Na": ("Na", "K")})
+    energies = [
+        aj.calculate(potential, system, [0.5, 0.5], fluctuations=kind, supercell=supercell).energy
+        for kind, supercell in (("none", None), ("site-exact", [1, 1, 2]))
+    ]
+    assert abs(energies[0] - energies[1]) > 1e-4
+    for folder, expected in zip(("mean", "out"), energies, strict=True):
+        assert rows_of(tmp_path / folder)[1]["energy_eV"] == pytest.approx(float(expected), rel=2e-6)
+    sweeps(tmp_path / "out", "--points", 3, "--fluctuations", "site", "--supercell", "1,1,2", status=2)
+    command = ["relax", work / "nacl.cif", "--mix", "Na=Na,K", "--weights", "0.5,0.5", "--model", work / "model"]
+    said = run(*command, "--no-cell", "--no-positions", *options, "-o", tmp_path / "out.cif").stdout
+    assert "random alloy" in said.split("kind of energy")[1].splitlines()[0]
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["energy"]["supercell"]["sites"] == 4
+    assert report["results"]["energy_eV"] == pytest.approx(float(energies[1]), rel=2e-6)
+
+
 def test_the_structures_keep_weights_energies_and_forces(sweeps, tmp_path):
     sweeps(tmp_path, "--points", 3)
     images = ase.io.read(tmp_path / "structures.extxyz", ":")
@@ -371,7 +401,7 @@ def test_two_sweeps_cannot_use_one_folder_at_a_time(sweeps, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", ["cell", "weights", "alpha", "name", "sha256", "dtype", "coupling", "batch", "limits"]
+    "change", ["cell", "weights", "alpha", "name", "sha256", "dtype", "coupling", "batch", "limits", "fluctuations"]
 )
 def test_whatever_changes_the_numbers_changes_the_fingerprint(change, work):
     potential = aj.load(work / "model")
@@ -386,6 +416,13 @@ def test_whatever_changes_the_numbers_changes_the_fingerprint(change, work):
             system = system._replace(coupling="paired")
         case "name" | "sha256" | "dtype":
             potential = potential._replace(**{change: "float64"})
+        case "fluctuations":
+            plans = [
+                sweep.make_plan(potential, system, [[1, 0]], "none", batch=1, fluctuations=kind, supercell=supercell)
+                for kind, supercell in (("site", [1, 1, 2]), ("site-exact", [1, 1, 2]), ("site", [1, 2, 1]))
+            ]
+            assert len({sweep._fingerprint(potential, system, p) for p in plans}) == 3
+            plan = plans[0]
         case "batch":
             plan = plan._replace(batch=2)
         case "limits":
@@ -672,6 +709,12 @@ def bad(work):
         (["--relax", "cell", "--max-steps", -1], ": --max-steps -1 must be a whole number, at least 0\n"),
         (["--relax", "cell", "--pressure", "nan"], ": --pressure nan GPa must be a finite number\n"),
         (["--coupling", "correlated", "--alpha", "nan"], "alpha = nan is not a number"),
+        (["--supercell", "2,2,2"], ": --supercell has no effect without --fluctuations site-exact or site"),
+        (["--fluctuations", "site", "--supercell", "2,2"], "--supercell '2,2' is not understood; give a distance"),
+        (["--fluctuations", "site", "--supercell", "big"], "--supercell 'big' is not understood"),
+        (["--fluctuations", "site", "--supercell", "0,1,1"], "holds 0 cells; allowed are 1 to 4000"),
+        (["--fluctuations", "site", "--supercell", -3], "must be a distance between 0 and 100 A"),
+        (["--fluctuations", "site", "--coupling", "paired"], "the coupling is 'paired'; use coupling 'independent'"),
         (["--batch", 0], ": --batch 0 must be a whole number, at least 1\n"),
         (["--model", "gnome"], "'gnome' is neither the name of a model nor a file"),
         (["--modality", "mpa"], "has no modalities"),

@@ -22,14 +22,15 @@ ENTRANCES = ("alchemjax/__init__.py", "alchemjax/__main__.py")
 ROOMS = {
     "alchemjax/units.py": (set(), set()),
     "alchemjax/selftest.py": (set(), {"jax", "numpy"}),
-    "alchemjax/system/*": ({"units", "system"}, ARRAYS | {"vesin"}),
+    "alchemjax/system/*": ({"units", "system"}, ARRAYS | {"spglib", "vesin"}),
     "alchemjax/model/*": (
         {"units", "model", "system.graph:Graph", "system.graph:Edges"},
         ARRAYS | {"e3nn_jax", "safetensors"},
     ),
-    "alchemjax/calculate.py": ({"units", "system", "model.load:Potential"}, ARRAYS),
+    "alchemjax/energy.py": ({"units", "system"}, ARRAYS),
+    "alchemjax/calculate.py": ({"units", "system", "energy", "model.load:Potential"}, ARRAYS),
     "alchemjax/tasks/*": (
-        {"units", "system", "calculate", "tasks", "model.load:Potential"},
+        {"units", "system", "energy", "calculate", "tasks", "model.load:Potential"},
         ARRAYS | {"optax", "pymbar"},
     ),
     "weights_convert/*": (set(), {"numpy", "safetensors"}),

@@ -2,7 +2,6 @@
 
 import warnings
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 from ase.cell import Cell
@@ -10,22 +9,29 @@ from ase.data import atomic_numbers
 from rich.console import Console
 from rich.table import Table
 
+from alchemjax.calculate import SEPARATION, calculate, with_fluctuations
 from alchemjax.commands.compositions import weight_names
-from alchemjax.commands.options import parse_mix
-from alchemjax.commands.session import read_system
+from alchemjax.commands.options import parse_mix, parse_weights
+from alchemjax.commands.session import prepare_jax, read_system
 from alchemjax.io import load
 from alchemjax.model.load import Potential
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.structure import volume
-from alchemjax.system.system import System
+from alchemjax.system.system import System, checked_weights
 
+SEPARATIONS = (1.0, 1.5, SEPARATION, 2.5, 3.0)  # of images, in units of the cutoff
 MOST_SITES = 40  # lines of the table of sites
 
 
-def run(file: Path, mix: list[str] | None, groups: str, model: str, head: str | None, modality: str | None) -> None:
-    """Carry out the command."""
-    system = read_system(file, parse_mix(mix), groups, "independent")
-    potential = load(model, head=head, modality=modality)
+def run(arguments: dict) -> None:
+    """Carry out the command; `arguments` are those of `alchemjax.cli.info`."""
+    given = arguments["weights"]
+    mix, groups = parse_mix(arguments["mix"]), arguments["groups"]
+    system = read_system(arguments["file"], mix, groups, "independent", needs_weights=given is None)
+    system = system._replace(weights=checked_weights(system, parse_weights(system.sites, given)))
+    if arguments["convergence"] and not system.sites.groups:
+        raise ValueError("--convergence needs mixed sites: a file with partial occupancies, or --mix and --weights")
+    potential = load(arguments["model"], head=arguments["head"], modality=arguments["modality"])
     facts = Table(show_header=False, show_edge=False, box=None)
     for name, text in _facts(system, potential):
         facts.add_row(name, text)
@@ -33,6 +39,31 @@ def run(file: Path, mix: list[str] | None, groups: str, model: str, head: str | 
     console.print(
         facts, "", _sites(system), "", _groups(system) if system.sites.groups else "no site is mixed: no weights"
     )
+    if arguments["convergence"]:
+        prepare_jax()
+        console.print("", _convergence(potential, system))
+
+
+def _convergence(potential: Potential, system: System) -> Table:
+    """Energy of the random alloy against the size of the supercell."""
+    table = Table(title="random alloy minus mean field, site-exact", show_edge=False)
+    for name in ("images apart [A]", "sites", "supercell", "meV/site"):
+        table.add_column(name, justify="right")
+    mean, before = calculate(potential, system).energy, 0
+    for factor in SEPARATIONS:
+        distance = factor * potential.cutoff
+        chosen = with_fluctuations(potential, system, "site-exact", distance).fluctuations
+        assert chosen is not None
+        matrix, sites = chosen.supercell.matrix, len(chosen.supercell.origin)
+        if sites == before:
+            continue
+        energy = calculate(potential, system, fluctuations="site-exact", supercell=matrix).energy
+        change = 1000 * float(energy - mean) / len(system.structure.positions)
+        used = " (default)" if factor == SEPARATION else ""
+        rows = ", ".join(" ".join(map(str, row)) for row in matrix.tolist())
+        table.add_row(f"{distance:.1f}{used}", str(sites), rows, f"{change:.3f}")
+        before = sites
+    return table
 
 
 def _occupations(system: System) -> list[dict[str, float]]:
@@ -71,10 +102,8 @@ def _space_group(system: System) -> str:
     """Sites of one composition count as one kind."""
     if not system.structure.pbc.all():
         return "not periodic in three directions"
-    try:
-        import spglib
-    except ImportError:
-        return "unknown (install spglib)"
+    import spglib
+
     kinds: dict[tuple, int] = {}
     holds = [tuple(sorted((s, round(x, 6)) for s, x in held.items() if x > 0)) for held in _occupations(system)]
     numbers = [kinds.setdefault(held, len(kinds) + 1) for held in holds]

@@ -1,5 +1,7 @@
 """Texts of the command line to arguments of the library. Errors: ValueError saying what is allowed."""
 
+import numpy as np
+
 from alchemjax.commands.compositions import weight_names
 from alchemjax.system.sites import Sites
 from alchemjax.system.system import System
@@ -47,6 +49,22 @@ def parse_axes(text: str | None) -> tuple[int, ...]:
     return tuple(sorted({AXES.index(name) for name in names}))
 
 
+def parse_supercell(text: str | None):
+    """`--supercell 12`, `3,3,3` or nine whole numbers to what `calculate` takes."""
+    if text is None:
+        return None
+    try:
+        numbers = [float(text)] if "," not in text else [int(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 3, 9):
+        raise ValueError(
+            f"--supercell '{text}' is not understood; give a distance in A like 12, or three or nine whole numbers "
+            "like 3,3,3"
+        )
+    return numbers[0] if len(numbers) == 1 else np.array(numbers).reshape(-1, 3).squeeze()
+
+
 def parse_weights(sites: Sites, text: str | None) -> list[float] | None:
     """`--weights 0.5,0.5` or `Ce=0.5,Zr=0.5` to a flat list; `Ce:Zr=0.5` where several groups hold the species."""
     if text is None:
@@ -86,6 +104,8 @@ def check_relaxation(arguments: dict, *, cell: bool, positions: bool) -> None:
     for name in ("force_tolerance", "max_steps"):
         if arguments[name] is not None and not (positions or cell):
             raise ValueError(f"--{_option(name)} has no effect without a relaxation; leave it out")
+    if arguments["supercell"] is not None and arguments["fluctuations"] == "none":
+        raise ValueError("--supercell has no effect without --fluctuations site-exact or site; leave it out")
     units = {"pressure": "GPa", "force_tolerance": "eV/A", "stress_tolerance": "GPa", "max_steps": "", "batch": ""}
     for name, unit in units.items():
         if arguments.get(name) is not None:
@@ -110,5 +130,7 @@ def relaxation_options(arguments: dict) -> dict:
         "fixed_axes": parse_axes(arguments["fix_axes"]),
         "force_tolerance": arguments["force_tolerance"],
         "max_steps": arguments["max_steps"],
+        "fluctuations": str(arguments["fluctuations"]),
+        "supercell": parse_supercell(arguments["supercell"]),
     } | {name: value if value is None else value / EV_PER_A3_IN_GPA for name, value in in_gpa.items()}
     return {name: value for name, value in options.items() if value is not None}

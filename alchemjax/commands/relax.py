@@ -23,7 +23,7 @@ from alchemjax.commands.options import (
     parse_weights,
     relaxation_options,
 )
-from alchemjax.commands.session import prepare_jax, provenance, read_system, warn
+from alchemjax.commands.session import energy_kind, prepare_jax, provenance, read_system, warn
 from alchemjax.io import load, write_atomically
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_weights
@@ -54,6 +54,7 @@ def run(arguments: dict) -> None:
     if not arguments["cell"]:
         options["cell"] = False
     relaxed = relax(potential, system, alpha=arguments["alpha"], positions=arguments["positions"], **options)
+    system = system._replace(fluctuations=relaxed.fluctuations)
     report = provenance(arguments["file"], arguments, potential, system) | {"results": _results(system, relaxed)}
     write_atomically(out, lambda path: _write_structure(path, system, relaxed))
     write_atomically(report_file, lambda path: path.write_text(json.dumps(plain(report), indent=1) + "\n"))
@@ -150,6 +151,7 @@ def _summary(title: str, system: System, relaxed: Relaxed) -> Table:
         table.add_row("volume (A^3)", f"{space:.3f}", f"{volume(relaxed.structure):.3f}")
         pressure = -np.trace(np.asarray(relaxed.output.stress)) / 3 * EV_PER_A3_IN_GPA
         table.add_row("pressure (GPa)", "", f"{pressure:.4f}")
+    table.add_row("kind of energy", "", energy_kind(system))
     table.add_row("energy (eV)", "", f"{float(relaxed.output.energy):.6f}")
     table.add_row("energy per site (eV)", "", f"{float(relaxed.output.energy) / len(relaxed.output.forces):.6f}")
     table.add_row("largest force (eV/A)", "", f"{_largest_force(relaxed):.2g}")

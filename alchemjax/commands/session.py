@@ -93,8 +93,24 @@ def provenance(path: Path, arguments: dict, potential: Potential, system: System
         "model": {"name": potential.name, "sha256": potential.sha256, "source": plain(potential.source)},
         "dtype": potential.dtype,
         "coupling": system.coupling,
+        "energy": _energy_facts(system),
         "groups": [{"name": g.name, "sites": list(g.sites), "species": list(g.species)} for g in system.sites.groups],
     }
+
+
+def energy_kind(system: System) -> str:
+    """Which energy is shown, in two words."""
+    if system.fluctuations is not None:
+        return "random alloy"
+    return "mean field" if system.sites.groups else "ordinary atoms"
+
+
+def _energy_facts(system: System) -> dict:
+    facts: dict = {"kind": energy_kind(system)}
+    if (chosen := system.fluctuations) is not None:
+        size = {"sites": len(chosen.supercell.origin), "matrix": chosen.supercell.matrix}
+        facts |= {"fluctuations": chosen.kind, "supercell": size, "fluctuating_sites": np.unique(chosen.variants.site)}
+    return facts
 
 
 def fingerprint_of(settings: list, arrays) -> str:

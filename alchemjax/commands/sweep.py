@@ -21,7 +21,7 @@ from alchemjax.commands.compositions import (
 )
 from alchemjax.commands.options import check_periodic, check_relaxation, parse_mix, relaxation_options
 from alchemjax.commands.results import file_names, structures_of, write_all, write_files
-from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system, warn
+from alchemjax.commands.session import energy_kind, fingerprint_of, prepare_jax, provenance, read_system, warn
 from alchemjax.commands.store import close, finished, opened, store_batch, stored_batches
 from alchemjax.io import load
 from alchemjax.model.load import Potential
@@ -44,6 +44,7 @@ def run(arguments: dict) -> None:
     rows = _compositions(system, arguments)
     plan = _make_plan(potential, system, with_corners(system.sites, rows), arguments)
     topology_of(potential, system)  # whatever is wrong with the structure is said before anything is written
+    system = system._replace(fluctuations=plan.fluctuations)
     fingerprint = _fingerprint(potential, system, plan)
     out = arguments["out"]
     if (report := finished(out, fingerprint)) and not arguments["overwrite"]:
@@ -101,6 +102,8 @@ def _fingerprint(potential: Potential, system: System, plan: Plan) -> str:
     """Hash of all that determines the numbers."""
     settings = [alchemjax.__version__, jax.__version__, jax.default_backend(), jax.device_count()]
     settings += [potential.name, potential.sha256, potential.dtype, system.coupling, plan.relax, plan.batch]
+    if (chosen := plan.fluctuations) is not None:
+        settings += [chosen.kind, chosen.supercell.matrix.tolist(), chosen.variants.site.tolist()]
     settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
     return fingerprint_of(settings, (*system.structure, plan.weights, plan.alpha, *plan.freedom, *plan.limits))
 
@@ -174,6 +177,6 @@ def _say_summary(out: Path, system: System, plan: Plan, table: Table, given: int
     state = "single points" if plan.relax == "none" else f"{lost} of them not converged" if lost else "all converged"
     parts = [(given, "composition"), (len(table.energy) - given, "end member")]
     done = " + ".join(f"{number} {what}{'s'[: number != 1]}" for number, what in parts if number)
-    print(f"{done} in {seconds:.0f} s, {state}: {out / 'sweep.csv'}")
+    print(f"{done} in {seconds:.0f} s, {state}, {energy_kind(system)} energies: {out / 'sweep.csv'}")
     for sentence in vacancies(system.sites, table.weights):
         print(sentence)

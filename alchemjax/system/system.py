@@ -6,6 +6,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Float
 
+from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.sites import WEIGHT_TOLERANCE, Sites, flat_weights
 from alchemjax.system.structure import Structure
 from alchemjax.system.topology import COUPLINGS
@@ -20,6 +21,7 @@ class System(NamedTuple):
     sites: Sites
     weights: Float[np.ndarray, "weights"]  # the composition used where none is given
     coupling: str = "independent"
+    fluctuations: Fluctuations | None = None  # of single sites, about the mean composition
 
 
 def make_system(structure: Structure, sites: Sites, weights, coupling: str = "independent") -> System:

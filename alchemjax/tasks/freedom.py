@@ -36,6 +36,11 @@ def make_freedom(structure: Structure, *, positions=True, cell=False, fixed_site
     return Freedom(free, strains)
 
 
+def keeps_symmetry(cell, fixed_sites, fixed_axes) -> bool:
+    """Whether a relaxation stays in the space group of its start; with fixed sites or strains it may leave it."""
+    return isinstance(cell, bool | str) and not len(fixed_sites) and not len(fixed_axes)
+
+
 def _allowed_strains(structure: Structure, cell, fixed_axes) -> np.ndarray:
     if not structure.pbc.any():
         raise ValueError("the cell of a structure without periodic directions cannot be relaxed; relax positions only")

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.calculate import Output, check_kind, devices_for, precision, topology_of
+from alchemjax.calculate import Output, check_kind, devices_for, precision, topology_of, with_fluctuations
 from alchemjax.model.load import Potential
+from alchemjax.system.fluctuations import Fluctuations, Variants, index_arrays
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.structure import MINIMUM_DISTANCE, Structure, volume, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.system.topology import ShapeOverflow, Topology, block_shapes
 from alchemjax.tasks.fire import Limits, State, initial_state, run
-from alchemjax.tasks.freedom import Freedom, make_freedom
+from alchemjax.tasks.freedom import Freedom, keeps_symmetry, make_freedom
 
 SKIN = 0.3  # A, beyond the cutoff
 HEADROOM = 0.02  # linear compression that the arrays of the neighbour list have room for
@@ -34,6 +35,7 @@ class Relaxed(NamedTuple):
     steps: int
     max_force: float  # eV/A, over the free sites
     max_stress: float  # eV/A^3, of the allowed stress plus pressure
+    fluctuations: Fluctuations | None = None  # with which the energy was calculated
 
 
 @lru_cache(maxsize=32)
@@ -95,20 +97,20 @@ class _Lists:
         self.structures = [system.structure] * batch
         self.shapes = self._roomy_shapes(system.structure)
         self.members = [self._topology(system.structure, self.shapes)] * batch
-        self._stack: Topology | None = None
+        self._stack: Topology | Variants | None = None
 
-    def _topology(self, structure: Structure, shapes) -> Topology:
+    def _topology(self, structure: Structure, shapes) -> Topology | Variants:
         return topology_of(self.potential, self.system._replace(structure=structure), skin=SKIN, shapes=shapes)
 
     def _roomy_shapes(self, structure: Structure):
         scale = 1 - HEADROOM if self.strains.any() else 1.0
         squeezed = structure._replace(positions=structure.positions * scale, cell=structure.cell * scale)
         try:
-            return block_shapes(self._topology(squeezed, None))
+            return block_shapes(index_arrays(self._topology(squeezed, None)))
         except ValueError:  # sites too close once squeezed
-            return block_shapes(self._topology(structure, None))
+            return block_shapes(index_arrays(self._topology(structure, None)))
 
-    def stacked(self) -> Topology:
+    def stacked(self) -> Topology | Variants:
         """All members' lists, along a new first axis."""
         stack = self._stack or jax.tree.map(lambda *a: jnp.asarray(np.stack(a)), *self.members)
         self._stack = stack
@@ -230,12 +232,15 @@ def relax(
     force_tolerance: float = 0.005,
     stress_tolerance: float = 5e-6,
     max_steps: int = 500,
+    fluctuations: str = "none",
+    supercell=None,
     on_steps: Callable[[State], None] | None = None,
 ) -> Relaxed:
     """Minimise the enthalpy E + p V over positions and/or cell at one composition.
 
-    `cell` is True, False, "hydrostatic" or six flags (xx yy zz yz xz xy); `pressure` in eV/A^3; tolerances in eV/A
-    (norm of a site's force) and eV/A^3 (component of the allowed stress). `converged` tells if `max_steps` were enough.
+    `fluctuations` and `supercell` choose the energy as in `calculate`. `cell` is True, False, "hydrostatic" or six
+    flags (xx yy zz yz xz xy); `pressure` in eV/A^3; tolerances in eV/A (norm of a site's force) and eV/A^3 (component
+    of the allowed stress). `converged` tells if `max_steps` were enough.
     Errors: ValueError as in `calculate`, and for a freedom that makes no sense.
     """
     check_kind(potential, Potential)
@@ -248,6 +253,8 @@ def relax(
     limits = make_limits(
         system, freedom, force=force_tolerance, stress=stress_tolerance, steps=max_steps, pressure=pressure
     )
+    symmetric = keeps_symmetry(cell, fixed_sites, fixed_axes)
+    system = with_fluctuations(potential, system, fluctuations, supercell, symmetric=symmetric)
     state = relax_batch(potential, system, weights[None], np.array([alpha]), freedom, limits, on_steps)
     return relaxed_member(system, freedom, weights, state, 0)
 
@@ -272,4 +279,5 @@ def relaxed_member(system: System, freedom: Freedom, weights, state: State, k: i
         steps=int(state.step[k]),
         max_force=float(state.max_force[k]),
         max_stress=float(state.max_stress[k]),
+        fluctuations=system.fluctuations,
     )

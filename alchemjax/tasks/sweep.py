@@ -1,7 +1,6 @@
 """Many compositions of one structure: vmapped in batches, spread over devices, resumable batch by batch."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import lru_cache, partial
 from inspect import signature
 from typing import NamedTuple
@@ -11,12 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from alchemjax.calculate import Derivatives, check_kind, derivatives, devices_for, precision, topology_of
+from alchemjax.calculate import (
+    Derivatives,
+    check_kind,
+    derivatives,
+    devices_for,
+    precision,
+    topology_of,
+    with_fluctuations,
+)
+from alchemjax.energy import batched
 from alchemjax.model.load import Potential
+from alchemjax.system.fluctuations import Fluctuations, index_arrays
 from alchemjax.system.structure import volume, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.fire import Limits
-from alchemjax.tasks.freedom import Freedom, make_freedom
+from alchemjax.tasks.freedom import Freedom, keeps_symmetry, make_freedom
 from alchemjax.tasks.relax import SKIN, check_limit, make_limits, relax_batch, relaxed_structure
 
 RELAX = ("none", "positions", "cell")
@@ -51,6 +60,7 @@ class Plan(NamedTuple):
     freedom: Freedom
     limits: Limits
     batch: int
+    fluctuations: Fluctuations | None
 
 
 def make_plan(
@@ -68,6 +78,8 @@ def make_plan(
     stress_tolerance: float = 5e-6,
     max_steps: int = 500,
     batch: int | None = None,
+    fluctuations: str = "none",
+    supercell=None,
 ) -> Plan:
     """Check a sweep: arguments as in `relax`, alpha also one for each row.
 
@@ -105,16 +117,20 @@ def make_plan(
     if len(each) != len(weights) or any(np.ndim(a) for a in each):
         raise ValueError(f"alpha is {alpha!r:.80}; give one number, or one for each of {len(weights)} rows")
     alphas = np.array([checked_alpha(system, w, a) for w, a in zip(weights, each, strict=True)])
+    symmetric = relax == "none" or keeps_symmetry(cell, fixed_sites, fixed_axes)
+    system = with_fluctuations(potential, system, fluctuations, supercell, symmetric=symmetric)
     if batch is None:
         batch = _batch_size(potential, system, relax, len(weights))
     else:
         check_limit("batch", batch)
-    return Plan(np.array(weights), alphas, relax, freedom, limits, batch)
+    return Plan(np.array(weights), alphas, relax, freedom, limits, batch, system.fluctuations)
 
 
 def _batch_size(potential: Potential, system: System, relax: str, rows: int) -> int:
     topology = topology_of(potential, system, skin=0.0 if relax == "none" else SKIN)
-    edges = sum(block.source.size for block in topology.blocks) * (1 if potential.dtype == "float32" else 2)
+    edges = sum(block.source.size for block in index_arrays(topology).blocks)
+    edges *= 1 if potential.dtype == "float32" else 2
+    edges *= 1 if system.fluctuations is None else 1 + len(system.fluctuations.variants.site)
     devices = len(jax.devices())
     memory = MEMORY / (devices if jax.default_backend() == "cpu" else 1)  # devices of a CPU share it
     fits = int(memory / (BYTES_PER_EDGE[relax] * edges))
@@ -126,6 +142,7 @@ def sweep_batches(
     potential: Potential, system: System, plan: Plan, *, done: int = 0, on_steps: Callable | None = None
 ) -> Iterator[Table]:
     """The batches of a sweep from number `done` on, in order; each is the same whatever came before it."""
+    system = system._replace(fluctuations=plan.fluctuations)
     run = _single_points if plan.relax == "none" else _relaxations
     for start in range(done * plan.batch, len(plan.weights), plan.batch):
         part = slice(start, start + plan.batch)
@@ -189,17 +206,12 @@ def _compiled_points(node_energies, config, devices: tuple):
     return jax.jit(jax.shard_map(points, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
 
 
-def batched_config(config, batch: int):
-    """The config of a network that is vmapped over so many compositions."""
-    return replace(config, batch=batch)
-
-
 def _single_points(potential, system, plan: Plan, weights, alpha, on_steps) -> Table:
     devices = devices_for(len(weights))
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
         near = system._replace(structure=wrapped(system.structure))
-        config = batched_config(potential.config, len(weights) // len(devices))
+        config = batched(potential.config, len(weights) // len(devices))
         out: Derivatives = _compiled_points(potential.node_energies, config, devices)(
             potential.params,
             topology_of(potential, near),

@@ -1,0 +1,121 @@
+"""Supercells: which one keeps a site away from its images, and where its sites are."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from alchemjax.system.structure import Structure, completed_cell
+
+MOST_CELLS = 4000
+MOST_DISTANCE = 100.0  # A
+SYMMETRIC = 1.5  # how many times as large the cell may be that has all rotations of the crystal
+
+
+class Supercell(NamedTuple):
+    """Every site of a supercell is a site of the cell, moved by whole lattice vectors."""
+
+    matrix: Int[np.ndarray, "3 3"]  # supercell = matrix . cell
+    origin: Int[np.ndarray, "supersites"]  # site of the cell
+    shift: Int[np.ndarray, "supersites 3"]  # whole lattice vectors of the cell
+
+
+def chosen_matrix(structure: Structure, supercell, rotations) -> Int[np.ndarray, "3 3"]:
+    """The supercell that was asked for: by three or 3 x 3 whole numbers, or a distance as in `smallest_supercell`.
+
+    Errors: ValueError for anything else, and for a supercell along a direction without periodicity.
+    """
+    given = np.asarray(supercell)
+    if given.dtype.kind in "iuf" and given.ndim == 0:
+        if not 0 < given <= MOST_DISTANCE:
+            raise ValueError(f"supercell = {supercell!r} A must be a distance between 0 and {MOST_DISTANCE:g} A")
+        return smallest_supercell(structure, float(given), rotations)
+    if given.dtype.kind not in "iu" or given.shape not in ((3,), (3, 3)):
+        raise ValueError(f"supercell = {supercell!r} must be a distance in A, or three or 3 x 3 whole numbers")
+    matrix = np.diag(given) if given.ndim == 1 else given
+    size, kept = round(abs(np.linalg.det(matrix))), ~structure.pbc
+    if not 1 <= size <= MOST_CELLS:
+        raise ValueError(f"supercell = {supercell!r} holds {size} cells; allowed are 1 to {MOST_CELLS}")
+    if (matrix[kept] != np.eye(3)[kept]).any() or (matrix[:, kept] != np.eye(3)[:, kept]).any():
+        raise ValueError(f"supercell = {supercell!r} repeats a direction without periodicity; give 1 there")
+    return matrix
+
+
+def smallest_supercell(
+    structure: Structure, distance: float, rotations: Int[np.ndarray, "operations 3 3"]
+) -> Int[np.ndarray, "3 3"]:
+    """The smallest supercell in which the images of a site are at least so far [A] from it.
+
+    A somewhat larger one is taken if it alone has all the `rotations` (of fractional coordinates, as columns). Errors:
+    ValueError where none of a sensible size is found.
+    """
+    cell, pbc = completed_cell(structure), structure.pbc
+    near = _lattice_vectors(cell, pbc, distance)
+    # balls of this diameter around the images fill at most pi / sqrt(18) of space
+    least = distance**3 / np.sqrt(2) / abs(np.linalg.det(cell)) if pbc.all() else 1
+    fallback = None
+    for cells in range(max(1, int(least)), MOST_CELLS + 1):
+        if fallback is not None and cells > SYMMETRIC * fallback[0]:
+            break
+        candidates = _sublattices(cells, pbc)
+        # lattice vectors t that are whole multiples of the supercell's: t . matrix^-1 = t . adjugate / cells
+        adjugate = np.round(np.linalg.inv(candidates) * cells).astype(int)
+        hit = ((near @ adjugate) % cells == 0).all(-1).any(-1) if len(near) else np.zeros(len(candidates), bool)
+        fine = np.flatnonzero(~hit)
+        for k in fine:
+            turned = candidates[k] @ rotations.transpose(0, 2, 1) @ adjugate[k]
+            if (turned % cells == 0).all():
+                return candidates[k]
+        if len(fine) and fallback is None:
+            fallback = cells, candidates[fine[0]]
+    if fallback is None:
+        raise ValueError(f"no supercell of up to {MOST_CELLS} cells keeps images {distance:.3g} A apart; ask for less")
+    return fallback[1]
+
+
+def make_supercell(matrix: Int[np.ndarray, "3 3"], sites: int) -> Supercell:
+    """The sites, ordered by cell and then as in the cell."""
+    size = round(abs(np.linalg.det(matrix)))
+    corners = np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T @ matrix
+    ranges = [np.arange(low, high + 1) for low, high in zip(corners.min(0), corners.max(0), strict=True)]
+    shifts = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3)
+    inside = shifts @ np.round(np.linalg.inv(matrix) * size).astype(int)
+    shifts = shifts[((inside >= 0) & (inside < size)).all(-1)]
+    return Supercell(matrix, np.tile(np.arange(sites), size), np.repeat(shifts, sites, axis=0))
+
+
+def repeated(structure: Structure, supercell: Supercell) -> Structure:
+    """The structure in its supercell."""
+    positions = structure.positions[supercell.origin] + supercell.shift @ structure.cell
+    return structure._replace(positions=positions, cell=supercell.matrix @ structure.cell)
+
+
+def _lattice_vectors(cell, pbc, distance: float) -> np.ndarray:
+    """Whole lattice vectors along periodic directions shorter than the distance, one of each pair +-t, without 0."""
+    most = np.ceil(distance * np.linalg.norm(np.linalg.inv(cell), axis=0)).astype(int) * pbc
+    ranges = [np.arange(-m, m + 1) for m in most]
+    vectors = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3)
+    vectors = vectors[len(vectors) // 2 + 1 :]
+    return vectors[np.linalg.norm(vectors @ cell, axis=1) < distance * (1 - 1e-9)]
+
+
+def _sublattices(cells: int, pbc) -> Int[np.ndarray, "lattices 3 3"]:
+    """All sublattices of so many cells, as matrices in Hermite normal form; 1 along directions without periodicity."""
+    found = []
+    for a in _divisors(cells):
+        for b in _divisors(cells // a):
+            c = cells // a // b
+            if ((np.array([a, b, c]) > 1) & ~pbc).any():
+                continue
+            # without a period along one of two vectors the other has no multiples of it
+            ranges = (b if pbc[0] & pbc[1] else 1, c if pbc[0] & pbc[2] else 1, c if pbc[1] & pbc[2] else 1)
+            p, q, r = np.indices(ranges).reshape(3, -1)
+            matrix = np.zeros((len(p), 3, 3), int)
+            matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 2, 2] = a, b, c
+            matrix[:, 0, 1], matrix[:, 0, 2], matrix[:, 1, 2] = p, q, r
+            found.append(matrix)
+    return np.concatenate(found) if found else np.zeros((0, 3, 3), int)
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]

@@ -1,0 +1,61 @@
+"""Which sites are equivalent, and by which operations of the space group."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from alchemjax.system.structure import Structure
+
+TOLERANCE = 1e-4  # A, between a site and the image of an equivalent one; rounding in files is smaller
+
+
+class Symmetry(NamedTuple):
+    """Operations s -> rotation s + translation of fractional coordinates (columns)."""
+
+    rotation: Int[np.ndarray, "operations 3 3"]
+    translation: Float[np.ndarray, "operations 3"]
+    image: Int[np.ndarray, "operations sites"]  # the site to which an operation takes each site
+    first: Int[np.ndarray, "sites"]  # the first of the sites that are equivalent to each site
+
+
+def find_symmetry(structure: Structure, kinds: Int[np.ndarray, "sites"]) -> Symmetry:
+    """Space group of the structure, sites of different kinds being different.
+
+    Structures that are not periodic in every direction have the identity only, as do those of which spglib knows none.
+    """
+    nothing = no_symmetry(len(structure.positions))
+    if not structure.pbc.all():
+        return nothing
+    import spglib
+
+    fractional = structure.positions @ np.linalg.inv(structure.cell)
+    lattice = structure.cell * np.sign(np.linalg.det(structure.cell))  # spglib refuses left-handed ones
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            found = spglib.get_symmetry((lattice, fractional, kinds), symprec=TOLERANCE)
+    except Exception:  # older versions return None, newer ones raise errors of their own
+        found = None
+    if found is None:
+        return nothing
+    rotations, translations = found["rotations"], found["translations"]
+    images = np.array([_images(structure, fractional, kinds, *g) for g in zip(rotations, translations, strict=True)])
+    if (images < 0).any():
+        return nothing
+    return Symmetry(rotations, translations, images, images.min(axis=0))
+
+
+def no_symmetry(sites: int) -> Symmetry:
+    """The identity alone."""
+    return Symmetry(np.eye(3, dtype=int)[None], np.zeros((1, 3)), np.arange(sites)[None], np.arange(sites))
+
+
+def _images(structure: Structure, fractional, kinds, rotation, translation) -> np.ndarray:
+    """Where the operation takes every site; -1 where there is none near."""
+    away = (fractional @ rotation.T + translation)[:, None] - fractional[None]
+    distance = np.linalg.norm((away - np.round(away)) @ structure.cell, axis=-1)
+    distance[kinds[:, None] != kinds[None]] = np.inf
+    nearest = distance.argmin(axis=1)
+    there = distance[np.arange(len(nearest)), nearest] < 10 * TOLERANCE
+    return np.where(there, nearest, -1) if len(set(nearest)) == len(nearest) else np.full(len(nearest), -1)
