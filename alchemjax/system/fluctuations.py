@@ -59,9 +59,8 @@ def make_fluctuations(
     Without `symmetric` every mixed site is evaluated by itself, as is needed where sites may move in any way.
     """
     num_sites = len(structure.positions)
-    group_of = np.full(num_sites, -1)  # -1 for an ordinary atom
-    for number, group in enumerate(sites.groups):
-        group_of[list(group.sites)] = number
+    group_of = np.zeros(num_sites, int)
+    group_of[sites.node_site] = sites.node_group  # -1 for an ordinary atom
     occupant = dict(zip(sites.node_site.tolist(), sites.node_species, strict=True))
     names = [occupant[s] if group_of[s] < 0 else f"group {group_of[s]}" for s in range(num_sites)]
     symmetry = find_symmetry(structure, np.unique(names, return_inverse=True)[1])
