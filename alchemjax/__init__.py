@@ -17,13 +17,30 @@ if _TYPE_CHECKING:
     from alchemjax.calculate import calculate as calculate
     from alchemjax.io import load as load
     from alchemjax.io import read as read
+    from alchemjax.tasks.alloy import Alloy as Alloy
+    from alchemjax.tasks.alloy import alloy as alloy
+    from alchemjax.tasks.alloy import mean_square_displacements as mean_square_displacements
+    from alchemjax.tasks.alloy import random_energy as random_energy
+    from alchemjax.tasks.averages import shells as shells
+    from alchemjax.tasks.averages import statistics as statistics
+    from alchemjax.tasks.averages import transition_temperature as transition_temperature
     from alchemjax.tasks.jax_md import jax_md as jax_md
+    from alchemjax.tasks.lattice import total_energy as total_energy
     from alchemjax.tasks.md import Trajectory as Trajectory
     from alchemjax.tasks.md import md as md
+    from alchemjax.tasks.ordering import concentration_waves as concentration_waves
+    from alchemjax.tasks.ordering import instability as instability
+    from alchemjax.tasks.ordering import interactions as interactions
+    from alchemjax.tasks.ordering import lattice_model as lattice_model
+    from alchemjax.tasks.ordering import short_range_order as short_range_order
+    from alchemjax.tasks.ordering import spinodal as spinodal
     from alchemjax.tasks.relax import Relaxed as Relaxed
     from alchemjax.tasks.relax import relax as relax
+    from alchemjax.tasks.sampling import anneal as anneal
+    from alchemjax.tasks.sampling import sample as sample
     from alchemjax.tasks.sweep import Table as Table
     from alchemjax.tasks.sweep import sweep as sweep
+    from alchemjax.tasks.validate import validate as validate
 
 __version__ = "0.1.0"
 
@@ -43,6 +60,23 @@ _PUBLIC = {
     "Trajectory": "tasks.md",
     "jax_md": "tasks.jax_md",
     "Calculator": "atoms",
+    "alloy": "tasks.alloy",
+    "Alloy": "tasks.alloy",
+    "random_energy": "tasks.alloy",
+    "mean_square_displacements": "tasks.alloy",
+    "interactions": "tasks.ordering",
+    "concentration_waves": "tasks.ordering",
+    "instability": "tasks.ordering",
+    "spinodal": "tasks.ordering",
+    "short_range_order": "tasks.ordering",
+    "lattice_model": "tasks.ordering",
+    "total_energy": "tasks.lattice",
+    "sample": "tasks.sampling",
+    "anneal": "tasks.sampling",
+    "shells": "tasks.averages",
+    "statistics": "tasks.averages",
+    "transition_temperature": "tasks.averages",
+    "validate": "tasks.validate",
 }
 __all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -9,7 +9,6 @@ with C_i[k,l] = w_ik delta_kl - w_ik w_il and D^2 E[d] the second derivative alo
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -27,7 +26,6 @@ def energy(
     """E = sum_n w_n e_n [eV] and its parts by site; traced, differentiable in every array."""
     if isinstance(topology, Variants):
         place = embedded(topology, positions, cell, strain)
-        config = batched(config, 1 + len(topology.site))
 
         def of(weights):
             x, cell, strain = place
@@ -48,7 +46,6 @@ def batch_energy(
     if isinstance(topology, Variants):
         one = jax.tree.map(lambda a: a[0], topology._replace(topology=None))  # all but the neighbours is the same
         place = jax.vmap(partial(embedded, one))(positions, cell, strain)
-        config = batched(config, 1 + len(one.site))
 
         def of(weights):
             x, cell, strain = place
@@ -62,11 +59,6 @@ def batch_energy(
     nodes = graph.node_weight * node_energies(params, config, graph)
     sites = jax.ops.segment_sum(nodes, graph.node_site, batch * num_sites).reshape(batch, num_sites)
     return jnp.sum(sites), sites
-
-
-def batched(config, batch: int):
-    """The config of a network that is vmapped over so many compositions."""
-    return replace(config, batch=config.batch * batch)
 
 
 def embedded(variants: Variants, positions, cell, strain):

@@ -23,29 +23,34 @@ class Config:
     embedding: float = 0.0  # eV^-1; 0 is pairs alone
 
 
-def pair_energy(r, strength=1.0):
-    """4 eps ((s/r)^12 - (s/r)^6), brought to 0 at the cutoff with two continuous derivatives [eV]."""
+def pair_parts(r, strength=1.0):
+    """4 eps (s/r)^12 and -4 eps (s/r)^6, brought to 0 at the cutoff with two continuous derivatives [eV]."""
     x = jnp.minimum(r / CUTOFF, 1)
-    fade = 1 - x**6 * (28 - 48 * x + 21 * x**2)
-    return strength * 4 * EPSILON * ((SIGMA / r) ** 12 - (SIGMA / r) ** 6) * fade
+    fade = strength * 4 * EPSILON * (1 - x**6 * (28 - 48 * x + 21 * x**2))
+    return fade * (SIGMA / r) ** 12, -fade * (SIGMA / r) ** 6
+
+
+def pair_energy(r, strength=1.0):
+    """Of two sites of charge 1 [eV]."""
+    return sum(pair_parts(r, strength))
 
 
 def node_energies(params, config: Config, graph):
-    """e_n = shift_n + c_n (s/2 + embedding s^2) with s = sum_m P(m|n) c_m phi(r)."""
+    """e_n = shift_n + s/2 + embedding s^2, s = sum_m P(m|n) (a_n a_m repulsion + b_n b_m attraction), charges a, b."""
     charge = params["charge"][graph.node_species]
-    sources = mix(graph, charge[:, None, None])[:, 0, 0]
-    targets = jnp.zeros(len(graph.target_node), charge.dtype)
+    sources = mix(graph, charge[:, None])[:, 0]
+    targets = jnp.zeros((len(graph.target_node), 2), charge.dtype)
     for edges in graph.blocks:
-        phi = pair_energy(jnp.linalg.norm(edges.vectors, axis=-1), config.strength)
+        phi = jnp.stack(pair_parts(jnp.linalg.norm(edges.vectors, axis=-1), config.strength), axis=-1)
         for source, target in zip(edges.source, edges.target, strict=True):
-            targets = targets + jax.ops.segment_sum(jnp.sum(sources[source] * phi, axis=-1), target, len(targets))
-    felt = read(graph, targets[:, None, None])[:, 0, 0]
-    return params["shift"][graph.node_species] + charge * (felt / 2 + config.embedding * felt**2)
+            targets = targets + jax.ops.segment_sum(jnp.sum(sources[source] * phi, axis=1), target, len(targets))
+    felt = jnp.sum(charge * read(graph, targets[:, None])[:, 0], axis=-1)
+    return params["shift"][graph.node_species] + felt / 2 + config.embedding * felt**2
 
 
-def lennard_jones(dtype="float64", *, strength=1.0, embedding=0.0) -> Potential:
-    """The potential; with strength 0 sites do not see each other."""
-    params = {"charge": jnp.array([1.0, 1.1], dtype), "shift": jnp.array([0.0, -0.3], dtype)}
+def lennard_jones(dtype="float64", *, strength=1.0, embedding=0.0, krypton=(1.1, 1.1)) -> Potential:
+    """The potential; with strength 0 sites do not see each other. `krypton`: its charges, repulsion and attraction."""
+    params = {"charge": jnp.array([(1.0, 1.0), krypton], dtype), "shift": jnp.array([0.0, -0.3], dtype)}
     return Potential(
         name="lennard-jones",
         params=params,

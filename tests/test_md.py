@@ -192,7 +192,7 @@ def test_temperature_follows_its_schedule(potential, crystal):
 def test_a_moving_composition_does_the_work_that_changes_the_conserved_energy(coupling, potential, crystal):
     path = [(0.0, [1.0, 0.0]), (500.0, [0.2, 0.8])]
     alpha = [(0.0, 0.0), (250.0, 0.9), (500.0, 0.3)] if coupling == "correlated" else None
-    unlike = potential.params | {"charge": jnp.array([1.0, 1.6])}
+    unlike = potential.params | {"charge": jnp.array([[1.0, 1.0], [1.6, 1.6]])}
     potential, crystal = potential._replace(params=unlike), crystal._replace(coupling=coupling)
     start = argon(potential, crystal, path, steps=0, alpha=alpha)
     wander = []
@@ -409,7 +409,7 @@ def test_a_time_step_that_is_too_long_ends_with_a_sentence(potential, crystal):
 
 
 def test_numbers_that_are_not_finite_end_with_a_sentence(potential, crystal):
-    broken = potential._replace(params=potential.params | {"charge": jnp.array([jnp.nan, 1.0])})
+    broken = potential._replace(params=potential.params | {"charge": jnp.array([[jnp.nan, 1.0], [1.0, 1.0]])})
     with pytest.raises(BlewUp, match="step 0 .*numbers are not finite"):
         md(broken, crystal, steps=10)
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 ARGUMENTS = "kwxy"
 LARGE_BATCH = 6  # from here on one operator per channel, shared by the batch, is cheaper than messages
-ELEMENTS_AT_ONCE = 1_000_000  # arguments of a larger batch would push its messages out of a CPU's cache
+ELEMENTS_AT_ONCE = 100_000  # arguments of a larger batch would push its messages out of a CPU's cache
 
 
 def convolve(

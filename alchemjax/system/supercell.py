@@ -74,13 +74,14 @@ def smallest_supercell(
 
 
 def make_supercell(matrix: Int[np.ndarray, "3 3"], sites: int) -> Supercell:
-    """The sites, ordered by cell and then as in the cell."""
+    """The sites, ordered by cell and then as in the cell, which comes first."""
     size = round(abs(np.linalg.det(matrix)))
     corners = np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T @ matrix
     ranges = [np.arange(low, high + 1) for low, high in zip(corners.min(0), corners.max(0), strict=True)]
     shifts = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3)
     inside = shifts @ np.round(np.linalg.inv(matrix) * size).astype(int)
     shifts = shifts[((inside >= 0) & (inside < size)).all(-1)]
+    shifts = shifts[np.argsort(shifts.any(-1), kind="stable")]
     return Supercell(matrix, np.tile(np.arange(sites), size), np.repeat(shifts, sites, axis=0))
 
 

@@ -1,6 +1,7 @@
 """Many compositions of one structure: vmapped in batches, spread over devices, resumable batch by batch."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 from inspect import signature
 from typing import NamedTuple
@@ -19,7 +20,6 @@ from alchemjax.calculate import (
     topology_of,
     with_fluctuations,
 )
-from alchemjax.energy import batched
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations, index_arrays
 from alchemjax.system.structure import volume, wrapped
@@ -211,7 +211,7 @@ def _single_points(potential, system, plan: Plan, weights, alpha, on_steps) -> T
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
         near = system._replace(structure=wrapped(system.structure))
-        config = batched(potential.config, len(weights) // len(devices))
+        config = replace(potential.config, batch=potential.config.batch * len(weights) // len(devices))
         out: Derivatives = _compiled_points(potential.node_energies, config, devices)(
             potential.params,
             topology_of(potential, near),

@@ -1,0 +1,267 @@
+"""The alchemical Hamiltonian: the energy of every arrangement of a crystal, from derivatives at the mean composition.
+
+With p the occupation of every site, w its mean and d = p - w, atoms being displaced by u(d) = -Huu^+ Huw d,
+
+    E(p) = E0 + sum_i field_i[k_i] + 1/2 sum_(i != j) d_i Heff_ij d_j,      Heff = Hww - Hwu Huu^+ Huw
+    field_i[k] = E(mean, site i = k) - E0 - 1/2 d_i (Hwu Huu^+ Huw)_ii d_i
+
+The energy of a random alloy is E0 + sum_i sum_k w_ik field_i[k]. Homogeneous strain is eliminated in the same way; its
+part is inversely proportional to the number of cells and is kept apart. States of a site are its species, then vacancy.
+
+F. Ducastelle, F. Gautier, J. Phys. F 6, 2039 (1976); A. G. Khachaturyan, Theory of Structural Transformations in
+Solids (1983), on concentration waves and strain.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from alchemjax.calculate import check_kind, with_fluctuations
+from alchemjax.model.load import Potential
+from alchemjax.system.fluctuations import Fluctuations
+from alchemjax.system.sites import WEIGHT_TOLERANCE
+from alchemjax.system.structure import Structure, wrapped
+from alchemjax.system.supercell import Supercell
+from alchemjax.system.system import System, checked_weights
+from alchemjax.tasks.hessian import (
+    Crystal,
+    Hessian,
+    energy_at,
+    evaluator,
+    gradient_at,
+    make_crystal,
+    make_hessian,
+    numbering,
+)
+
+VACANCY = "vacancy"
+SOFT = 1e-4  # of the largest eigenvalue of Huu: less is zero, but for round-off
+
+
+class Alloy(NamedTuple):
+    """Interactions in a crystal at its mean composition; the mixed sites are those of the cell in several states."""
+
+    structure: Structure  # of the cell
+    site: Int[np.ndarray, "mixed"]  # of the cell
+    sublattice: Int[np.ndarray, "mixed"]  # the group of the site
+    species: tuple[str, ...]  # the states, of all groups together
+    weights: Float[np.ndarray, "mixed states"]  # mean occupation
+    allowed: Bool[np.ndarray, "mixed states"]
+    supercell: Supercell
+    energy: float  # E0 [eV per cell]
+    field: Float[np.ndarray, "mixed states"]  # E(mean, site = state) - E0 [eV]
+    second_order: Float[np.ndarray, "mixed states"]  # the same, to second order [eV]
+    pair: Float[np.ndarray, "mixed cells mixed states states"]  # d Hww d' of a site and one of the supercell [eV]
+    pair_relaxation: Float[np.ndarray, "mixed cells mixed states states"] | None  # -d Hwu Huu^+ Huw d' [eV]
+    displacement: Float[np.ndarray, "mixed states supersites 3"] | None  # of all sites by a site in a state [A]
+    strain_force: Float[np.ndarray, "mixed states 6"] | None  # dE/dstrain of a site in a state [eV]
+    stiffness: Float[np.ndarray, "6 6"] | None  # second derivative by engineering strains [eV per cell]
+    softest: float | None  # smallest eigenvalue of Huu but for translations [eV/A^2]
+
+
+def alloy(
+    potential: Potential,
+    system: System,
+    weights=None,
+    *,
+    relaxed: bool = True,
+    supercell=None,
+    on_rows: Callable[[int, int], None] | None = None,
+) -> Alloy:
+    """The alchemical Hamiltonian of a system at its structure, which should be relaxed (`relax`) before.
+
+    Without `relaxed` atoms stay on their sites and the cell as it is. `supercell` as in `calculate`: interactions are
+    those between its sites and all their images. `on_rows(done, all)` is called after every few rows of the Hessian.
+
+    Errors: ValueError as in `calculate`, if no site is mixed, and if the crystal is unstable against displacements.
+    """
+    check_kind(potential, Potential)
+    check_kind(system, System)
+    weights = checked_weights(system, weights)
+    fluctuations = with_fluctuations(potential, system, "site-exact", supercell).fluctuations
+    if fluctuations is None:
+        raise ValueError("no site of this system is mixed; give mix={symbol: (species, ...)} or partial occupancies")
+    crystal = make_crystal(system, fluctuations, weights)
+    hessian = make_hessian(potential, crystal, fluctuations, on_rows)
+    states = _make_states(system, weights)
+    energy, field, first_order = _single_sites(potential, crystal, fluctuations, states)
+    pair = _symmetric(_between(hessian.weights_weights, crystal, states), crystal)
+    parts = _relaxation(crystal, states, hessian) if relaxed else (None,) * 5
+    return Alloy(
+        wrapped(system.structure),
+        *states[:5],
+        crystal.supercell,
+        energy,
+        field,
+        first_order + own_pair(pair) / 2,
+        pair,
+        *parts,
+    )
+
+
+def random_energy(alloy: Alloy, *, relaxed: bool = True) -> float:
+    """Energy of the random alloy [eV per cell], with static displacements where the alloy has them."""
+    return alloy.energy + float((alloy.weights * single_sites(alloy, relaxed=relaxed)).sum())
+
+
+def pair_energies(alloy: Alloy, *, relaxed: bool = True) -> Float[np.ndarray, "mixed cells mixed states states"]:
+    """Of a mixed site of the cell with every mixed site of the supercell [eV]."""
+    return alloy.pair + alloy.pair_relaxation if relaxed and alloy.pair_relaxation is not None else alloy.pair
+
+
+def mean_square_displacements(alloy: Alloy) -> Float[np.ndarray, "sites 3 3"]:
+    """Static <u u> in the random alloy of every site of the cell [A^2].
+
+    Errors: ValueError for an alloy without displacements.
+    """
+    if alloy.displacement is None:
+        raise ValueError("this alloy was made with relaxed=False and knows no displacements; make it with relaxed=True")
+    sites = len(alloy.structure.positions)
+    by_cell = alloy.displacement.reshape(*alloy.weights.shape, -1, sites, 3)
+    return np.einsum("mk,mkcsx,mkcsy->sxy", alloy.weights, by_cell, by_cell)
+
+
+def single_sites(alloy: Alloy, *, relaxed: bool):
+    """Energy of one site in a state, the atoms around it relaxed or not."""
+    if not relaxed or alloy.pair_relaxation is None:
+        return alloy.field
+    return alloy.field + own_pair(alloy.pair_relaxation) / 2
+
+
+def own_pair(pair):
+    """Of a site with itself and in one state, [mixed, states]."""
+    number = np.arange(len(pair))
+    return np.diagonal(pair[number, 0, number], axis1=1, axis2=2)
+
+
+# --- states -----------------------------------------------------------------------------------------------------------
+
+
+class _States(NamedTuple):
+    """What the mixed sites of the cell may hold."""
+
+    site: Int[np.ndarray, "mixed"]
+    sublattice: Int[np.ndarray, "mixed"]
+    species: tuple[str, ...]
+    weights: Float[np.ndarray, "mixed states"]
+    allowed: Bool[np.ndarray, "mixed states"]
+    deviation: Float[np.ndarray, "mixed states most"]  # d of a state, in the weights of the site
+    flat: Int[np.ndarray, "mixed most"]  # which of the cell's weights these are; their number where there is none
+
+
+def _make_states(system: System, weights) -> _States:
+    groups = system.sites.groups
+    group_of = {site: g for g, group in enumerate(groups) for site in group.sites}
+    site = np.array(sorted(group_of))
+    species = tuple(dict.fromkeys(s for group in groups for s in group.species)) + (VACANCY,)
+    starts = np.cumsum([0] + [len(group.species) for group in groups])
+    most = max(len(group.species) for group in groups)
+    number = sum(len(groups[group_of[s]].species) for s in site.tolist())
+    mean, allowed = np.zeros((len(site), len(species))), np.zeros((len(site), len(species)), bool)
+    deviation, flat, place = np.zeros((*mean.shape, most)), np.full((len(site), most), number), 0
+    for m, s in enumerate(site.tolist()):
+        group, start = groups[group_of[s]], starts[group_of[s]]
+        own, count = weights[start : start + len(group.species)], len(group.species)
+        columns = [species.index(name) for name in group.species] + [len(species) - 1]
+        vacant = 1 - own.sum()
+        mean[m, columns] = [*own, vacant if vacant > WEIGHT_TOLERANCE else 0]
+        allowed[m, columns] = [True] * count + [vacant > WEIGHT_TOLERANCE]
+        deviation[m, columns, :count] = np.eye(count + 1, count) - own
+        flat[m, :count] = place + np.arange(count)
+        place += count
+    used = allowed.any(0)
+    species = tuple(name for name, there in zip(species, used, strict=True) if there)
+    sublattice = np.array([group_of[s] for s in site.tolist()])
+    deviation = np.where(allowed[..., None], deviation, 0)
+    return _States(site, sublattice, species, mean[:, used], allowed[:, used], deviation[:, used], flat)
+
+
+def _between(rows, crystal: Crystal, states: _States):
+    """d rows d' for the states of every mixed site of the cell and of the supercell."""
+    number = len(rows)
+    padded = np.zeros((number + 1, crystal.cells, number + 1))
+    padded[:-1, :, :-1] = rows.reshape(number, crystal.cells, number)
+    blocks = padded[states.flat][:, :, :, states.flat]  # [mixed, most, cells, mixed, most]
+    return np.einsum("mkw,mwcnv,nlv->mcnkl", states.deviation, blocks, states.deviation, optimize=True)
+
+
+def _symmetric(pair, crystal: Crystal):
+    """The mean of the two directions of every pair, which differ by round-off."""
+    sites = len(crystal.supercell.origin) // crystal.cells
+    opposite = numbering(crystal.supercell, sites)(-crystal.supercell.shift[::sites])
+    return (pair + pair[:, opposite].transpose(2, 1, 0, 4, 3)) / 2
+
+
+def _of_states(rows, states: _States):
+    """d rows, where rows belong to the weights of the cell."""
+    padded = np.concatenate([rows, np.zeros_like(rows[:1])])
+    return np.einsum("mkw,mw...->mk...", states.deviation, padded[states.flat])
+
+
+def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuations, states: _States):
+    """E0 [eV per cell], E(mean, site = state) - E0, and the same to first order."""
+    variants, mean = fluctuations.variants, crystal.system.weights
+    evaluate = evaluator(potential, crystal)
+    at_mean, *varied = evaluate(energy_at, np.concatenate([mean[None], mean * variants.kept + variants.change]))
+    own = evaluate(gradient_at, mean[None]).weights[0, : (crystal.site < len(variants.first)).sum()]
+    field = np.zeros(states.weights.shape)
+    for m, (site, group) in enumerate(zip(states.site, crystal.system.sites.groups, strict=False)):
+        columns = [states.species.index(name) for name in group.species]
+        alone = np.array(varied)[variants.site == variants.first[site]] - at_mean
+        field[m, columns] = alone[:-1]
+        if states.species[-1] == VACANCY:
+            field[m, -1] = alone[-1]
+    return at_mean / crystal.cells, np.where(states.allowed, field, 0), _of_states(own, states)
+
+
+# --- displacements and strain -----------------------------------------------------------------------------------------
+
+
+def _relaxation(crystal: Crystal, states: _States, hessian: Hessian):
+    """Interactions through displacements, the displacements, and how sites couple to strain; as in `Alloy`."""
+    supersites, sites = len(crystal.supercell.origin), len(hessian.positions_positions)
+    force = _of_states(hessian.weights_positions, states)  # [mixed, states, supersites, 3]
+    stiffness = _everywhere(hessian.positions_positions.transpose(0, 2, 1, 3), crystal)
+    stiffness = np.moveaxis(stiffness, 2, 1).reshape(3 * supersites, -1)
+    strained = np.tile(hessian.positions_strain, (crystal.cells, 1, 1)).reshape(3 * supersites, -1)
+    softest, inverse = _inverse((stiffness + stiffness.T) / 2, supersites)
+    moved = -force.reshape(-1, 3 * supersites) @ inverse
+    other = np.moveaxis(_everywhere(np.moveaxis(force, 2, 1), crystal, sites), 1, 2)
+    pair = moved @ other.reshape(-1, 3 * supersites).T
+    pair = pair.reshape(*states.weights.shape, crystal.cells, *states.weights.shape).transpose(0, 2, 3, 1, 4)
+    pair = _symmetric(pair, crystal)
+    coupling = _of_states(hessian.weights_strain, states) + (moved @ strained).reshape(*states.weights.shape, 6)
+    if not crystal.system.structure.pbc.all():
+        return pair, moved.reshape(force.shape), None, None, softest
+    elastic = (hessian.strain_strain - strained.T @ inverse @ strained) / crystal.cells
+    return pair, moved.reshape(force.shape), coupling, (elastic + elastic.T) / 2, softest
+
+
+def _everywhere(rows, crystal: Crystal, sites: int | None = None):
+    """Rows of the sites of the first cell, [row, supersites, ...], repeated for those of every other cell."""
+    sites = len(crystal.supercell.origin) // crystal.cells if sites is None else sites
+    shift = crystal.supercell.shift[::sites]
+    cell_of = numbering(crystal.supercell, sites)
+    by_cell = rows.reshape(len(rows), crystal.cells, sites, *rows.shape[2:])
+    moved = [by_cell[:, cell_of(shift - own)] for own in shift]
+    return np.concatenate(moved).reshape(-1, *rows.shape[1:])
+
+
+def _inverse(stiffness, supersites: int):
+    """Smallest eigenvalue but for translations, and the inverse without them.
+
+    Errors: ValueError if the crystal is unstable.
+    """
+    translation = np.tile(np.eye(3), (supersites, 1)) / supersites**0.5
+    aside = np.eye(len(stiffness)) - translation @ translation.T
+    values, vectors = np.linalg.eigh(aside @ stiffness @ aside)
+    zero = np.abs(values) < SOFT * values.max()
+    if (values[~zero] < 0).any():
+        raise ValueError(
+            f"the crystal is unstable at the mean composition: {(values[~zero] < 0).sum()} displacements lower its "
+            f"energy, the smallest curvature is {values.min():.3g} eV/A^2; relax the structure first, or keep the "
+            "atoms on their sites (relaxed=False)"
+        )
+    return float(values[~zero].min()), (vectors[:, ~zero] / values[~zero]) @ vectors[:, ~zero].T

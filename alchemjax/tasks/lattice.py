@@ -1,0 +1,129 @@
+"""Arrangements of atoms on a lattice with pair interactions.
+
+E = cells * energy + sum_i field_i[k_i] + 1/2 sum_(i != j) V_ij[k_i, k_j]         i, j: all sites, k_i: their states
+h_i[k] = field_i[k] + sum_j V_ij[k, k_j]                                          local fields: what a move costs
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+Arrays = Array | np.ndarray
+
+
+class LatticeModel(NamedTuple):
+    """Sites c of a cell, repeated n1 x n2 x n3 times; every site (R, c) is in one state k: a species, or vacant."""
+
+    energy: Float[Arrays, ""]  # eV per cell
+    field: Float[Arrays, "sites states"]  # eV
+    pair: Float[Arrays, "n1 n2 n3 sites sites states states"]  # V[R, c, c', k, k'] between (0, c) and (R, c') [eV]
+    allowed: Bool[Arrays, "sites states"]  # the same for all sites of a sublattice
+    sublattice: Int[Arrays, "sites"]  # 0, 1, ...; atoms are exchanged within a sublattice
+
+
+class Tables(NamedTuple):
+    """The interactions, ready for use."""
+
+    field: Float[Array, "sites states"]
+    rows: Float[Array, "sites states twice_n1 twice_n2 twice_n3 sites states"]  # V of (0, c) in state k, repeated
+    kernel: Array  # complex conjugate of the Fourier transform of V
+
+
+def total_energy(model: LatticeModel, states: Int[Arrays, "n1 n2 n3 sites"]) -> Float[Array, ""]:
+    """Energy of an arrangement of the whole lattice [eV]."""
+    cells = states.size // states.shape[-1]
+    tables = make_tables(jnp.asarray(model.field), jnp.asarray(model.pair))
+    return cells * jnp.asarray(model.energy) + energy_of(tables, states, local_fields(tables, jnp.asarray(states)))
+
+
+def local_fields(tables: Tables, states: Int[Array, "n1 n2 n3 sites"]) -> Float[Array, "n1 n2 n3 sites states"]:
+    """h_i(k): the energy of every site in every state, all others given [eV]."""
+    present = jax.nn.one_hot(states, tables.field.shape[1], dtype=tables.field.dtype)
+    waves = jnp.fft.fftn(present, axes=(0, 1, 2))
+    sums = jnp.einsum("xyzcdkl,xyzdl->xyzck", tables.kernel, waves)
+    return tables.field[None, None, None] + jnp.fft.ifftn(sums, axes=(0, 1, 2)).real
+
+
+def energy_of(tables: Tables, states, fields):
+    """Without the constant; every pair is in two local fields."""
+    both = (fields + tables.field[None, None, None]) / 2
+    return jnp.take_along_axis(both, jnp.asarray(states)[..., None], -1).sum()
+
+
+def make_tables(field, pair) -> Tables:
+    """The interactions, ready for use."""
+    rows = jnp.tile(jnp.moveaxis(pair, (3, 5), (0, 1)), (1, 1, 2, 2, 2, 1, 1))
+    return Tables(field, rows, jnp.conj(jnp.fft.fftn(pair, axes=(0, 1, 2))))
+
+
+def random_states(model: LatticeModel, weights, key) -> Int[Array, "n1 n2 n3 sites"]:
+    """A random arrangement: on every sublattice the numbers of atoms that are closest to the mean weights of its sites.
+
+    Errors: ValueError for weights that do not fit the model.
+    """
+    return arranger(checked_model(model), weights)(key)
+
+
+def arranger(model: LatticeModel, weights) -> Callable:
+    """`random_states` of a checked model, as a traced function of the key alone."""
+    cells, weights = model.pair.shape[:3], np.asarray(weights, float)
+    check_shape("weights", weights, model.field.shape)
+    if (weights < 0).any() or np.abs(weights.sum(1) - 1).max() > 1e-5 or weights[~model.allowed].any():
+        raise ValueError("weights must be at least 0, add up to 1 on every site and be 0 where states are not allowed")
+    number = int(np.prod(cells))
+    order = np.arange(number * len(weights)).reshape(number, -1)
+    places, atoms = [], []
+    for which in range(model.sublattice.max() + 1):
+        on = model.sublattice == which
+        wanted = number * weights[on].sum(0)
+        counts = np.floor(wanted + 1e-6).astype(int)
+        rest = number * on.sum() - counts.sum()
+        counts[np.argsort(counts - wanted, kind="stable")[:rest]] += 1
+        places.append(order[:, on].ravel())
+        atoms.append(np.repeat(np.arange(len(counts)), counts).astype(np.int32))
+
+    def arrange(key):
+        states = jnp.zeros(order.size, jnp.int32)
+        for one, where, what in zip(jax.random.split(key, len(places)), places, atoms, strict=True):
+            states = states.at[where].set(jax.random.permutation(one, what))
+        return states.reshape(*cells, -1)
+
+    return arrange
+
+
+def checked_model(model: LatticeModel) -> LatticeModel:
+    """The model as numpy arrays.
+
+    Errors: ValueError for shapes that do not fit, a site that interacts with itself, pairs that are not symmetric, and
+    sites of one sublattice that differ in the states they allow.
+    """
+    model = LatticeModel(*map(np.asarray, model))
+    sites, states = model.field.shape
+    check_shape("pair", model.pair, (*model.pair.shape[:3], sites, sites, states, states))
+    check_shape("allowed", model.allowed, (sites, states))
+    check_shape("sublattice", model.sublattice, (sites,))
+    numbers = sorted(set(model.sublattice.tolist()))
+    if numbers != list(range(len(numbers))):
+        raise ValueError(f"sublattice has the numbers {numbers}; use 0, 1, ... without gaps")
+    if model.pair.dtype not in (np.float32, np.float64):
+        raise ValueError(f"pair is of type {model.pair.dtype}; use float32 or float64")
+    if not all(np.isfinite(a).all() for a in model[:3]):
+        raise ValueError("the model has an energy that is not finite; forbid states by `allowed` instead")
+    back = np.roll(model.pair[::-1, ::-1, ::-1], (1, 1, 1), (0, 1, 2)).transpose(0, 1, 2, 4, 3, 6, 5)
+    limit = 1e-5 * max(float(np.abs(model.pair).max()), 1e-30)
+    if np.abs(back - model.pair).max() > limit or np.abs(model.pair[0, 0, 0, range(sites), range(sites)]).max() > limit:
+        raise ValueError("pair must have V[R, c, c', k, k'] = V[-R, c', c, k', k] and V[0, c, c] = 0; symmetrise it")
+    first = np.unique(model.sublattice, return_index=True)[1]
+    if not model.allowed.any(1).all() or (model.allowed != model.allowed[first[model.sublattice]]).any():
+        raise ValueError("all sites of a sublattice must allow the same states, at least one; use more sublattices")
+    return model
+
+
+def check_shape(name: str, array, shape) -> None:
+    """Errors: ValueError for an array of another shape."""
+    if np.shape(array) != tuple(shape):
+        raise ValueError(f"{name} is of shape {np.shape(array)}; the model needs {tuple(shape)}")

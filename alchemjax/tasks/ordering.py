@@ -1,0 +1,230 @@
+"""What the interactions of an alloy say about order: concentration waves, mean-field instability, short-range order.
+
+In functions phi_a of the state of a site that are orthonormal in the random alloy (sum_k w_k phi_a phi_b = delta_ab,
+sum_k w_k phi_a = 0) the interactions are J_ab(R), and their lattice Fourier transform J(q) gives
+
+    k_B T_0 = -min_q eigenvalue of J(q)           the random alloy becomes unstable, in mean field
+    G(q) = (1 + J(q) / k_B T - Lambda)^-1         correlations, with Lambda such that the mean of G_ii(q) is 1
+
+For a binary with concentration c on one site: J(q) = c (1 - c) S2(q), and G(R) is the Warren-Cowley parameter.
+
+M. A. Krivoglaz, Theory of X-Ray and Thermal Neutron Scattering by Real Crystals (1969); P. C. Clapp, S. C. Moss, Phys.
+Rev. 142, 418 (1966); R. V. Chepulskii, V. N. Bugaev, J. Phys. Condens. Matter 10, 7309 (1998), on Lambda.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Complex, Float, Int
+
+from alchemjax.tasks.alloy import Alloy, own_pair, pair_energies, single_sites
+from alchemjax.tasks.lattice import LatticeModel
+from alchemjax.units import KELVIN
+
+IMAGES = 2  # of a supercell, on every side, that may be nearer than itself
+SAME_DISTANCE = 1e-3  # A
+MOST_STEPS = 200  # of Newton's method
+
+
+class Interactions(NamedTuple):
+    """Pairs of mixed sites, each in both directions: `first` in the cell, `second` so many cells away."""
+
+    first: Int[np.ndarray, "pairs"]  # among the mixed sites
+    second: Int[np.ndarray, "pairs"]
+    cell: Int[np.ndarray, "pairs 3"]
+    distance: Float[np.ndarray, "pairs"]  # A
+    energy: Float[np.ndarray, "pairs states states"]  # eV; its mean over either site is 0
+
+
+class Waves(NamedTuple):
+    """Concentration waves."""
+
+    q: Float[np.ndarray, "waves 3"]  # in units of the reciprocal vectors of the cell
+    energy: Float[np.ndarray, "waves modes"]  # eigenvalues of J(q), increasing [eV]
+    polarisation: Complex[np.ndarray, "waves modes mixed states"]  # change of occupation
+
+
+class ShortRangeOrder(NamedTuple):
+    """Warren-Cowley parameters 1 - P_kl(R) / (w_k w_l)."""
+
+    temperature: float  # K
+    alpha: Float[np.ndarray, "pairs states states"]  # of the pairs of `Interactions`; NaN where a state has weight 0
+
+
+def interactions(alloy: Alloy, *, relaxed: bool = True) -> Interactions:
+    """Every interaction at the shortest distance of a site from the images of the other, shared among equals."""
+    matrix, shift = alloy.supercell.matrix, alloy.supercell.shift[:: len(alloy.structure.positions)]
+    around = np.stack(np.meshgrid(*[np.arange(-IMAGES, IMAGES + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    around = around[(around[:, ~alloy.structure.pbc] == 0).all(-1)] @ matrix
+    energy = pair_energies(alloy, relaxed=relaxed)
+    positions, found = alloy.structure.positions[alloy.site], []
+    for m, start in enumerate(positions):
+        for n, end in enumerate(positions):
+            for c, own in enumerate(shift):
+                if m == n and c == 0:
+                    continue
+                distance = np.linalg.norm(end - start + (own + around) @ alloy.structure.cell, axis=-1)
+                nearest = np.flatnonzero(distance < distance.min() + SAME_DISTANCE)
+                found += [(m, n, own + around[i], distance[i], energy[m, c, n] / len(nearest)) for i in nearest]
+    if not found:
+        none = np.zeros(0, int)
+        return Interactions(none, none, np.zeros((0, 3), int), np.zeros(0), np.zeros((0, *energy.shape[3:])))
+    return Interactions(*map(np.array, zip(*found, strict=True)))
+
+
+def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
+    """The energy of all arrangements in a box of shape n1 x n2 x n3 cells.
+
+    Interactions are taken at their shortest distance and folded into the box; the box strains as a whole.
+    Errors: ValueError for a shape that is no three positive numbers, or repeats a direction without periodicity.
+    """
+    shape = np.asarray(shape)
+    if shape.shape != (3,) or shape.dtype.kind not in "iu" or (shape < 1).any():
+        raise ValueError(f"shape = {shape.tolist()} must be three positive whole numbers: cells along every vector")
+    if (shape[~alloy.structure.pbc] > 1).any():
+        raise ValueError(f"shape = {shape.tolist()} repeats a direction without periodicity; give 1 there")
+    mixed, states = alloy.weights.shape
+    pair = np.zeros((*shape, mixed, mixed, states, states))
+    given = interactions(alloy, relaxed=relaxed)
+    np.add.at(pair, (*(given.cell % shape).T, given.first, given.second), given.energy)
+    field = single_sites(alloy, relaxed=relaxed)
+    if relaxed and alloy.stiffness is not None and alloy.strain_force is not None:
+        inverse = np.linalg.inv(alloy.stiffness * shape.prod())
+        pair -= np.einsum("mkx,xy,nly->mnkl", alloy.strain_force, inverse, alloy.strain_force)
+    own = np.arange(mixed)
+    field = field + own_pair(pair.reshape(-1, *pair.shape[3:])[0][:, None]) / 2  # a site and its images are one
+    pair[0, 0, 0, own, own] = 0
+    return LatticeModel(np.asarray(alloy.energy), field, pair, alloy.allowed, alloy.sublattice)
+
+
+# --- concentration waves ----------------------------------------------------------------------------------------------
+
+
+def commensurate(alloy: Alloy) -> Float[np.ndarray, "waves 3"]:
+    """Wave vectors that fit into the supercell of the alloy: there J(q) is not interpolated."""
+    inverse = np.linalg.inv(alloy.supercell.matrix)
+    size = len(alloy.supercell.shift) // len(alloy.structure.positions)
+    around = np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    q = np.round((around @ inverse.T) % 1 * size).astype(int) % size
+    return np.unique(q, axis=0) / size
+
+
+def grid(alloy: Alloy, points: int) -> Float[np.ndarray, "waves 3"]:
+    """A regular grid of so many points along every periodic direction."""
+    axes = [np.arange(points if periodic else 1) / points for periodic in alloy.structure.pbc]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+
+
+def fourier(alloy: Alloy, q, *, relaxed: bool = True) -> Complex[np.ndarray, "waves modes modes"]:
+    """J(q) [eV]; modes are the functions of `basis` of one mixed site after the other."""
+    given = interactions(alloy, relaxed=relaxed)
+    basis, site = _basis(alloy)
+    phases = np.exp(-2j * np.pi * np.atleast_2d(q) @ given.cell.T)
+    summed = np.zeros((len(phases), len(alloy.site), len(alloy.site), *given.energy.shape[1:]), complex)
+    for m in range(len(alloy.site)):
+        for n in range(len(alloy.site)):
+            which = (given.first == m) & (given.second == n)
+            summed[:, m, n] = np.tensordot(phases[:, which], given.energy[which], 1)
+    weighted = basis * alloy.weights[site]
+    found = np.einsum("ak,qabkl,bl->qab", weighted, summed[:, site][:, :, site], weighted, optimize=True)
+    return (found + found.conj().transpose(0, 2, 1)) / 2
+
+
+def concentration_waves(alloy: Alloy, q, *, relaxed: bool = True) -> Waves:
+    """Energies and polarisations of the concentration waves with wave vectors q."""
+    q = np.atleast_2d(np.asarray(q, float))
+    energy, vectors = np.linalg.eigh(fourier(alloy, q, relaxed=relaxed))
+    basis, site = _basis(alloy)
+    occupation = np.zeros((*energy.shape, *alloy.weights.shape), complex)
+    for mode, (m, function) in enumerate(zip(site, basis, strict=True)):
+        occupation[:, :, m] += vectors[:, mode, :, None] * (alloy.weights[m] * function)
+    return Waves(q, energy, occupation)
+
+
+def instability(alloy: Alloy, points: int = 12, *, relaxed: bool = True) -> tuple[float, Waves]:
+    """Temperature [K] at which the random alloy orders or separates in mean field, and the wave by which it does.
+
+    All parts share one lattice (coherent separation); see `spinodal`.
+    """
+    waves = concentration_waves(alloy, grid(alloy, points), relaxed=relaxed)
+    first = int(np.argmin(waves.energy[:, 0]))
+    return max(0.0, -waves.energy[first, 0] / KELVIN), Waves(*(a[first : first + 1] for a in waves))
+
+
+def spinodal(alloy: Alloy) -> float:
+    """Temperature [K] below which the alloy separates in mean field into parts of lattice constants of their own.
+
+    Errors: ValueError for an alloy that does not know how sites couple to strain.
+    """
+    if alloy.stiffness is None or alloy.strain_force is None:
+        raise ValueError("the spinodal needs strain: make the alloy with relaxed=True, periodic in every direction")
+    basis, site = _basis(alloy)
+    force = np.einsum("ak,akx->ax", basis * alloy.weights[site], alloy.strain_force[site])
+    uniform = fourier(alloy, np.zeros((1, 3)))[0].real - force @ np.linalg.inv(alloy.stiffness) @ force.T
+    return max(0.0, -np.linalg.eigvalsh(uniform)[0] / KELVIN)
+
+
+def short_range_order(alloy: Alloy, temperature: float, points: int = 12, *, relaxed: bool = True) -> ShortRangeOrder:
+    """Krivoglaz-Clapp-Moss correlations of all pairs of `interactions` at a temperature [K].
+
+    Errors: ValueError for a temperature that is not positive.
+    """
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise ValueError(f"temperature = {temperature} K must be positive")
+    q = grid(alloy, points)
+    basis, site = _basis(alloy)
+    together = site[:, None] == site[None]
+    given = interactions(alloy, relaxed=relaxed)
+    bare = np.eye(len(site)) + fourier(alloy, q, relaxed=relaxed) / (KELVIN * temperature)
+    correlation = _on_shell(bare, together)
+    phases = np.exp(2j * np.pi * given.cell @ q.T) / len(q)
+    between = np.einsum("pq,qab->pab", phases, correlation).real
+    select = (site[None, :] == given.first[:, None])[:, :, None] & (site[None, :] == given.second[:, None])[:, None]
+    alpha = -np.einsum("ak,pab,bl->pkl", basis, np.where(select, between, 0), basis)
+    present = alloy.weights > 0
+    there = present[given.first][:, :, None] & present[given.second][:, None]
+    return ShortRangeOrder(float(temperature), np.where(there, alpha, np.nan))
+
+
+def _on_shell(bare, together):
+    """(bare - Lambda)^-1, of which the mean over q is 1 between the modes of one site.
+
+    Lambda maximises mean log det(bare - Lambda) + tr Lambda, a concave function: Newton's method with halved steps.
+    """
+    modes, pairs = len(together), np.argwhere(np.triu(together))
+    directions = np.zeros((len(pairs), modes, modes))
+    directions[np.arange(len(pairs)), pairs[:, 0], pairs[:, 1]] = 1
+    directions[np.arange(len(pairs)), pairs[:, 1], pairs[:, 0]] = 1
+
+    def height(shift):
+        values = np.linalg.eigvalsh(bare - shift)
+        return -np.inf if values.min() <= 0 else np.log(values).sum(1).mean() + np.trace(shift)
+
+    shift = min(0.0, np.linalg.eigvalsh(bare).min() - 1) * np.eye(modes)
+    for _ in range(MOST_STEPS):
+        correlation = np.linalg.inv(bare - shift)
+        slope = np.einsum("pij,ij->p", directions, np.eye(modes) - correlation.real.mean(0))
+        if np.abs(slope).max() < 1e-10:
+            break
+        applied = np.einsum("pij,qjk->pqik", directions, correlation)
+        curvature = np.einsum("pqik,rqki->pr", applied, applied).real / len(bare)
+        step = np.einsum("p,pij->ij", np.linalg.solve(curvature, slope), directions)
+        now, size = height(shift), 1.0
+        while height(shift + size * step) < now and size > 1e-9:
+            size /= 2
+        shift = shift + size * step
+    return np.linalg.inv(bare - shift)
+
+
+def _basis(alloy: Alloy):
+    """Orthonormal functions of the state of a site, [modes, states], and which mixed site each belongs to."""
+    functions, site = [], []
+    for m, weights in enumerate(alloy.weights):
+        root = np.sqrt(weights)
+        present = weights > 0
+        complement = np.linalg.svd(root[None, present])[2][1:]
+        function = np.zeros((len(complement), len(weights)))
+        function[:, present] = complement / root[present]
+        functions.append(function)
+        site += [m] * len(function)
+    return np.concatenate(functions), np.array(site, int)

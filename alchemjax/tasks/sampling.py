@@ -1,0 +1,330 @@
+"""Arrangements on a lattice by Metropolis Monte Carlo: canonical or semi-grand, parallel tempering, annealing.
+
+An accepted move adds rows of V to the local fields; they are computed afresh after every sweep, so that round-off does
+not accumulate. Exchange between temperatures: K. Hukushima, K. Nemoto, J. Phys. Soc. Jpn. 65, 1604 (1996).
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from alchemjax.tasks.lattice import (
+    Arrays,
+    LatticeModel,
+    Tables,
+    arranger,
+    check_shape,
+    checked_model,
+    energy_of,
+    local_fields,
+    make_tables,
+    total_energy,
+)
+from alchemjax.units import KELVIN
+
+BLOCKS = 8  # per chain, of averages: what error bars are made of
+
+
+class Samples(NamedTuple):
+    """One chain per temperature and seed; what is measured belongs to the temperature, whatever was exchanged.
+
+    Correlations P[R, c, c', k, k']: probability that (0, c) is in state k and (R, c') in k', the mean over all cells.
+    """
+
+    temperatures: Float[np.ndarray, "temperatures"]  # K
+    energy: Float[np.ndarray, "temperatures seeds sweeps"]  # eV per cell, after every sweep
+    grand: Float[np.ndarray, "temperatures seeds sweeps"]  # eV per cell: energy - sum_k mu_k N_k; canonical: energy
+    composition: Float[np.ndarray, "temperatures seeds sweeps sublattices states"]  # fractions of the sublattice
+    correlations: Float[np.ndarray, "temperatures seeds blocks n1 n2 n3 sites sites states states"]  # see below
+    states: Int[np.ndarray, "temperatures seeds n1 n2 n3 sites"]  # after the last sweep
+    sublattice: Int[np.ndarray, "sites"]
+    moved: Float[np.ndarray, "temperatures"]  # accepted fraction of moves
+    exchanged: Float[np.ndarray, "intervals"] | None  # accepted fraction, between neighbours in temperature
+
+
+class _Moves(NamedTuple):
+    """What may move where."""
+
+    sites: Int[Arrays, "movable"]  # of the cell
+    members: Int[Arrays, "sites most"]  # all sites of the sublattice, filled up
+    count: Int[Arrays, "sites"]  # of members
+    options: Int[Arrays, "sites states"]  # the allowed states, then the others
+    rank: Int[Arrays, "sites states"]  # of a state among the options
+    choices: Int[Arrays, "sites"]  # number of allowed states
+
+
+def _row(tables: Tables, site, state):
+    """What an atom on a site adds to all local fields: V rolled by the cell of the site."""
+    *cells, sites, states = tables.rows.shape[2:]
+    cells = [twice // 2 for twice in cells]
+    place = jnp.unravel_index(site // sites, cells)
+    start = (site % sites, state, *(n - x for n, x in zip(cells, place, strict=True)), *[jnp.zeros_like(site)] * 2)
+    return jax.lax.dynamic_slice(tables.rows, start, (1, 1, *cells, sites, states)).reshape(-1, states)
+
+
+def _draw(move, moves: _Moves, key, cells: int, sites: int, dtype):
+    """The moves of one sweep: sites, partners or new states, and how large a change is accepted [kT]."""
+    movable = len(moves.sites)
+    where, what, luck = jax.random.bits(key, (3, cells * movable), jnp.uint32)
+    place = (where % (cells * movable)).astype(jnp.int32)  # some places are likelier by 1e-6, and still reversible
+    site = moves.sites[place % movable]
+    last = cells * moves.count[site] if move is _swap else moves.choices[site] - 1
+    other = (what % last.astype(jnp.uint32)).astype(jnp.int32)
+    if move is _swap:
+        count = moves.count[site]
+        other = other // count * sites + moves.members[site, other % count]
+    return place // movable * sites + site, other, -jnp.log((luck.astype(dtype) + 0.5) / 2.0**32)
+
+
+def _swap(tables: Tables, moves: _Moves, heat, carry, drawn):
+    """Two sites of one sublattice exchange their states."""
+    states, fields = carry
+    one, two, patience = drawn
+    both = jnp.stack([one, two])
+    old = states[both]
+    new = old[::-1]
+    first, second = (_row(tables, both[i], new[i]) - _row(tables, both[i], old[i]) for i in (0, 1))
+    gain = fields[both, new] - fields[both, old]
+    change = gain.sum() + first[two, new[1]] - first[two, old[1]]  # the second site has seen the first one change
+    accept = (change < heat * patience) & (old[0] != old[1])
+    return (states.at[both].set(jnp.where(accept, new, old)), fields + jnp.where(accept, first + second, 0)), accept
+
+
+def _flip(tables: Tables, moves: _Moves, heat, carry, drawn):
+    """A site changes to another of its states."""
+    states, fields = carry
+    site, step, patience = drawn
+    old, c = states[site], site % tables.field.shape[0]
+    new = moves.options[c, (moves.rank[c, old] + 1 + step) % moves.choices[c]]
+    accept = fields[site, new] - fields[site, old] < heat * patience
+    difference = _row(tables, site, new) - _row(tables, site, old)
+    return (states.at[site].set(jnp.where(accept, new, old)), fields + jnp.where(accept, difference, 0)), accept
+
+
+def _sweep(move, tables: Tables, moves: _Moves, states, fields, key, heat):
+    """One move for every site that may move; returns states, their local fields, energy, and the accepted fraction."""
+    shape = states.shape
+    drawn = _draw(move, moves, key, states[..., 0].size, shape[-1], fields.dtype)
+    start = states.reshape(-1), fields.reshape(-1, fields.shape[-1])
+    (states, _), accepted = jax.lax.scan(partial(move, tables, moves, heat), start, drawn)
+    states = states.reshape(shape)
+    fields = local_fields(tables, states)
+    return states, fields, energy_of(tables, states, fields), accepted.mean(dtype=fields.dtype)
+
+
+def _exchange(heats, energy, patience, number):
+    """From which temperature every chain continues; even and odd pairs of neighbours take turns."""
+    own = jnp.arange(len(heats))
+    partner = own + 1 - 2 * ((own + number) % 2)
+    partner = jnp.where((partner < 0) | (partner >= len(heats)), own, partner)
+    loss = (1 / heats - 1 / heats[partner])[:, None] * (energy[partner] - energy)
+    accept = loss < patience[jnp.minimum(own, partner)]
+    tried = (partner > own)[:, None]
+    return jnp.where(accept, partner[:, None], own[:, None]), jnp.where(tried, accept, jnp.nan)
+
+
+def _measured(states, count: int, dtype):
+    """Fourier transform of the pair correlations, times the number of cells."""
+    waves = jnp.fft.fftn(jax.nn.one_hot(states, count, dtype=dtype), axes=(-5, -4, -3))
+    return jnp.einsum("...ck,...dl->...cdkl", jnp.conj(waves), waves)
+
+
+@partial(jax.jit, static_argnames=("move", "exchange", "equilibration", "length", "every"))
+def _run(field, pair, potential, member, moves, heats, states, keys, *, move, exchange, equilibration, length, every):
+    tables, cells = make_tables(field - potential, pair), states[0, 0, ..., 0].size
+    fields_of = jax.vmap(jax.vmap(partial(local_fields, tables)))
+    sweeps = jax.vmap(jax.vmap(partial(_sweep, move, tables, moves), (0, 0, 0, None)))
+    kinds = field.shape[1]
+
+    def step(carry, number):
+        states, fields, waves = carry
+        split = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, number), len(heats) + 1))(keys)
+        states, fields, energy, moved = sweeps(states, fields, split[:, 1:].swapaxes(0, 1), heats)
+        exchanged = jnp.full(energy.shape, jnp.nan, energy.dtype)
+        if exchange:
+            luck = jax.vmap(lambda key: jax.random.exponential(key, heats.shape, heats.dtype), out_axes=1)(split[:, 0])
+            source, exchanged = _exchange(heats, energy, luck, number)
+            take = lambda a: jnp.take_along_axis(a, source.reshape(*source.shape, *[1] * (a.ndim - 2)), 0)
+            states, fields, energy = take(states), take(fields), take(energy)
+        block, inside = jnp.divmod(number - equilibration, length)
+        add = lambda waves: waves.at[block].add(_measured(states, kinds, field.dtype))
+        waves = jax.lax.cond((block >= 0) & (inside % every == 0), add, lambda waves: waves, waves)
+        counts = jax.nn.one_hot(states, kinds, dtype=field.dtype).sum((2, 3, 4))
+        work = (counts * potential[None, None]).sum((2, 3))
+        composition = jnp.einsum("mc,tsck->tsmk", member, counts) / cells
+        return (states, fields, waves), (energy, work, composition, moved, exchanged)
+
+    start = states, fields_of(states), jnp.zeros((BLOCKS, *states.shape[:2], *pair.shape), tables.kernel.dtype)
+    (states, _, waves), series = jax.lax.scan(step, start, jnp.arange(equilibration + BLOCKS * length))
+    correlations = jnp.fft.ifftn(waves, axes=(3, 4, 5)).real / (cells * -(-length // every))
+    return states, jnp.moveaxis(correlations, 0, 2), series
+
+
+def sample(
+    model: LatticeModel,
+    temperatures,
+    weights=None,
+    *,
+    kind: str = "canonical",
+    chemical_potentials=None,
+    states=None,
+    sweeps: int = 2000,
+    equilibration: int = 500,
+    seeds: int = 4,
+    seed: int = 0,
+    exchange: bool = True,
+    every: int = 5,
+) -> Samples:
+    """Chains at all temperatures [K] for a number of seeds, from `states` or from random arrangements with the weights.
+
+    "canonical" swaps atoms within sublattices; "semi-grand" changes them one by one, at chemical potentials [eV] of the
+    states, or of sites and states. A sweep is one move for every site that may move; `sweeps` is rounded up to whole
+    blocks, and correlations are measured after one in `every`. Seeds are independent, and so are temperatures without
+    exchange.
+
+    Errors: ValueError for arguments that do not fit the model.
+    """
+    model = checked_model(model)
+    heats = np.atleast_1d(np.asarray(temperatures, float))
+    if heats.ndim != 1 or not (np.isfinite(heats) & (heats > 0)).all() or (np.diff(heats) <= 0).any():
+        raise ValueError(f"temperatures {temperatures} must be positive and increasing; sort them, each given once")
+    for name, value, least in (("sweeps", sweeps, BLOCKS), ("equilibration", equilibration, 0), ("seeds", seeds, 1)):
+        _check_whole(name, value, least)
+    _check_whole("seed", seed, 0)
+    _check_whole("every", every, 1)
+    exchange = bool(exchange) and len(heats) > 1
+    cast = lambda a: jnp.asarray(a, model.pair.dtype)
+    move, potential = _checked_kind(model, kind, chemical_potentials)
+    with _precision(model):
+        keys = jax.random.split(jax.random.key(seed), seeds + 1)
+        begin = _starts(model, weights, states, move, keys[0], (len(heats), seeds))
+        member = model.sublattice == np.unique(model.sublattice)[:, None]
+        out = _run(
+            *map(cast, (model.field, model.pair, potential, member / member.sum(1, keepdims=True))),
+            _moves(model, move),
+            cast(KELVIN * heats),
+            begin,
+            keys[1:],
+            move=move,
+            exchange=exchange,
+            equilibration=int(equilibration),
+            length=-(-int(sweeps) // BLOCKS),
+            every=int(every),
+        )
+        final, correlations, series = jax.tree.map(np.asarray, out)
+    energy, work, composition, moved, exchanged = (a[equilibration:].astype(float) for a in series)
+    cells = final[0, 0, ..., 0].size
+    per_cell = lambda a: float(model.energy) + np.moveaxis(a, 0, -1) / cells
+    composition = np.moveaxis(composition, 0, 2)
+    rates = moved.mean((0, 2)), np.nanmean(exchanged[:, :-1], axis=(0, 2)) if exchange else None
+    energies = per_cell(energy + work), per_cell(energy)
+    return Samples(heats, *energies, composition, correlations, final, model.sublattice, *rates)
+
+
+def anneal(
+    model: LatticeModel,
+    weights,
+    *,
+    hot: float | None = None,
+    cold: float | None = None,
+    sweeps: int = 1000,
+    chains: int = 16,
+    seed: int = 0,
+) -> tuple[Int[np.ndarray, "n1 n2 n3 sites"], float]:
+    """The arrangement of lowest energy that many chains meet as they cool geometrically, and its energy [eV].
+
+    Canonical; energies are compared after every sweep. By default it cools from the largest step of local fields to
+    1/1000 of it. S. Kirkpatrick, C. D. Gelatt, M. P. Vecchi, Science 220, 671 (1983).
+
+    Errors: ValueError for arguments that do not fit the model.
+    """
+    model = checked_model(model)
+    for name, value, least in (("sweeps", sweeps, 1), ("chains", chains, 1), ("seed", seed, 0)):
+        _check_whole(name, value, least)
+    with _precision(model):
+        keys = jax.random.split(jax.random.key(seed), chains + 1)
+        begin = _starts(model, weights, None, _swap, keys[0], (chains,))
+        arrays = [jnp.asarray(a, model.pair.dtype) for a in (model.field, model.pair)]
+        if hot is None:
+            fields = np.where(model.allowed, local_fields(make_tables(*arrays), begin[0]), np.nan)
+            hot = max(float(np.nanmax(np.nanmax(fields, -1) - np.nanmin(fields, -1))), 1e-6) / KELVIN
+        cold = hot / 1000 if cold is None else cold
+        if not 0 < cold <= hot < np.inf:
+            raise ValueError(f"anneal cools from {hot:g} K to {cold:g} K; give hot >= cold > 0")
+        heats = jnp.asarray(KELVIN * np.geomspace(hot, cold, sweeps), model.pair.dtype)
+        energies, best = _cool(*arrays, _moves(model, _swap), heats, begin, keys[1:])
+        states = np.asarray(best[jnp.argmin(energies)])
+        return states, float(total_energy(model, states))
+
+
+@jax.jit
+def _cool(field, pair, moves, heats, states, keys):
+    tables = make_tables(field, pair)
+
+    def step(carry, now):
+        (states, fields, least, best), (heat, number) = carry, now
+        turn = jax.random.fold_in
+        run = lambda states, fields, key: _sweep(_swap, tables, moves, states, fields, turn(key, number), heat)
+        states, fields, energy, _ = jax.vmap(run)(states, fields, keys)
+        better = (energy < least).reshape(-1, 1, 1, 1, 1)
+        return (states, fields, jnp.minimum(energy, least), jnp.where(better, states, best)), None
+
+    fields = jax.vmap(partial(local_fields, tables))(states)
+    start = states, fields, jax.vmap(partial(energy_of, tables))(states, fields), states
+    (_, _, least, best), _ = jax.lax.scan(step, start, (heats, jnp.arange(len(heats))))
+    return least, best
+
+
+def _starts(model: LatticeModel, weights, states, move, key, shape):
+    if (weights is None) == (states is None) and (move is _swap or states is not None):
+        raise ValueError("give either weights [sites, states] or states [n1, n2, n3, sites] to start from")
+    if states is None:
+        weights = model.allowed / model.allowed.sum(1, keepdims=True) if weights is None else weights
+        many = jax.vmap(arranger(model, weights))(jax.random.split(key, int(np.prod(shape))))
+        return many.reshape(*shape, *many.shape[1:])
+    states = np.asarray(states)
+    check_shape("states", states, (*model.pair.shape[:3], len(model.field)))
+    sites, count = np.arange(len(model.field)), model.field.shape[1]
+    if states.dtype.kind not in "iu" or (states < 0).any() or (states >= count).any():
+        raise ValueError(f"states must be whole numbers from 0 to {count - 1}")
+    if not model.allowed[sites, states].all():
+        raise ValueError("states has a site in a state that the model does not allow there")
+    return jnp.broadcast_to(jnp.asarray(states, jnp.int32), (*shape, *states.shape))
+
+
+def _moves(model: LatticeModel, move) -> _Moves:
+    members = [np.flatnonzero(model.sublattice == own) for own in model.sublattice]
+    filled = np.array([np.resize(m, max(map(len, members))) for m in members])
+    options = np.argsort(~model.allowed, axis=1, kind="stable")
+    choices = model.allowed.sum(1)
+    sites = np.flatnonzero(choices > 1)
+    if not len(sites):
+        raise ValueError("every site allows one state only, and nothing can move; allow more")
+    whole = (sites, filled, [len(m) for m in members], options, np.argsort(options, axis=1), choices)
+    return _Moves(*(jnp.asarray(a, jnp.int32) for a in whole))
+
+
+def _checked_kind(model: LatticeModel, kind, chemical_potentials):
+    if kind not in ("canonical", "semi-grand"):
+        raise ValueError(f"kind = {kind!r} is not understood; use 'canonical' or 'semi-grand'")
+    if (kind == "canonical") != (chemical_potentials is None):
+        raise ValueError(f"{kind} sampling {'has no' if kind == 'canonical' else 'needs'} chemical_potentials")
+    if kind == "canonical":
+        return _swap, np.zeros_like(model.field)
+    given = np.asarray(chemical_potentials, float)
+    if given.shape not in (model.field.shape, model.field.shape[1:]) or not np.isfinite(given).all():
+        raise ValueError(f"chemical_potentials must be finite numbers, [states] or [sites, states], not {given}")
+    return _flip, np.broadcast_to(given, model.field.shape)
+
+
+def _check_whole(name: str, value, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**31:
+        raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}")
+
+
+def _precision(model: LatticeModel):
+    return jax.enable_x64(model.pair.dtype == np.float64)

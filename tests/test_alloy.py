@@ -1,0 +1,387 @@
+"""The alchemical Hamiltonian: exact where the energy is quadratic, else against finite differences and relaxations."""
+
+import jax
+import numpy as np
+import pytest
+from ase.build import bulk
+from pair_potential import lennard_jones
+
+import alchemjax as aj
+from alchemjax.calculate import with_fluctuations
+from alchemjax.system.fluctuations import make_fluctuations
+from alchemjax.system.supercell import make_supercell
+from alchemjax.tasks.alloy import Alloy, alloy, mean_square_displacements, pair_energies, random_energy
+from alchemjax.tasks.hessian import make_crystal, make_hessian
+from alchemjax.tasks.lattice import random_states, total_energy
+from alchemjax.tasks.ordering import (
+    commensurate,
+    concentration_waves,
+    fourier,
+    grid,
+    instability,
+    interactions,
+    lattice_model,
+    short_range_order,
+    spinodal,
+)
+from alchemjax.tasks.validate import default_shape, explicit_system, one_hot, validate
+from alchemjax.units import KELVIN
+
+A = 5.22  # A, near the minimum of the Lennard-Jones crystal
+
+
+def argon(species=("Ar", "Kr"), weights=(0.4, 0.6), *, cubic=False, a=A):
+    return aj.from_atoms(bulk("Ar", "fcc", a, cubic=cubic), mix={"Ar": species}, weights=list(weights))
+
+
+def two_sublattices():
+    """Wurtzite, large enough for argon, with vacancies on one sublattice."""
+    atoms = bulk("ArKr", "wurtzite", a=5.4, c=8.9, u=0.37)
+    return aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr"), "Kr": ("Kr",)}, weights=[0.3, 0.7, 0.8])
+
+
+@pytest.fixture(scope="module")
+def pairs_alone():
+    return lennard_jones(krypton=(2.0, 1.5))
+
+
+@pytest.fixture(scope="module")
+def potential():
+    """Not quadratic in the composition; species differ in size too."""
+    return lennard_jones(krypton=(1.5, 1.3), embedding=0.5)
+
+
+@pytest.fixture(scope="module")
+def relaxed_argon(potential):
+    """At zero stress, which second derivatives by strain need."""
+    system = argon()
+    relaxed = aj.relax(potential, system, cell=True, stress_tolerance=1e-10, force_tolerance=1e-8)
+    assert relaxed.converged
+    return system._replace(structure=relaxed.structure)
+
+
+@pytest.fixture(scope="module")
+def argon_alloy(potential, relaxed_argon):
+    return alloy(potential, relaxed_argon, supercell=CUBE)
+
+
+CUBE = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) * 2  # 32 cells of a face-centred lattice
+
+
+def explicit_energies(potential, system, alloy, states, shape):
+    large = explicit_system(system, alloy, shape)
+    weights = [one_hot(large, alloy, one) for one in states]
+    return aj.sweep(potential, large, weights, relax="none").energy
+
+
+def arrangements(alloy, shape, number=5):
+    model = lattice_model(alloy, shape)
+    return [np.asarray(random_states(model, alloy.weights, jax.random.key(k))) for k in range(number)]
+
+
+# --- the energy of arrangements ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("make", "shape"), [(argon, (3, 3, 3)), (two_sublattices, (2, 2, 1))])
+def test_energy_of_every_arrangement_is_exact_where_energies_are_quadratic(pairs_alone, make, shape):
+    system = make()
+    found = alloy(pairs_alone, system, relaxed=False, supercell=list(shape))
+    states = arrangements(found, shape)
+    states.append(np.zeros_like(states[0]) if make is argon else states[0])  # far from the mean too
+    explicit = explicit_energies(pairs_alone, system, found, states, shape)
+    model = lattice_model(found, shape, relaxed=False)
+    predicted = [float(total_energy(model, one)) for one in states]
+    assert np.ptp(explicit[:5]) > 1e-3
+    np.testing.assert_allclose(predicted, explicit, atol=1e-10)
+
+
+def test_random_alloy_is_that_of_the_fluctuating_energy(small):
+    system = aj.from_atoms(bulk("NaCl", "rocksalt", 4.3), mix={"Na": ("Na", "K")}, weights=[0.4, 0.5])
+    found = alloy(small, system, relaxed=False, supercell=[2, 2, 2])
+    for kind, field in (("site-exact", found.field), ("site", found.second_order)):
+        energy = aj.calculate(small, system, fluctuations=kind, supercell=[2, 2, 2]).energy
+        assert found.energy + (found.weights * field).sum() == pytest.approx(float(energy), abs=1e-10)
+    assert found.species == ("Na", "K", "vacancy")
+    assert abs(random_energy(found) - found.energy) > 1e-5
+    assert abs(found.field - found.second_order).max() > 1e-6
+
+
+def test_a_small_arrangement_relaxes_as_the_hamiltonian_says(potential, relaxed_argon, argon_alloy):
+    """Positions alone and with the cell: second difference of relaxed energies along a change of weights."""
+    shape, step = (4, 4, 4), 0.02
+    found = alloy(potential, relaxed_argon, supercell=list(shape))
+    large = explicit_system(relaxed_argon, found, shape)
+    direction = np.random.default_rng(0).normal(size=64)
+    mean = np.tile(relaxed_argon.weights, 64)
+    change = np.stack([direction, -direction], -1).ravel() * step
+    tight = {"force_tolerance": 1e-7, "stress_tolerance": 1e-10, "max_steps": 3000}
+    of = lambda sign, **free: aj.relax(potential, large, mean + sign * change, **tight, **free)
+    for cell in (False, True):
+        energies = [of(sign, cell=cell) for sign in (-1, 0, 1)]
+        assert all(one.converged for one in energies)
+        low, middle, high = (float(one.output.energy) for one in energies)
+        second = (low + high - 2 * middle) / step**2
+        rigid = [float(aj.calculate(potential, large, mean + sign * change).energy) for sign in (-1, 0, 1)]
+        unrelaxed = (rigid[0] + rigid[2] - 2 * rigid[1]) / step**2
+        assert second < unrelaxed - 1e-3
+        gained = quadratic(found, direction, strain=cell) - unrelaxed
+        assert gained == pytest.approx(second - unrelaxed, rel=0.02)  # of the third and fourth order in the step
+
+
+def quadratic(found: Alloy, direction, *, strain: bool) -> float:
+    """d Heff d for a change of the weights of Ar on every site, Kr taking its place."""
+    energy = pair_energies(found)
+    vector = lambda v: v[..., 0, 0] - v[..., 0, 1] - v[..., 1, 0] + v[..., 1, 1]
+    by_distance = vector(energy)[0, :, 0]
+    total = 0.0
+    shift = found.supercell.shift
+    lookup = {tuple(s % 4): k for k, s in enumerate(shift)}
+    places = np.array(np.meshgrid(*[np.arange(4)] * 3, indexing="ij")).reshape(3, -1).T
+    own = np.array([lookup[tuple(p)] for p in places])
+    order = np.argsort(own)
+    places = places[order]  # cells in the order of the box
+    for i, a in enumerate(places):
+        for j, b in enumerate(places):
+            total += direction[i] * direction[j] * by_distance[lookup[tuple((b - a) % 4)]]
+    if strain:
+        force = (found.strain_force[0, 0] - found.strain_force[0, 1]) * direction.sum()
+        total -= force @ np.linalg.inv(64 * found.stiffness) @ force
+    return total
+
+
+# --- second derivatives -----------------------------------------------------------------------------------------------
+
+
+def without_symmetry(system, supercell):
+    return make_fluctuations(system.structure, system.sites, "site-exact", supercell, symmetric=False)
+
+
+@pytest.mark.parametrize("name", ["rock salt", "wurtzite", "left-handed"])
+def test_symmetry_gives_the_rows_of_equivalent_sites(small, name):
+    if name == "rock salt":
+        system, supercell = aj.from_atoms(bulk("NaCl", "rocksalt", 4.6, cubic=True), mix={"Na": ("Na", "K")}), [1, 1, 1]
+    else:
+        atoms = bulk("NaCl", "wurtzite", a=3.6, c=5.6, u=0.36)
+        if name == "left-handed":
+            atoms.set_cell(atoms.cell[[1, 0, 2]])
+        system, supercell = aj.from_atoms(atoms, mix={"Na": ("Na", "K", "Li")}), [2, 2, 1]
+    weights = np.array([0.5, 0.3, 0.1][: len(system.weights)])
+    both = []
+    for fluctuations in (
+        with_fluctuations(small, system, "site-exact", supercell).fluctuations,
+        without_symmetry(system, supercell),
+    ):
+        rows = []
+        crystal = make_crystal(system, fluctuations, weights)
+        both.append(make_hessian(small, crystal, fluctuations, lambda done, total, rows=rows: rows.append(total)))
+        both.append(rows[-1])
+    with_it, few, without, many = both
+    assert few < many
+    assert all(np.abs(two).max() > 1e-4 for two in (without.weights_weights, without.positions_positions))
+    for one, two in zip(with_it, without, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-9 * np.abs(two).max() + 1e-11)
+
+
+def test_rows_are_finite_differences_of_gradients(small, rng):
+    atoms = bulk("NaCl", "wurtzite", a=3.6, c=5.6, u=0.36)
+    atoms.rattle(0.05, seed=2)
+    system = aj.from_atoms(atoms, mix={"Na": ("Na", "K", "Li")})
+    fluctuations = with_fluctuations(small, system, "site-exact", [2, 1, 1]).fluctuations
+    crystal = make_crystal(system, fluctuations, np.array([0.5, 0.3, 0.1]))
+    hessian = make_hessian(small, crystal, fluctuations)
+    large, h = crystal.system, 1e-4
+
+    def gradients(weights=0.0, positions=0.0):
+        moved = large._replace(structure=large.structure._replace(positions=large.structure.positions + positions))
+        out = aj.calculate(small, moved, large.weights + weights)
+        volume = abs(np.linalg.det(large.structure.cell))
+        return out.weights_gradient, -out.forces, out.stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] * volume
+
+    along = lambda **change: [
+        (a - b) / (2 * h)
+        for a, b in zip(
+            gradients(**{k: h * v for k, v in change.items()}),
+            gradients(**{k: -h * v for k, v in change.items()}),
+            strict=True,
+        )
+    ]
+    unit = np.zeros(len(large.weights))
+    unit[4] = 1
+    for found, right in zip(
+        (hessian.weights_weights[4], hessian.weights_positions[4], hessian.weights_strain[4]),
+        along(weights=unit),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, right, atol=2e-6)
+    shifted = np.zeros_like(large.structure.positions)
+    shifted[2, 1] = 1
+    ww, uu, ue = along(positions=shifted)
+    np.testing.assert_allclose(hessian.positions_positions[2, 1], uu, atol=2e-6)
+    np.testing.assert_allclose(hessian.positions_strain[2, 1], ue, atol=2e-6)
+    assert np.abs(ww).max() > 1e-4
+
+
+def test_a_larger_cell_of_the_same_crystal_has_the_same_alloy(potential, argon_alloy, relaxed_argon):
+    cubic = argon(cubic=True, a=np.linalg.norm(relaxed_argon.structure.cell[0]) * 2**0.5)
+    other = alloy(potential, cubic, supercell=[2, 2, 2])
+    assert random_energy(other) == pytest.approx(4 * random_energy(argon_alloy), abs=1e-9)
+    np.testing.assert_allclose(other.stiffness, 4 * argon_alloy.stiffness, atol=1e-8)
+    squares = [mean_square_displacements(one) for one in (argon_alloy, other)]
+    assert squares[0][0, 0, 0] > 1e-5
+    np.testing.assert_allclose(squares[1], np.repeat(squares[0], 4, 0), atol=1e-10)
+    shells = [shells_of(interactions(one)) for one in (argon_alloy, other)]
+    assert shells[0].keys() == shells[1].keys()
+    for distance, (number, energy) in shells[0].items():
+        assert shells[1][distance] == (4 * number, pytest.approx(energy, abs=1e-10))
+
+
+def shells_of(given):
+    energy = given.energy[:, 0, 0] - given.energy[:, 0, 1] - given.energy[:, 1, 0] + given.energy[:, 1, 1]
+    rounded = np.round(given.distance, 3)
+    return {d: ((rounded == d).sum(), energy[rounded == d].sum() / (rounded == d).sum()) for d in np.unique(rounded)}
+
+
+def test_order_of_species_does_not_count(potential, argon_alloy, relaxed_argon):
+    swapped = argon(("Kr", "Ar"), (0.6, 0.4))._replace(structure=relaxed_argon.structure)
+    other = alloy(potential, swapped, supercell=CUBE)
+    np.testing.assert_allclose(pair_energies(other)[..., ::-1, ::-1], pair_energies(argon_alloy), atol=1e-10)
+    np.testing.assert_allclose(other.field[:, ::-1], argon_alloy.field, atol=1e-10)
+
+
+def test_interactions_are_zero_on_average_over_either_site(argon_alloy):
+    energy = pair_energies(argon_alloy)
+    assert np.abs(energy).max() > 1e-5
+    np.testing.assert_allclose(energy @ argon_alloy.weights[0], 0, atol=1e-12)
+
+
+# --- boxes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_periodic_arrangement_has_the_same_energy_in_a_larger_box(argon_alloy):
+    small_box, large_box = lattice_model(argon_alloy, (2, 2, 1)), lattice_model(argon_alloy, (4, 4, 3))
+    states = np.array([0, 1, 1, 0]).reshape(2, 2, 1, 1)
+    one, two = float(total_energy(small_box, states)), float(total_energy(large_box, np.tile(states, (2, 2, 3, 1))))
+    assert two == pytest.approx(12 * one, abs=1e-10)
+    assert abs(one - 4 * argon_alloy.energy) > 1e-4
+
+
+# --- waves and short-range order --------------------------------------------------------------------------------------
+
+
+def simple_cubic(coupling, weights=(0.5, 0.5)):
+    """Nearest neighbours of unlike kind attract each other by 2 coupling [eV]."""
+    weights = np.array([weights])
+    deviation = np.array([weights[0, 1], -weights[0, 0]])
+    near = np.outer(deviation, deviation)
+    side = 4
+    shift = np.array(np.meshgrid(*[np.arange(side)] * 3, indexing="ij")).reshape(3, -1).T
+    wrapped = np.minimum(shift, side - shift)
+    pair = np.where((wrapped.sum(1) == 1)[:, None, None], coupling * near, 0)[None, :, None]
+    atoms = bulk("Po", "sc", 3.0)
+    structure = aj.from_atoms(atoms).structure
+    zeros = np.zeros_like(weights)
+    supercell, one = make_supercell(side * np.eye(3, dtype=int), 1), np.zeros(1, int)
+    states = one, one, ("A", "B"), weights, weights > 0
+    return Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, *[None] * 5)
+
+
+@pytest.mark.parametrize("c", [0.5, 0.2])
+def test_simple_cubic_nearest_neighbours_order_at_the_corner_of_the_zone(c):
+    coupling = 0.02
+    found = simple_cubic(coupling, (c, 1 - c))
+    temperature, wave = instability(found)
+    assert temperature == pytest.approx(6 * coupling * c * (1 - c) / KELVIN)
+    np.testing.assert_allclose(wave.q, [[0.5, 0.5, 0.5]])
+    np.testing.assert_allclose(np.abs(wave.polarisation[0, 0, 0]), (c * (1 - c)) ** 0.5)
+    q = np.random.default_rng(0).uniform(size=(5, 3))
+    expected = 2 * coupling * c * (1 - c) * np.cos(2 * np.pi * q).sum(1)
+    np.testing.assert_allclose(concentration_waves(found, q).energy[:, 0], expected, atol=1e-12)
+    separating = instability(simple_cubic(-coupling, (c, 1 - c)))
+    assert separating[0] == pytest.approx(temperature)
+    np.testing.assert_allclose(separating[1].q, [[0, 0, 0]])
+
+
+def test_waves_of_the_supercell_are_its_discrete_fourier_transform(argon_alloy):
+    q = commensurate(argon_alloy)
+    assert len(q) == 32
+    c = argon_alloy.weights[0, 0]
+    energy = pair_energies(argon_alloy)[0, :, 0]
+    scalar = (energy[:, 0, 0] - energy[:, 0, 1] - energy[:, 1, 0] + energy[:, 1, 1]) * c * (1 - c)
+    scalar[0] = 0
+    phases = np.exp(-2j * np.pi * q @ argon_alloy.supercell.shift.T)
+    np.testing.assert_allclose(fourier(argon_alloy, q)[:, 0, 0], phases @ scalar, atol=1e-12)
+
+
+def test_separation_with_lattice_constants_of_their_own_comes_first(argon_alloy):
+    coherent = -concentration_waves(argon_alloy, [0, 0, 0]).energy[0, 0] / KELVIN
+    assert spinodal(argon_alloy) > max(coherent, 0) + 1
+
+
+@pytest.mark.parametrize("c", [0.5, 0.3])
+def test_short_range_order_of_hot_alloys_and_its_sum_rule(c):
+    found = simple_cubic(0.02, (c, 1 - c))
+    hot = 1e5
+    given, order = interactions(found), short_range_order(found, hot)
+    near = np.isclose(given.distance, 3.0)
+    expected = -0.02 * c * (1 - c) / (KELVIN * hot)
+    np.testing.assert_allclose(order.alpha[near][:, 0, 1], expected, rtol=0.02)
+    cold = short_range_order(found, 1.05 * instability(found)[0])
+    assert cold.alpha[near][0, 0, 1] < 10 * expected
+    # alpha is a correlation: the mean of the spectrum is 1, and P_kl is normalised
+    weights = found.weights[0]
+    probability = weights[:, None] * weights * (1 - cold.alpha[near][0])
+    np.testing.assert_allclose(probability.sum(0), weights, atol=1e-9)
+    assert (probability > 0).all()
+
+
+def test_spectrum_has_mean_1_below_the_mean_field_temperature_too():
+    from alchemjax.tasks.ordering import _on_shell
+
+    found = simple_cubic(0.02)
+    for temperature in (0.8, 1.0, 3.0):
+        heat = temperature * instability(found)[0] * KELVIN
+        spectrum = _on_shell(1 + fourier(found, grid(found, 8)) / heat, np.ones((1, 1), bool))
+        assert spectrum.real.mean() == pytest.approx(1, abs=1e-6)
+        assert spectrum.real.min() > 0
+
+
+# --- explicit arrangements --------------------------------------------------------------------------------------------
+
+
+def test_validation_says_when_to_trust(potential, relaxed_argon, argon_alloy):
+    good = validate(potential, relaxed_argon, argon_alloy, shape=(4, 4, 4), random=2)
+    assert good.kinds == ("random", "random", "ground state")
+    assert good.valid and good.converged.all()
+    assert np.abs(good.rigid - good.predicted_rigid).max() < 0.05 * np.ptp(good.rigid)
+    assert np.abs(good.relaxed - good.predicted_relaxed).max() < 0.2 * (good.rigid - good.relaxed).max()
+    assert "trust" not in good.message and "3 explicit arrangements" in good.message
+    strict = validate(potential, relaxed_argon, argon_alloy, shape=(3, 3, 2), random=2, limit=1e-9)
+    assert not strict.valid and "caution" in strict.message
+
+
+def test_box_of_explicit_arrangements_holds_the_composition(argon_alloy):
+    shape = default_shape(argon_alloy)
+    number = np.prod(shape)
+    assert 48 <= number <= 128
+    assert abs(number * 0.4 - round(number * 0.4)) < 1e-9
+
+
+# --- wrong inputs -----------------------------------------------------------------------------------------------------
+
+
+def test_wrong_inputs_get_a_sentence(potential, argon_alloy):
+    with pytest.raises(ValueError, match="no site of this system is mixed"):
+        alloy(potential, aj.from_atoms(bulk("Ar", "fcc", A)))
+    with pytest.raises(ValueError, match="unstable at the mean composition"):
+        alloy(potential, argon(a=6.6), supercell=CUBE)
+    rigid = simple_cubic(0.1)
+    with pytest.raises(ValueError, match="knows no displacements"):
+        mean_square_displacements(rigid)
+    with pytest.raises(ValueError, match="the spinodal needs strain"):
+        spinodal(rigid)
+    with pytest.raises(ValueError, match="must be positive"):
+        short_range_order(rigid, 0)
+    with pytest.raises(ValueError, match="three positive whole numbers"):
+        lattice_model(rigid, (0, 1, 1))
+    with pytest.raises(ValueError, match="leave nothing to compare"):
+        validate(potential, argon(), argon_alloy, random=0, ground_state=False)
