@@ -15,6 +15,8 @@ if _TYPE_CHECKING:
     from alchemjax.atoms import to_atoms as to_atoms
     from alchemjax.calculate import Output as Output
     from alchemjax.calculate import calculate as calculate
+    from alchemjax.commands.alloy_file import read_alloy as read_alloy
+    from alchemjax.commands.alloy_file import write_alloy as write_alloy
     from alchemjax.io import load as load
     from alchemjax.io import read as read
     from alchemjax.tasks.alloy import Alloy as Alloy
@@ -77,6 +79,8 @@ _PUBLIC = {
     "statistics": "tasks.averages",
     "transition_temperature": "tasks.averages",
     "validate": "tasks.validate",
+    "write_alloy": "commands.alloy_file",
+    "read_alloy": "commands.alloy_file",
 }
 __all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -271,6 +271,58 @@ def md(
 
 @app.command()
 @_plainly
+def alloy(
+    file: File,
+    out: Annotated[Path, Option("--out", "-o", **OUT, help="Folder for tables, plot, report and Hamiltonian.")],
+    mix: Mix = None,
+    groups: GroupsOption = Groups.shared,
+    weights: Weights = None,
+    x: Annotated[
+        float | None, Option("-x", **FLOAT, help="Fraction of the second species, where there is one group of two.")
+    ] = None,
+    temperatures: Annotated[
+        str | None,
+        Option(
+            metavar="K,K,..",
+            help="Of Monte Carlo: 300,600,900, or first, last and number like 300:900:7. [default: 12 about the "
+            "mean-field temperature]",
+        ),
+    ] = None,
+    relax: Annotated[
+        bool, Option("--relax/--no-relax", help="Relax cell and positions of the random alloy before.")
+    ] = True,
+    rigid: Annotated[bool, Option("--rigid", help="Keep atoms on their sites: no static displacements.")] = False,
+    supercell: Supercell = None,
+    box: Annotated[
+        str | None, Option(metavar="N,N,N", help="Cells in Monte Carlo. [default: about 500 mixed sites]")
+    ] = None,
+    sweeps: Annotated[int, Option(**WHOLE, help="Of Monte Carlo, at every temperature; a quarter more before.")] = 1000,
+    seeds: Annotated[int, Option(**WHOLE, help="Independent Monte Carlo runs.")] = 4,
+    seed: Annotated[int, Option(**WHOLE, help="Seed of Monte Carlo and of random arrangements.")] = 0,
+    validate: Annotated[
+        int, Option(**WHOLE, help="Random arrangements, and the ground state, to compare with; 0 for none.")
+    ] = 4,
+    model: Model = "sevennet-0",
+    head: Head = None,
+    modality: Modality = None,
+    dtype: Precision = Dtype.float32,
+    plot: Annotated[bool, Option("--plot/--no-plot", help="Draw alloy.png.")] = True,
+    overwrite: Overwrite = False,
+) -> None:
+    """Order and disorder at one composition, from second derivatives of its energy.
+
+    Energies of the random alloy with static displacements, pair interactions, short-range order, heat capacity,
+    ordering temperature and ground state, and a comparison with explicit arrangements that says how far to trust them.
+    Run again, the second derivatives are taken from the folder.
+    """
+    arguments = dict(locals())
+    from alchemjax.commands.alloy import run
+
+    run(arguments)
+
+
+@app.command()
+@_plainly
 def info(
     file: File,
     mix: Mix = None,

@@ -10,10 +10,19 @@ import alchemjax as aj
 from alchemjax.calculate import with_fluctuations
 from alchemjax.system.fluctuations import make_fluctuations
 from alchemjax.system.supercell import make_supercell
-from alchemjax.tasks.alloy import Alloy, alloy, mean_square_displacements, pair_energies, random_energy
+from alchemjax.tasks.alloy import (
+    VOIGT,
+    Alloy,
+    alloy,
+    long_waves,
+    mean_square_displacements,
+    pair_energies,
+    random_energy,
+)
 from alchemjax.tasks.hessian import make_crystal, make_hessian
 from alchemjax.tasks.lattice import random_states, total_energy
 from alchemjax.tasks.ordering import (
+    box_of,
     commensurate,
     concentration_waves,
     fourier,
@@ -24,7 +33,7 @@ from alchemjax.tasks.ordering import (
     short_range_order,
     spinodal,
 )
-from alchemjax.tasks.validate import default_shape, explicit_system, one_hot, validate
+from alchemjax.tasks.validate import explicit_system, one_hot, validate
 from alchemjax.units import KELVIN
 
 A = 5.22  # A, near the minimum of the Lennard-Jones crystal
@@ -126,11 +135,19 @@ def test_a_small_arrangement_relaxes_as_the_hamiltonian_says(potential, relaxed_
         assert second < unrelaxed - 1e-3
         gained = quadratic(found, direction, strain=cell) - unrelaxed
         assert gained == pytest.approx(second - unrelaxed, rel=0.02)  # of the third and fourth order in the step
+    # a box of this very size has this energy
+    force = found.strain_force[0]
+    strained = force @ np.linalg.inv(64 * found.stiffness) @ force.T
+    box = lattice_model(found, shape).pair[:, :, :, 0, 0].reshape(64, 2, 2)
+    lookup = [tuple(s % 4) for s in found.supercell.shift]
+    order = [lookup.index(place) for place in np.ndindex(shape)]
+    raw = (found.pair + found.pair_relaxation)[0, order, 0] - strained
+    np.testing.assert_allclose(box[1:], raw[1:], atol=1e-12)
 
 
 def quadratic(found: Alloy, direction, *, strain: bool) -> float:
     """d Heff d for a change of the weights of Ar on every site, Kr taking its place."""
-    energy = pair_energies(found)
+    energy = found.pair + found.pair_relaxation
     vector = lambda v: v[..., 0, 0] - v[..., 0, 1] - v[..., 1, 0] + v[..., 1, 1]
     by_distance = vector(energy)[0, :, 0]
     total = 0.0
@@ -312,6 +329,29 @@ def test_waves_of_the_supercell_are_its_discrete_fourier_transform(argon_alloy):
     np.testing.assert_allclose(fourier(argon_alloy, q)[:, 0, 0], phases @ scalar, atol=1e-12)
 
 
+def test_long_waves_have_the_energies_of_elasticity(potential, relaxed_argon):
+    found = alloy(potential, relaxed_argon, supercell=[1, 1, 12])
+    q = np.array([[0, 0, 1 / 12]])
+    gained = (fourier(found, q) - fourier(found, q, relaxed=False))[0, 0, 0].real
+    itself = (pair_energies(found) - found.pair)[0, 0, 0]  # is no pair
+    gained += 0.4 * 0.6 * (itself[0, 0] - 2 * itself[0, 1] + itself[1, 1])
+    direction = q[0] @ np.linalg.inv(found.structure.cell).T
+    direction /= np.linalg.norm(direction)
+    tensor = found.strain_force[0, 0][VOIGT] - found.strain_force[0, 1][VOIGT]
+    stiffness = found.stiffness[VOIGT[:, :, None, None], VOIGT]
+    resistance = np.einsum("ijkl,j,l->ik", stiffness, direction, direction)
+    force = tensor @ direction
+    limit = -0.4 * 0.6 * force @ np.linalg.solve(resistance, force)
+    assert abs(limit) > 1e-4
+    assert gained == pytest.approx(limit, rel=0.1)  # of the next order in q
+    mean = -0.4 * 0.6 * np.mean([
+        tensor @ n @ np.linalg.solve(np.einsum("ijkl,j,l->ik", stiffness, n, n), tensor @ n)
+        for n in (lambda v: v / np.linalg.norm(v, axis=1)[:, None])(np.random.default_rng(0).normal(size=(4000, 3)))
+    ])  # fmt: skip
+    waves = long_waves(found)[0, 0]
+    assert 0.24 * (waves[0, 0] - 2 * waves[0, 1] + waves[1, 1]) == pytest.approx(mean, rel=0.02)  # of the directions
+
+
 def test_separation_with_lattice_constants_of_their_own_comes_first(argon_alloy):
     coherent = -concentration_waves(argon_alloy, [0, 0, 0]).energy[0, 0] / KELVIN
     assert spinodal(argon_alloy) > max(coherent, 0) + 1
@@ -360,10 +400,11 @@ def test_validation_says_when_to_trust(potential, relaxed_argon, argon_alloy):
 
 
 def test_box_of_explicit_arrangements_holds_the_composition(argon_alloy):
-    shape = default_shape(argon_alloy)
+    shape = box_of(argon_alloy, 48, 128)
     number = np.prod(shape)
     assert 48 <= number <= 128
     assert abs(number * 0.4 - round(number * 0.4)) < 1e-9
+    assert box_of(argon_alloy, 400, 700, even=True) == (8, 8, 10)
 
 
 # --- wrong inputs -----------------------------------------------------------------------------------------------------
@@ -372,6 +413,8 @@ def test_box_of_explicit_arrangements_holds_the_composition(argon_alloy):
 def test_wrong_inputs_get_a_sentence(potential, argon_alloy):
     with pytest.raises(ValueError, match="no site of this system is mixed"):
         alloy(potential, aj.from_atoms(bulk("Ar", "fcc", A)))
+    with pytest.raises(ValueError, match="is pure: nothing can be ordered"):
+        alloy(potential, argon(weights=(1, 0)))
     with pytest.raises(ValueError, match="unstable at the mean composition"):
         alloy(potential, argon(a=6.6), supercell=CUBE)
     rigid = simple_cubic(0.1)

@@ -6,7 +6,9 @@ With p the occupation of every site, w its mean and d = p - w, atoms being displ
     field_i[k] = E(mean, site i = k) - E0 - 1/2 d_i (Hwu Huu^+ Huw)_ii d_i
 
 The energy of a random alloy is E0 + sum_i sum_k w_ik field_i[k]. Homogeneous strain is eliminated in the same way; its
-part is inversely proportional to the number of cells and is kept apart. States of a site are its species, then vacancy.
+part is inversely proportional to the number of cells and is kept apart. So are waves of displacement of infinite
+length, which a supercell lacks: with f_i the force of a site on the strain, C the stiffness and n a direction, they add
+-<(f_i n) (n C n)^-1 (f_j n)>_n / cells to Heff_ij. States of a site are its species, then vacancy.
 
 F. Ducastelle, F. Gautier, J. Phys. F 6, 2039 (1976); A. G. Khachaturyan, Theory of Structural Transformations in
 Solids (1983), on concentration waves and strain.
@@ -37,6 +39,8 @@ from alchemjax.tasks.hessian import (
 )
 
 VACANCY = "vacancy"
+DIRECTIONS = 1000
+VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # the engineering strain of two axes
 SOFT = 1e-4  # of the largest eigenvalue of Huu: less is zero, but for round-off
 
 
@@ -75,7 +79,7 @@ def alloy(
     Without `relaxed` atoms stay on their sites and the cell as it is. `supercell` as in `calculate`: interactions are
     those between its sites and all their images. `on_rows(done, all)` is called after every few rows of the Hessian.
 
-    Errors: ValueError as in `calculate`, if no site is mixed, and if the crystal is unstable against displacements.
+    Errors: ValueError as in `calculate`, for a pure composition, and if the crystal is unstable against displacements.
     """
     check_kind(potential, Potential)
     check_kind(system, System)
@@ -83,9 +87,13 @@ def alloy(
     fluctuations = with_fluctuations(potential, system, "site-exact", supercell).fluctuations
     if fluctuations is None:
         raise ValueError("no site of this system is mixed; give mix={symbol: (species, ...)} or partial occupancies")
+    states = _make_states(system, weights)
+    if ((states.weights > 0).sum(axis=1) < 2).all():
+        raise ValueError(
+            f"the composition {weights.round(6).tolist()} is pure: nothing can be ordered; give weights between 0 and 1"
+        )
     crystal = make_crystal(system, fluctuations, weights)
     hessian = make_hessian(potential, crystal, fluctuations, on_rows)
-    states = _make_states(system, weights)
     energy, field, first_order = _single_sites(potential, crystal, fluctuations, states)
     pair = _symmetric(_between(hessian.weights_weights, crystal, states), crystal)
     parts = _relaxation(crystal, states, hessian) if relaxed else (None,) * 5
@@ -107,8 +115,24 @@ def random_energy(alloy: Alloy, *, relaxed: bool = True) -> float:
 
 
 def pair_energies(alloy: Alloy, *, relaxed: bool = True) -> Float[np.ndarray, "mixed cells mixed states states"]:
-    """Of a mixed site of the cell with every mixed site of the supercell [eV]."""
-    return alloy.pair + alloy.pair_relaxation if relaxed and alloy.pair_relaxation is not None else alloy.pair
+    """Of a mixed site of the cell with every mixed site of the supercell, as in the infinite crystal [eV]."""
+    if not relaxed or alloy.pair_relaxation is None:
+        return alloy.pair
+    return alloy.pair + alloy.pair_relaxation + (long_waves(alloy) / alloy.pair.shape[1])[:, None]
+
+
+def long_waves(alloy: Alloy) -> Float[np.ndarray, "mixed mixed states states"]:
+    """Interaction through displacements of infinite wavelength, times the number of cells [eV]; 0 without strain."""
+    if alloy.strain_force is None or alloy.stiffness is None:
+        return np.zeros_like(alloy.pair[:, 0])
+    rank = np.arange(DIRECTIONS) + 0.5
+    height, angle = 1 - 2 * rank / DIRECTIONS, np.pi * (1 + 5**0.5) * rank  # Fibonacci's points on a sphere
+    directions = np.stack([*(np.sqrt(1 - height**2) * (np.cos(angle), np.sin(angle))), height], axis=1)
+    tensor = VOIGT[:, :, None, None], VOIGT
+    force = np.einsum("mkij,dj->dmki", alloy.strain_force[..., VOIGT], directions)
+    resistance = np.einsum("ijkl,dj,dl->dik", alloy.stiffness[tensor], directions, directions)
+    moved = np.linalg.solve(resistance[:, None, None], force[..., None])[..., 0]
+    return -np.einsum("dmki,dnli->mnkl", force, moved) / DIRECTIONS
 
 
 def mean_square_displacements(alloy: Alloy) -> Float[np.ndarray, "sites 3 3"]:
@@ -127,7 +151,7 @@ def single_sites(alloy: Alloy, *, relaxed: bool):
     """Energy of one site in a state, the atoms around it relaxed or not."""
     if not relaxed or alloy.pair_relaxation is None:
         return alloy.field
-    return alloy.field + own_pair(alloy.pair_relaxation) / 2
+    return alloy.field + own_pair(pair_energies(alloy) - alloy.pair) / 2
 
 
 def own_pair(pair):

@@ -148,7 +148,7 @@ def make_hessian(
     moves, first = _moves(crystal, fluctuations)
     supersites, sites = len(crystal.supercell.origin), len(moves)
     own = [np.flatnonzero(crystal.site == site) for site in range(supersites)]
-    inequivalent = np.unique(first).tolist()
+    inequivalent = sorted(set(first))
     directions = [_along(crystal, weight=w) for site in inequivalent for w in own[site]]
     directions += [_along(crystal, site=site, axis=axis) for site in inequivalent for axis in range(3)]
     directions += [_along(crystal, strain=strain) for strain in STRAINS]
@@ -193,7 +193,8 @@ def numbering(supercell: Supercell, sites: int) -> Callable:
     place = lambda shifts: np.ravel_multi_index(tuple(np.moveaxis((shifts @ adjugate) % size, -1, 0)), (size,) * 3)
     keys = place(supercell.shift[::sites])
     order = np.argsort(keys)
-    return lambda shifts: order[np.searchsorted(keys[order], place(shifts))]
+    ranked = np.sort(keys)
+    return lambda shifts: order[np.searchsorted(ranked, place(shifts))]
 
 
 def _moves(crystal: Crystal, fluctuations: Fluctuations):
@@ -219,4 +220,4 @@ def _moves(crystal: Crystal, fluctuations: Fluctuations):
         away = np.round(fractional @ rotation.T + translation - fractional[there]).astype(int)
         away = away - away[first[site]]  # a translation of the lattice brings the site into the first cell
         moves.append((cell_of(away) * sites + there, np.linalg.inv(cell) @ rotation.T @ cell))
-    return moves, first
+    return moves, first.tolist()

@@ -12,12 +12,13 @@ M. A. Krivoglaz, Theory of X-Ray and Thermal Neutron Scattering by Real Crystals
 Rev. 142, 418 (1966); R. V. Chepulskii, V. N. Bugaev, J. Phys. Condens. Matter 10, 7309 (1998), on Lambda.
 """
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
-from alchemjax.tasks.alloy import Alloy, own_pair, pair_energies, single_sites
+from alchemjax.tasks.alloy import Alloy, long_waves, own_pair, pair_energies, single_sites
 from alchemjax.tasks.lattice import LatticeModel
 from alchemjax.units import KELVIN
 
@@ -89,12 +90,37 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
     np.add.at(pair, (*(given.cell % shape).T, given.first, given.second), given.energy)
     field = single_sites(alloy, relaxed=relaxed)
     if relaxed and alloy.stiffness is not None and alloy.strain_force is not None:
-        inverse = np.linalg.inv(alloy.stiffness * shape.prod())
-        pair -= np.einsum("mkx,xy,nly->mnkl", alloy.strain_force, inverse, alloy.strain_force)
+        # the box has no waves of infinite length; it strains as a whole
+        strained = np.einsum("mkx,xy,nly->mnkl", alloy.strain_force, np.linalg.inv(alloy.stiffness), alloy.strain_force)
+        pair -= (long_waves(alloy) + strained) / shape.prod()
     own = np.arange(mixed)
     field = field + own_pair(pair.reshape(-1, *pair.shape[3:])[0][:, None]) / 2  # a site and its images are one
     pair[0, 0, 0, own, own] = 0
     return LatticeModel(np.asarray(alloy.energy), field, pair, alloy.allowed, alloy.sublattice)
+
+
+def box_of(alloy: Alloy, least: int, most: int, *, even: bool = False) -> tuple[int, ...]:
+    """Cells along every vector: so many sites, the composition in whole atoms, and as nearly a cube as can be.
+
+    With `even`, even numbers of cells, which ordered arrangements fit into.
+    """
+    lengths, free = np.linalg.norm(alloy.structure.cell, axis=1), alloy.structure.pbc
+    sites, step = len(alloy.structure.positions), 2 if even else 1
+    per_cell = np.stack([alloy.weights[alloy.sublattice == s].sum(0) for s in np.unique(alloy.sublattice)])
+    edge = (most / sites * lengths[free].prod()) ** (1 / max(free.sum(), 1))  # of the largest cube
+    ranges = [
+        range(step, int(2 * edge / n) + step, step) if here else (1,) for n, here in zip(lengths, free, strict=True)
+    ]
+    best, chosen = np.inf, tuple(step if periodic else 1 for periodic in free)
+    for shape in product(*ranges):
+        number = int(np.prod(shape))
+        if not least <= number * sites <= most:
+            continue
+        missed = np.abs(number * per_cell - np.round(number * per_cell)).max()
+        cost = (missed > 1e-6) * (1 + missed) + np.ptp(np.log((shape * lengths)[free])) / 2
+        if cost < best - 1e-9:
+            best, chosen = cost, shape
+    return chosen
 
 
 # --- concentration waves ----------------------------------------------------------------------------------------------
@@ -160,7 +186,9 @@ def spinodal(alloy: Alloy) -> float:
         raise ValueError("the spinodal needs strain: make the alloy with relaxed=True, periodic in every direction")
     basis, site = _basis(alloy)
     force = np.einsum("ak,akx->ax", basis * alloy.weights[site], alloy.strain_force[site])
-    uniform = fourier(alloy, np.zeros((1, 3)))[0].real - force @ np.linalg.inv(alloy.stiffness) @ force.T
+    basis = basis * alloy.weights[site]
+    waves = np.einsum("ak,abkl,bl->ab", basis, long_waves(alloy)[site][:, site], basis)
+    uniform = fourier(alloy, np.zeros((1, 3)))[0].real - waves - force @ np.linalg.inv(alloy.stiffness) @ force.T
     return max(0.0, -np.linalg.eigvalsh(uniform)[0] / KELVIN)
 
 

@@ -1,7 +1,6 @@
 """Predictions of the alchemical Hamiltonian against explicit arrangements with the same potential."""
 
 from collections.abc import Callable
-from itertools import product
 from typing import NamedTuple
 
 import jax
@@ -14,12 +13,12 @@ from alchemjax.system.supercell import make_supercell, repeated
 from alchemjax.system.system import System
 from alchemjax.tasks.alloy import VACANCY, Alloy
 from alchemjax.tasks.lattice import random_states, total_energy
-from alchemjax.tasks.ordering import lattice_model
+from alchemjax.tasks.ordering import box_of, lattice_model
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import anneal
 
 LIMIT = 0.005  # eV/atom: a larger error makes predictions doubtful
-ATOMS, MOST_ATOMS = 48, 128  # in the box of explicit arrangements
+SITES = 48, 128  # in the box of explicit arrangements
 
 
 class Validation(NamedTuple):
@@ -55,7 +54,7 @@ def validate(
     """
     if random < 0 or random + ground_state < 1:
         raise ValueError(f"random = {random} arrangements and no ground state leave nothing to compare; ask for more")
-    shape = default_shape(alloy) if shape is None else shape
+    shape = box_of(alloy, *SITES) if shape is None else shape
     models = {relaxed: lattice_model(alloy, shape, relaxed=relaxed) for relaxed in (False, True)}
     keys = jax.random.split(jax.random.key(seed), max(random, 1))[:random]
     states = [np.asarray(random_states(models[True], alloy.weights, key)) for key in keys]
@@ -79,25 +78,6 @@ def validate(
     energies = per_site(rigid), predicted[0], per_site(relaxed), predicted[1]
     valid, message = _verdict(kinds, *energies, limit)
     return Validation(kinds, np.stack(states), *energies, np.array(converged), valid, message)
-
-
-def default_shape(alloy: Alloy) -> tuple[int, ...]:
-    """A box of cells that holds the composition, or nearly so: as nearly a cube as can be, of 48 to 128 sites."""
-    lengths, free = np.linalg.norm(alloy.structure.cell, axis=1), alloy.structure.pbc
-    sites = len(alloy.structure.positions)
-    per_cell = np.stack([alloy.weights[alloy.sublattice == s].sum(0) for s in np.unique(alloy.sublattice)])
-    ranges = [range(1, (MOST_ATOMS // sites if periodic else 1) + 2) for periodic in free]
-    best, shape = np.inf, (1, 1, 1)
-    for candidate in product(*ranges):
-        number = int(np.prod(candidate))
-        if not ATOMS <= number * sites <= MOST_ATOMS and number > 1:
-            continue
-        sides = (candidate * lengths)[free]
-        missed = np.abs(number * per_cell - np.round(number * per_cell)).max() if number > 1 else 1.0
-        cost = (missed > 1e-6) * (1 + missed) + (np.ptp(np.log(sides)) if free.any() else 0) / 2
-        if cost < best - 1e-9:
-            best, shape = cost, candidate
-    return shape
 
 
 def explicit_system(system: System, alloy: Alloy, shape) -> System:

@@ -1,0 +1,336 @@
+"""alchemjax alloy: order and disorder at one composition, from the alchemical Hamiltonian."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import ase.io
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import alchemjax
+from alchemjax.atoms import to_atoms
+from alchemjax.commands.alloy_file import about_file, read_alloy, write_alloy
+from alchemjax.commands.columns import plain
+from alchemjax.commands.options import check_periodic, parse_mix, parse_supercell, parse_weights
+from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system, warn
+from alchemjax.io import load, write_atomically
+from alchemjax.model.load import Potential
+from alchemjax.system.system import System, checked_weights
+from alchemjax.tasks.alloy import Alloy, alloy, mean_square_displacements, random_energy
+from alchemjax.tasks.averages import shells, statistics, transition_temperature
+from alchemjax.tasks.ordering import (
+    box_of,
+    instability,
+    interactions,
+    lattice_model,
+    short_range_order,
+    spinodal,
+)
+from alchemjax.tasks.relax import relax
+from alchemjax.tasks.sampling import anneal, sample
+from alchemjax.tasks.validate import explicit_system, one_hot, validate
+
+FILES = ("hamiltonian.json", "interactions.csv", "temperatures.csv", "ground_state.extxyz", "alloy.json", "alloy.png")
+BOX = 400, 1000  # mixed sites in Monte Carlo
+TEMPERATURES = 12
+SHELLS = 3
+FAR = 12.0  # A, of shells
+
+
+def run(arguments: dict) -> None:
+    """Carry out the command; `arguments` are those of `alchemjax.cli.alloy`."""
+    mix, out = parse_mix(arguments["mix"]), arguments["out"]
+    temperatures, supercell = _temperatures(arguments["temperatures"]), parse_supercell(arguments["supercell"])
+    _check_numbers(arguments)
+    prepare_jax()
+    needs = arguments["weights"] is None and arguments["x"] is None
+    system = read_system(arguments["file"], mix, arguments["groups"], "independent", needs_weights=needs)
+    system = system._replace(weights=checked_weights(system, _weights(system, arguments)))
+    if not system.sites.groups:
+        raise ValueError("no site is mixed: give --mix, or a file with partial occupancies")
+    if arguments["relax"]:
+        check_periodic(system, arguments["file"], "--no-relax")
+    potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
+    fingerprint = _fingerprint(potential, system, arguments, supercell)
+    _open(out, fingerprint, overwrite=arguments["overwrite"])
+    found, system = _hamiltonian(potential, system, arguments, supercell, fingerprint)
+    report = provenance(arguments["file"], arguments, potential, system) | {"results": _of_hamiltonian(found)}
+    box = box_of(found, *BOX, even=True) if arguments["box"] is None else _box(arguments["box"])
+    model = lattice_model(found, box)
+    temperatures = _default_temperatures(found) if temperatures is None else temperatures
+    pairs = shells(found.structure.cell, found.structure.positions[found.site], found.sublattice, box, FAR)[:SHELLS]
+    given = {"sweeps": arguments["sweeps"], "equilibration": arguments["sweeps"] // 4, "seeds": arguments["seeds"]}
+    with Console(stderr=True).status("Monte Carlo"):
+        samples = sample(model, temperatures, found.weights, seed=arguments["seed"], **given)
+        averages = statistics(samples, pairs)
+        transition = transition_temperature(samples) if len(temperatures) > 2 else None
+        ordered, lowest = anneal(model, found.weights, seed=arguments["seed"])
+    columns = _columns(found, averages, pairs, int(np.prod(box)))
+    report["results"] |= _of_sampling(found, box, transition, lowest)
+    explicit = None
+    if arguments["validate"]:
+        on, bar = _bar("explicit arrangements")
+        with bar:
+            explicit = validate(
+                potential, system, found, random=arguments["validate"], seed=arguments["seed"], on_arrangement=on
+            )
+        report["results"]["validation"] = explicit._asdict()
+    report["table"] = columns
+    write_atomically(out / "interactions.csv", lambda path: path.write_text(_csv(_interactions(found))))
+    write_atomically(out / "temperatures.csv", lambda path: path.write_text(_csv(columns)))
+    write_atomically(out / "ground_state.extxyz", lambda path: _write_arrangement(path, system, found, box, ordered))
+    if arguments["plot"]:
+        from alchemjax.commands.alloy_plot import plot_alloy
+
+        figure = plot_alloy(found, columns, transition, explicit)
+        write_atomically(out / "alloy.png", lambda path: figure.savefig(path, dpi=200))
+    text = json.dumps(plain(report), indent=1) + "\n"
+    write_atomically(out / "alloy.json", lambda path: path.write_text(text))
+    Console(highlight=False, markup=False).print(_summary(found, box, transition, lowest))
+    if explicit is not None:
+        print(explicit.message) if explicit.valid else warn(explicit.message)
+    print(f"{out / 'alloy.json'}, {out / 'temperatures.csv'}, {out / 'interactions.csv'}")
+
+
+# --- what was asked for -----------------------------------------------------------------------------------------------
+
+
+def _weights(system: System, arguments: dict):
+    if arguments["x"] is None:
+        return parse_weights(system.sites, arguments["weights"])
+    if arguments["weights"] is not None:
+        raise ValueError("-x and --weights were both given; give one of them")
+    if [len(group.species) for group in system.sites.groups] != [2]:
+        raise ValueError(f"-x {arguments['x']:g} is for one group of two species; give --weights")
+    return [1 - arguments["x"], arguments["x"]]
+
+
+def _temperatures(text: str | None):
+    """`300,600` or `300:900:7` to K; None for a choice of ours."""
+    if text is None:
+        return None
+    try:
+        if ":" in text:
+            first, last, number = text.split(":")
+            values = np.linspace(float(first), float(last), int(number))
+        else:
+            values = np.array([float(part) for part in text.split(",")])
+        if len(values) and np.isfinite(values).all() and (values > 0).all() and (np.diff(values) > 0).all():
+            return values
+    except ValueError:
+        pass
+    raise ValueError(
+        f"--temperatures '{text}' is not understood; give increasing temperatures in K like 300,600,900, or first, "
+        "last and number like 300:900:7"
+    )
+
+
+def _box(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--box '{text}' is not understood; give three whole numbers of cells like 8,8,8") from None
+
+
+def _check_numbers(arguments: dict) -> None:
+    for name, least in (("sweeps", 8), ("seeds", 1), ("seed", 0), ("validate", 0)):
+        if arguments[name] < least:
+            raise ValueError(f"--{name} {arguments[name]} must be a whole number, at least {least}")
+
+
+def _fingerprint(potential: Potential, system: System, arguments: dict, supercell) -> str:
+    """Hash of all that determines the Hamiltonian."""
+    settings = [alchemjax.__version__, jax.__version__, potential.name, potential.sha256, potential.dtype]
+    settings += [arguments["relax"], arguments["rigid"], None if supercell is None else np.asarray(supercell).tolist()]
+    settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
+    return fingerprint_of(settings, (*system.structure, system.weights))
+
+
+def _open(out: Path, fingerprint: str, *, overwrite: bool) -> None:
+    """Errors: ValueError if the folder holds another alloy, or cannot be written."""
+    there = [name for name in FILES if (out / name).exists()]
+    if there and about_file(out / FILES[0]).get("fingerprint") != fingerprint:
+        if not overwrite:
+            raise ValueError(
+                f"'{out}' holds an alloy of other input, options or versions; use another folder, or --overwrite"
+            )
+        for name in there:
+            (out / name).unlink()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"the folder '{out}' cannot be written: {error.strerror}") from None
+
+
+def _bar(what: str) -> tuple[Callable[[int, int], None], Progress]:
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    task = bar.add_task(what, total=None)
+    return (lambda done, number: bar.update(task, completed=done, total=number)), bar
+
+
+# --- what is calculated -----------------------------------------------------------------------------------------------
+
+
+def _hamiltonian(potential: Potential, system: System, arguments: dict, supercell, fingerprint: str):
+    """The alloy, from its file if that is there, and the system at its relaxed structure."""
+    path = arguments["out"] / FILES[0]
+    if about_file(path).get("fingerprint") == fingerprint:
+        found = read_alloy(path)
+        return found, system._replace(structure=found.structure)
+    if arguments["relax"]:
+        relaxed = relax(potential, system, cell=True, fluctuations="site-exact", supercell=supercell)
+        if not relaxed.converged:
+            warn(f"the random alloy did not relax ({relaxed.max_force:.2g} eV/A are left); look at its structure")
+        system = system._replace(structure=relaxed.structure)
+    on_rows, bar = _bar("second derivatives")
+    with bar:
+        found = alloy(potential, system, relaxed=not arguments["rigid"], supercell=supercell, on_rows=on_rows)
+    write_alloy(path, found, fingerprint=fingerprint)
+    return found, system
+
+
+def _default_temperatures(found: Alloy):
+    """From a third of the mean-field temperature, in which order often sets in, to one and a half times it."""
+    middle = max(instability(found)[0], 100.0)
+    return np.linspace(0.35, 1.5, TEMPERATURES) * middle
+
+
+def _of_hamiltonian(found: Alloy) -> dict:
+    sites = len(found.structure.positions)
+    temperature, wave = instability(found)
+    rigid = random_energy(found, relaxed=False)
+    results = {
+        "sites_of_cell": sites,
+        "supercell_sites": len(found.supercell.origin),
+        "mean_field_energy_per_site_eV": found.energy / sites,
+        "random_alloy_energy_per_site_eV": rigid / sites,
+        "second_order_random_alloy_energy_per_site_eV": (
+            found.energy + float((found.weights * found.second_order).sum())
+        )
+        / sites,
+        "instability_K": temperature,
+        "instability_wave_vector": wave.q[0],
+        "cell_A": found.structure.cell,
+    }
+    if found.displacement is not None:
+        results |= {
+            "random_alloy_energy_with_displacements_per_site_eV": random_energy(found) / sites,
+            "mean_square_displacements_A2": mean_square_displacements(found),
+            "softest_curvature_eV_per_A2": found.softest,
+        }
+    if found.stiffness is not None:
+        results["spinodal_K"] = spinodal(found)
+    return results
+
+
+def _of_sampling(found: Alloy, box, transition, lowest: float) -> dict:
+    sites = len(found.structure.positions) * int(np.prod(box))
+    results = {"box": box, "ground_state_energy_per_site_eV": lowest / sites}
+    if transition is not None:
+        results |= {
+            "heat_capacity_maximum_K": transition.temperature,
+            "heat_capacity_maximum_error_K": transition.error,
+            "heat_capacity_maximum_at_edge": transition.at_edge,
+        }
+    return results
+
+
+def _columns(found: Alloy, averages, pairs, cells: int) -> dict:
+    """The table over temperatures."""
+    sites, mixed = len(found.structure.positions), len(found.site)
+    columns = {
+        "temperature_K": averages.temperatures,
+        "energy_per_site_eV": averages.energy / sites,
+        "energy_error_eV": averages.energy_error / sites,
+        "heat_capacity_per_mixed_site_kB": averages.heat_capacity / mixed,
+        "heat_capacity_error_kB": averages.heat_capacity_error / mixed,
+    }
+    given = interactions(found)
+    waves = [short_range_order(found, temperature) for temperature in averages.temperatures]
+    for number, shell in enumerate(pairs):
+        near = np.isclose(given.distance, shell.distance, atol=1e-2)
+        near &= (found.sublattice[given.first] == shell.sublattices[0]) & (
+            found.sublattice[given.second] == shell.sublattices[1]
+        )
+        for k, m in _unlike(found, shell.sublattices):
+            name = f"{found.species[k]}-{found.species[m]}_{shell.distance:.2f}A"
+            columns[f"alpha_{name}"] = averages.warren_cowley[:, number, k, m]
+            columns[f"alpha_error_{name}"] = averages.warren_cowley_error[:, number, k, m]
+            columns[f"alpha_mean_field_{name}"] = np.array([wave.alpha[near][:, k, m].mean() for wave in waves])
+    return columns
+
+
+def _unlike(found: Alloy, sublattices) -> list[tuple[int, int]]:
+    """Pairs of different states that two sublattices hold."""
+    one, two = (np.flatnonzero((found.weights[found.sublattice == s] > 0).any(axis=0)) for s in sublattices)
+    return [(k, m) for k in one.tolist() for m in two.tolist() if k < m]
+
+
+def _interactions(found: Alloy) -> dict:
+    """Pair interactions by shell: E_kk + E_mm - E_km - E_mk, positive where unlike neighbours are favoured."""
+    rows: list[dict] = []
+    given = {name: interactions(found, relaxed=name == "relaxed") for name in ("rigid", "relaxed")}
+    distance = np.round(given["rigid"].distance, 2)
+    kinds = np.stack([found.sublattice[given["rigid"].first], found.sublattice[given["rigid"].second]], 1)
+    for d in np.unique(distance):
+        for one, two in np.unique(kinds[distance == d], axis=0):
+            if one > two:
+                continue
+            here = (distance == d) & (kinds == (one, two)).all(1)
+            for k, m in _unlike(found, (one, two)):
+                row = {"distance_A": d, "sublattice": one, "other": two, "pairs_per_cell": here.sum()}
+                row["states"] = f"{found.species[k]}-{found.species[m]}"
+                for name, part in given.items():
+                    e = part.energy[here]
+                    exchange = e[:, k, k] + e[:, m, m] - e[:, k, m] - e[:, m, k]
+                    row[f"{name}_meV"] = 1000 * exchange.mean()
+                rows.append(row)
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"distance_A": []}
+
+
+def _csv(columns: dict) -> str:
+    """Numbers with eight digits; empty where there is none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    shown = lambda value: value if isinstance(value, str) else "" if np.isnan(value) else f"{value:.8g}"
+    writer.writerows([shown(value) for value in row] for row in zip(*columns.values(), strict=True))
+    return text.getvalue()
+
+
+def _write_arrangement(path: Path, system: System, found: Alloy, box, states) -> None:
+    large = explicit_system(system, found, box)
+    atoms = to_atoms(large, large.structure.positions, large.structure.cell, one_hot(large, found, states))
+    ase.io.write(path, atoms, format="extxyz")
+
+
+def _summary(found: Alloy, box, transition, lowest: float) -> Table:
+    sites = len(found.structure.positions)
+    table = Table(title="alloy", show_edge=False, show_header=False)
+    per_site = lambda energy: f"{1000 * energy / sites:+.1f} meV per site"
+    table.add_row("supercell of the Hessian", f"{len(found.supercell.origin)} sites")
+    table.add_row("energy of the mean composition", f"{found.energy / sites:.6f} eV per site")
+    table.add_row("random alloy, ideal sites", per_site(random_energy(found, relaxed=False) - found.energy))
+    if found.displacement is not None:
+        table.add_row("random alloy, relaxed", per_site(random_energy(found) - found.energy))
+        root = np.sqrt(np.trace(mean_square_displacements(found), axis1=1, axis2=2))
+        table.add_row("static displacements (rms)", f"{root.min():.3f} to {root.max():.3f} A")
+    temperature, wave = instability(found)
+    where = ", ".join(f"{x:.3g}" for x in wave.q[0])
+    table.add_row("orders in mean field at", f"{temperature:.0f} K, wave vector ({where})")
+    if found.stiffness is not None:
+        table.add_row("mean-field spinodal", f"{spinodal(found):.0f} K")
+    table.add_row("ordered arrangement (annealed)", per_site(lowest / np.prod(box) - found.energy))
+    if transition is not None:
+        edge = ", at the edge of --temperatures" if transition.at_edge else ""
+        text = f"{transition.temperature:.0f} +- {transition.error:.0f} K in {'x'.join(map(str, box))} cells{edge}"
+        table.add_row("largest heat capacity (Monte Carlo)", text)
+    return table

@@ -1,0 +1,116 @@
+"""alchemjax alloy: its files, what they hold, and what it refuses."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import ase.io
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import alchemjax as aj
+from alchemjax.cli import app
+
+QUICK = "--rigid --no-relax --supercell 2,2,2 --box 2,2,2 --sweeps 16 --seeds 2 --temperatures 300,600,1200".split()
+
+
+def run(work, *arguments):
+    start = [sys.executable, "-c", "from alchemjax.cli import main; main()", "alloy", "nacl.cif"]
+    command = [*start, "--mix", "Na=Na,K", "--model", "model"]
+    return subprocess.run([*command, *arguments], cwd=work, capture_output=True, text=True)
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def made(work):
+    done = run(work, "-x", "0.5", "-o", "alloy", "--validate", "2", *QUICK)
+    assert done.returncode == 0, done.stderr
+    return work / "alloy", done
+
+
+def test_the_report_says_what_the_library_computes(made, work):
+    folder, done = made
+    report = json.loads((folder / "alloy.json").read_text())
+    system = aj.read(work / "nacl.cif", mix={"Na": ("Na", "K")}, weights=[0.5, 0.5])
+    potential = aj.load(work / "model")
+    results = report["results"]
+    energy = aj.calculate(potential, system, fluctuations="site-exact", supercell=[2, 2, 2]).energy
+    assert results["random_alloy_energy_per_site_eV"] == pytest.approx(float(energy) / 2, rel=1e-5)
+    assert "random_alloy_energy_with_displacements_per_site_eV" not in results
+    assert report["model"]["sha256"] == potential.sha256 and report["arguments"]["x"] == 0.5
+    explicit = results["validation"]
+    assert explicit["kinds"] == ["random", "random", "ground state"]
+    assert explicit["message"] in done.stdout + done.stderr
+    assert "random alloy, ideal sites" in done.stdout and "relaxed" not in done.stdout
+
+
+def test_tables_and_hamiltonian_agree(made):
+    folder, _ = made
+    rows = rows_of(folder / "temperatures.csv")
+    assert [float(row["temperature_K"]) for row in rows] == [300, 600, 1200]
+    assert all(abs(float(row["alpha_Na-K_3.96A"])) <= 1 for row in rows)
+    alloy = aj.read_alloy(folder / "hamiltonian.json")
+    again = aj.sample(
+        aj.lattice_model(alloy, (2, 2, 2)), [300, 600, 1200], alloy.weights, sweeps=16, equilibration=4, seeds=2
+    )
+    energies = aj.statistics(again).energy / 2
+    np.testing.assert_allclose([float(row["energy_per_site_eV"]) for row in rows], energies, rtol=1e-6)
+    given = aj.interactions(alloy)
+    near = given.energy[np.isclose(given.distance, given.distance.min(), atol=0.01)].mean(0)
+    first = rows_of(folder / "interactions.csv")[0]
+    assert int(first["pairs_per_cell"]) == 12 and first["states"] == "Na-K"
+    exchange = near[0, 0] + near[1, 1] - near[0, 1] - near[1, 0]
+    assert float(first["rigid_meV"]) == pytest.approx(1000 * exchange, rel=1e-5)
+    pairs = json.loads((folder / "hamiltonian.json").read_text())["pairs"]
+    np.testing.assert_allclose(pairs["energy"], given.energy)
+
+
+def test_ground_state_is_a_structure_of_the_right_composition(made):
+    atoms = ase.io.read(made[0] / "ground_state.extxyz")
+    assert sorted(atoms.symbols) == ["Cl"] * 8 + ["K"] * 4 + ["Na"] * 4
+    assert (made[0] / "alloy.png").stat().st_size > 10_000
+
+
+def test_second_derivatives_are_calculated_once(made, work):
+    folder, _ = made
+    stamp = (folder / "hamiltonian.json").stat().st_mtime_ns
+    done = run(work, "-x", "0.5", "-o", "alloy", "--validate", "0", "--no-plot", *QUICK)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "hamiltonian.json").stat().st_mtime_ns == stamp
+    assert "validation" not in json.loads((folder / "alloy.json").read_text())["results"]
+    other = run(work, "-x", "0.25", "-o", "alloy", *QUICK)
+    assert other.returncode == 2 and "holds an alloy of other input" in other.stderr
+    assert (folder / "hamiltonian.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-x", "0.5", "--weights", "0.5,0.5"], "-x and --weights were both given"),
+        (["-x", "1.5"], "may not be negative"),
+        ([], "is pure: nothing can be ordered"),
+        (["-x", "0.5", "--temperatures", "600,300"], "--temperatures '600,300' is not understood"),
+        (["-x", "0.5", "--temperatures", "hot"], "--temperatures 'hot' is not understood"),
+        (["-x", "0.5", "--sweeps", "2"], "--sweeps 2 must be a whole number, at least 8"),
+        (["-x", "0.5", "--supercell", "a"], "--supercell 'a' is not understood"),
+        (
+            ["-x", "0.5", "--box", "2,2", "--rigid", "--no-relax", "--supercell", "1,1,1"],
+            "three positive whole numbers",
+        ),
+        (["-x", "0.5", "--no-relax", "--supercell", "1,1,1"], "unstable at the mean composition"),
+    ],
+)
+def test_wrong_inputs_get_one_sentence_and_leave_nothing(work, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.setattr("alchemjax.commands.alloy.prepare_jax", lambda: None)
+    start = ["alloy", str(work / "nacl.cif"), "--mix", "Na=Na,K", "--model", str(work / "model")]
+    done = CliRunner().invoke(app, [*start, *arguments, "-o", str(tmp_path / "out")], catch_exceptions=False)
+    assert done.exit_code == 2
+    assert sentence in done.output
+    assert done.output.count("\n") == 1
+    assert not list(tmp_path.glob("out/alloy*"))
