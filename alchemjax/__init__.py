@@ -23,6 +23,7 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.alloy import alloy as alloy
     from alchemjax.tasks.alloy import mean_square_displacements as mean_square_displacements
     from alchemjax.tasks.alloy import random_energy as random_energy
+    from alchemjax.tasks.alloy import strain_by_displacements as strain_by_displacements
     from alchemjax.tasks.averages import shells as shells
     from alchemjax.tasks.averages import statistics as statistics
     from alchemjax.tasks.averages import transition_temperature as transition_temperature
@@ -66,6 +67,7 @@ _PUBLIC = {
     "Alloy": "tasks.alloy",
     "random_energy": "tasks.alloy",
     "mean_square_displacements": "tasks.alloy",
+    "strain_by_displacements": "tasks.alloy",
     "interactions": "tasks.ordering",
     "concentration_waves": "tasks.ordering",
     "instability": "tasks.ordering",

@@ -18,6 +18,7 @@ from alchemjax.tasks.alloy import (
     mean_square_displacements,
     pair_energies,
     random_energy,
+    strain_by_displacements,
 )
 from alchemjax.tasks.hessian import make_crystal, make_hessian
 from alchemjax.tasks.lattice import random_states, total_energy
@@ -236,6 +237,23 @@ def test_rows_are_finite_differences_of_gradients(small, rng):
     np.testing.assert_allclose(hessian.positions_positions[2, 1], uu, atol=2e-6)
     np.testing.assert_allclose(hessian.positions_strain[2, 1], ue, atol=2e-6)
     assert np.abs(ww).max() > 1e-4
+
+
+def test_strain_by_displacements_is_the_slope_of_their_energy(potential, relaxed_argon, argon_alloy):
+    matrix, h = argon_alloy.supercell.matrix, 1e-4
+
+    def gained(strain):
+        structure = relaxed_argon.structure
+        cell = structure.cell @ (np.eye(3) + strain)
+        found = alloy(potential, relaxed_argon._replace(structure=structure._replace(cell=cell)), supercell=matrix)
+        own = np.diagonal(found.pair_relaxation[0, 0, 0])
+        return (found.weights[0] * own).sum() / 2
+
+    slope = (gained(h * np.eye(3)) - gained(-h * np.eye(3))) / (2 * h)
+    bulk_modulus = argon_alloy.stiffness[:3, :3].sum()
+    found = strain_by_displacements(potential, relaxed_argon, argon_alloy)
+    assert abs(slope) > 1e-4
+    np.testing.assert_allclose(found, -slope / bulk_modulus * np.eye(3), atol=1e-3 * abs(slope / bulk_modulus))
 
 
 def test_a_larger_cell_of_the_same_crystal_has_the_same_alloy(potential, argon_alloy, relaxed_argon):

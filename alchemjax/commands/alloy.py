@@ -21,8 +21,9 @@ from alchemjax.commands.options import check_periodic, parse_mix, parse_supercel
 from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system, warn
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
+from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.alloy import Alloy, alloy, mean_square_displacements, random_energy
+from alchemjax.tasks.alloy import Alloy, alloy, mean_square_displacements, random_energy, strain_by_displacements
 from alchemjax.tasks.averages import shells, statistics, transition_temperature
 from alchemjax.tasks.ordering import (
     box_of,
@@ -61,6 +62,11 @@ def run(arguments: dict) -> None:
     _open(out, fingerprint, overwrite=arguments["overwrite"])
     found, system = _hamiltonian(potential, system, arguments, supercell, fingerprint)
     report = provenance(arguments["file"], arguments, potential, system) | {"results": _of_hamiltonian(found)}
+    strain = None
+    if found.stiffness is not None:
+        with Console(stderr=True).status("strain by displacements"):
+            strain = strain_by_displacements(potential, system, found)
+        report["results"]["strain_by_displacements"] = strain
     box = box_of(found, *BOX, even=True) if arguments["box"] is None else _box(arguments["box"])
     model = lattice_model(found, box)
     temperatures = _default_temperatures(found) if temperatures is None else temperatures
@@ -92,7 +98,7 @@ def run(arguments: dict) -> None:
         write_atomically(out / "alloy.png", lambda path: figure.savefig(path, dpi=200))
     text = json.dumps(plain(report), indent=1) + "\n"
     write_atomically(out / "alloy.json", lambda path: path.write_text(text))
-    Console(highlight=False, markup=False).print(_summary(found, box, transition, lowest))
+    Console(highlight=False, markup=False).print(_summary(found, strain, box, transition, lowest))
     if explicit is not None:
         print(explicit.message) if explicit.valid else warn(explicit.message)
     print(f"{out / 'alloy.json'}, {out / 'temperatures.csv'}, {out / 'interactions.csv'}")
@@ -312,7 +318,7 @@ def _write_arrangement(path: Path, system: System, found: Alloy, box, states) ->
     ase.io.write(path, atoms, format="extxyz")
 
 
-def _summary(found: Alloy, box, transition, lowest: float) -> Table:
+def _summary(found: Alloy, strain, box, transition, lowest: float) -> Table:
     sites = len(found.structure.positions)
     table = Table(title="alloy", show_edge=False, show_header=False)
     per_site = lambda energy: f"{1000 * energy / sites:+.1f} meV per site"
@@ -322,6 +328,10 @@ def _summary(found: Alloy, box, transition, lowest: float) -> Table:
     if found.displacement is not None:
         table.add_row("random alloy, relaxed", per_site(random_energy(found) - found.energy))
         root = np.sqrt(np.trace(mean_square_displacements(found), axis1=1, axis2=2))
+        if strain is not None:
+            before = volume(found.structure) / sites  # pyright: ignore[reportOptionalOperand]
+            after = before * np.linalg.det(np.eye(3) + strain)
+            table.add_row("volume per site", f"{before:.3f} A^3, with displacements {after:.3f} A^3")
         table.add_row("static displacements (rms)", f"{root.min():.3f} to {root.max():.3f} A")
     temperature, wave = instability(found)
     where = ", ".join(f"{x:.3g}" for x in wave.q[0])

@@ -15,8 +15,10 @@ Solids (1983), on concentration waves and strain.
 """
 
 from collections.abc import Callable
+from itertools import combinations
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -28,8 +30,11 @@ from alchemjax.system.structure import Structure, wrapped
 from alchemjax.system.supercell import Supercell
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.hessian import (
+    STRAINS,
     Crystal,
+    Gradient,
     Hessian,
+    curvature_gradient,
     energy_at,
     evaluator,
     gradient_at,
@@ -145,6 +150,48 @@ def mean_square_displacements(alloy: Alloy) -> Float[np.ndarray, "sites 3 3"]:
     sites = len(alloy.structure.positions)
     by_cell = alloy.displacement.reshape(*alloy.weights.shape, -1, sites, 3)
     return np.einsum("mk,mkcsx,mkcsy->sxy", alloy.weights, by_cell, by_cell)
+
+
+def strain_by_displacements(potential: Potential, system: System, alloy: Alloy) -> Float[np.ndarray, "3 3"]:
+    """Homogeneous strain of the random alloy because its atoms are displaced; `system` is that of the alloy.
+
+    To first order: -(stiffness)^-1 d/dstrain of the energy gained by displacements. At their minimum displacements
+    need no derivative, so that of d^2 E along (site, displacements) at fixed direction is enough. Errors: ValueError
+    for an alloy without displacements or strain.
+    """
+    if alloy.displacement is None or alloy.stiffness is None:
+        raise ValueError("strain by displacements needs an alloy with relaxed=True, periodic in every direction")
+    weights = _flat_weights(system, alloy)
+    fluctuations = with_fluctuations(potential, system, "site-exact", alloy.supercell.matrix).fluctuations
+    assert fluctuations is not None
+    crystal, variants = make_crystal(system, fluctuations, weights), fluctuations.variants
+    directions, chances = [], []
+    for m in np.flatnonzero(variants.first[alloy.site] == alloy.site):
+        own = np.flatnonzero(crystal.site == alloy.site[m])
+        species = [alloy.species.index(name) for name in crystal.system.sites.groups[m].species]
+        for k, l in combinations(np.flatnonzero(alloy.weights[m] > 0), 2):
+            changed = np.zeros(len(crystal.site))
+            for state, sign in ((k, 1), (l, -1)):
+                changed[own[[s == state for s in species]]] = sign  # a vacancy has no weight
+            moved = alloy.displacement[m, k] - alloy.displacement[m, l]
+            directions += [Gradient(changed, x, np.zeros((3, 3))) for x in (moved, 0 * moved)]
+            equivalent = (variants.first[alloy.site] == alloy.site[m]).sum()
+            chances += [equivalent * alloy.weights[m, k] * alloy.weights[m, l] * sign for sign in (1, -1)]
+    stacked = jax.tree.map(lambda *a: np.stack(a), *directions)
+    slopes = evaluator(potential, crystal)(curvature_gradient, stacked).strain
+    total = np.einsum("d,dab->ab", chances, slopes)
+    cell = system.structure.cell
+    turns = np.linalg.inv(cell) @ variants.rotation.transpose(0, 2, 1) @ cell
+    total = np.einsum("gca,cd,gdb->ab", turns, total, turns) / len(turns)
+    amounts = -np.linalg.solve(alloy.stiffness, np.einsum("ab,kab->k", total, STRAINS))
+    return np.einsum("k,kab->ab", amounts, STRAINS)
+
+
+def _flat_weights(system: System, alloy: Alloy):
+    """The weights of the system's groups."""
+    sites = dict(zip(alloy.site.tolist(), alloy.weights, strict=True))
+    rows = [(sites[group.sites[0]], group.species) for group in system.sites.groups]
+    return np.array([row[alloy.species.index(name)] for row, species in rows for name in species])
 
 
 def single_sites(alloy: Alloy, *, relaxed: bool):

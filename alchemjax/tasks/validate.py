@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import Group, make_sites
+from alchemjax.system.structure import volume
 from alchemjax.system.supercell import make_supercell, repeated
 from alchemjax.system.system import System
 from alchemjax.tasks.alloy import VACANCY, Alloy
@@ -30,6 +31,7 @@ class Validation(NamedTuple):
     predicted_rigid: Float[np.ndarray, "arrangements"]
     relaxed: Float[np.ndarray, "arrangements"]  # NaN for an alloy without displacements
     predicted_relaxed: Float[np.ndarray, "arrangements"]
+    volume: Float[np.ndarray, "arrangements"]  # of the relaxed ones, per site [A^3]
     converged: Bool[np.ndarray, "arrangements"]
     valid: bool
     message: str
@@ -63,13 +65,14 @@ def validate(
     kinds = ("random",) * random + ("ground state",) * ground_state
     sites = len(alloy.structure.positions) * int(np.prod(shape))
     large = explicit_system(system, alloy, shape)
-    rigid, relaxed, converged = [], [], []
+    rigid, relaxed, volumes, converged = [], [], [], []
     for number, one in enumerate(states):
         weights = one_hot(large, alloy, one)
         start = relax(potential, large, weights, positions=True, max_steps=0)
         rigid.append(float(start.output.energy))
         end = relax(potential, large, weights, cell=True) if alloy.displacement is not None else start
         relaxed.append(float(end.output.energy) if alloy.displacement is not None else np.nan)
+        volumes.append(volume(end.structure) or np.nan)
         converged.append(end.converged or alloy.displacement is None)
         if on_arrangement is not None:
             on_arrangement(number + 1, len(states))
@@ -77,7 +80,7 @@ def validate(
     predicted = [per_site([total_energy(models[r], one) for one in states]) for r in (False, True)]
     energies = per_site(rigid), predicted[0], per_site(relaxed), predicted[1]
     valid, message = _verdict(kinds, *energies, limit)
-    return Validation(kinds, np.stack(states), *energies, np.array(converged), valid, message)
+    return Validation(kinds, np.stack(states), *energies, per_site(volumes), np.array(converged), valid, message)
 
 
 def explicit_system(system: System, alloy: Alloy, shape) -> System:
