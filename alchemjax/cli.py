@@ -23,6 +23,7 @@ from alchemjax.cli_options import (
     Fluctuations,
     FluctuationsOption,
     ForceTolerance,
+    Fraction,
     Groups,
     GroupsOption,
     Head,
@@ -37,6 +38,7 @@ from alchemjax.cli_options import (
     Strain,
     StressTolerance,
     Supercell,
+    Temperatures,
     Thermostat,
     Weights,
 )
@@ -59,7 +61,7 @@ def _plainly(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            again = "; run the same command to continue" if command.__name__ in ("sweep", "md") else ""
+            again = "; run the same command to continue" if command.__name__ in ("sweep", "md", "alloy") else ""
             print(f"alchemjax: interrupted{again}", file=sys.stderr)
             raise typer.Exit(130) from None
         except (ValueError, OSError, RuntimeError) as error:
@@ -277,24 +279,15 @@ def alloy(
     mix: Mix = None,
     groups: GroupsOption = Groups.shared,
     weights: Weights = None,
-    x: Annotated[
-        float | None, Option("-x", **FLOAT, help="Fraction of the second species, where there is one group of two.")
-    ] = None,
-    temperatures: Annotated[
-        str | None,
-        Option(
-            metavar="K,K,..",
-            help="Of Monte Carlo: 300,600,900, or first, last and number like 300:900:7. [default: 12 about the "
-            "mean-field temperature]",
-        ),
-    ] = None,
+    x: Fraction = None,
+    temperatures: Temperatures = None,
     relax: Annotated[
         bool, Option("--relax/--no-relax", help="Relax cell and positions of the random alloy before.")
     ] = True,
     rigid: Annotated[bool, Option("--rigid", help="Keep atoms on their sites: no static displacements.")] = False,
     supercell: Supercell = None,
     box: Annotated[
-        str | None, Option(metavar="N,N,N", help="Cells in Monte Carlo. [default: about 500 mixed sites]")
+        str | None, Option(metavar="N,N,N", help="Cells in Monte Carlo. [default: 400 to 1000 mixed sites]")
     ] = None,
     sweeps: Annotated[int, Option(**WHOLE, help="Of Monte Carlo, at every temperature; a quarter more before.")] = 1000,
     seeds: Annotated[int, Option(**WHOLE, help="Independent Monte Carlo runs.")] = 4,

@@ -148,3 +148,14 @@ Weights = Annotated[
         "[default: the occupancies of the file]",
     ),
 ]
+Fraction = Annotated[
+    float | None, Option("-x", **FLOAT, help="Fraction of the second species, where there is one group of two.")
+]
+Temperatures = Annotated[
+    str | None,
+    Option(
+        metavar="K,K,..",
+        help="Of Monte Carlo: 300,600,900, or first, last and number like 300:900:7. [default: 12 about the mean-field "
+        "temperature]",
+    ),
+]

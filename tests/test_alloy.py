@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.geometry import minkowski_reduce
 from pair_potential import lennard_jones
 
 import alchemjax as aj
@@ -283,6 +284,31 @@ def test_order_of_species_does_not_count(potential, argon_alloy, relaxed_argon):
     np.testing.assert_allclose(other.field[:, ::-1], argon_alloy.field, atol=1e-10)
 
 
+def test_displacements_do_not_depend_on_the_supercell(potential, relaxed_argon, argon_alloy):
+    large = alloy(potential, relaxed_argon, supercell=[5, 5, 5])
+    small_cell, large_cell = (mean_square_displacements(one)[0, 0, 0] for one in (argon_alloy, large))
+    assert small_cell == pytest.approx(large_cell, rel=0.15)  # the longest waves of 32 cells are hardly elastic
+    assert random_energy(large) == pytest.approx(random_energy(argon_alloy), abs=2e-5)
+
+
+def test_one_cell_alone_has_no_displacements(potential, relaxed_argon):
+    found = alloy(potential, relaxed_argon, supercell=[1, 1, 1])
+    assert found.softest == np.inf
+    assert (found.displacement == 0).all()
+
+
+def test_nearest_images_are_found_in_skew_supercells(pairs_alone):
+    system, skew = argon(), np.array([[1, 0, 46], [0, 2, 31], [0, 0, 56]])
+    found = alloy(pairs_alone, system, relaxed=False, supercell=skew)
+    given, cell = interactions(found), skew @ system.structure.cell
+    reduced = minkowski_reduce(cell)[0]
+    around = np.array(list(np.ndindex(7, 7, 7))) - 3
+    apart = given.cell @ system.structure.cell
+    nearest = np.linalg.norm(apart[:, None] + (around @ reduced)[None], axis=-1).min(1)
+    np.testing.assert_allclose(given.distance, nearest, atol=1e-9)
+    np.testing.assert_allclose(given.energy.sum(0), pair_energies(found)[0, 1:, 0].sum(0), atol=1e-12)
+
+
 def test_interactions_are_zero_on_average_over_either_site(argon_alloy):
     energy = pair_energies(argon_alloy)
     assert np.abs(energy).max() > 1e-5
@@ -317,7 +343,7 @@ def simple_cubic(coupling, weights=(0.5, 0.5)):
     zeros = np.zeros_like(weights)
     supercell, one = make_supercell(side * np.eye(3, dtype=int), 1), np.zeros(1, int)
     states = one, one, ("A", "B"), weights, weights > 0
-    return Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, *[None] * 5)
+    return Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, *[None] * 5, 0.0)
 
 
 @pytest.mark.parametrize("c", [0.5, 0.2])
@@ -366,13 +392,30 @@ def test_long_waves_have_the_energies_of_elasticity(potential, relaxed_argon):
         tensor @ n @ np.linalg.solve(np.einsum("ijkl,j,l->ik", stiffness, n, n), tensor @ n)
         for n in (lambda v: v / np.linalg.norm(v, axis=1)[:, None])(np.random.default_rng(0).normal(size=(4000, 3)))
     ])  # fmt: skip
-    waves = long_waves(found)[0, 0]
+    waves = long_waves(found).mean(0)[0, 0]
     assert 0.24 * (waves[0, 0] - 2 * waves[0, 1] + waves[1, 1]) == pytest.approx(mean, rel=0.02)  # of the directions
 
 
 def test_separation_with_lattice_constants_of_their_own_comes_first(argon_alloy):
     coherent = -concentration_waves(argon_alloy, [0, 0, 0]).energy[0, 0] / KELVIN
     assert spinodal(argon_alloy) > max(coherent, 0) + 1
+
+
+def test_order_within_the_cell_is_no_separation(potential):
+    """Nearest neighbours of a cubic cell of a body-centred lattice that favour unlike pairs."""
+    weights, near = np.full((2, 2), 0.5), np.array([[0.25, -0.25], [-0.25, 0.25]])
+    structure = aj.from_atoms(bulk("W", "bcc", 3.0, cubic=True)).structure
+    supercell = make_supercell(2 * np.eye(3, dtype=int), 2)
+    pair = np.zeros((2, 8, 2, 2, 2))
+    pair[0, :, 1] = pair[1, :, 0] = 0.02 * near  # all eight neighbours are in different cells
+    zeros, elastic = np.zeros((2, 2)), (np.zeros_like(pair), np.zeros((2, 2, 16, 3)), np.zeros((2, 2, 6)), np.eye(6))
+    states = np.arange(2), np.zeros(2, int), ("A", "B"), weights, weights > 0
+    found = Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, *elastic, 1.0, 0.0)
+    temperature, wave = instability(found)
+    assert temperature == pytest.approx(8 * 0.02 / 4 / KELVIN)
+    np.testing.assert_allclose(wave.q, 0)
+    assert spinodal(found) == 0
+    assert spinodal(found._replace(pair=-pair)) == pytest.approx(temperature)
 
 
 @pytest.mark.parametrize("c", [0.5, 0.3])
@@ -412,7 +455,7 @@ def test_validation_says_when_to_trust(potential, relaxed_argon, argon_alloy):
     assert good.valid and good.converged.all()
     assert np.abs(good.rigid - good.predicted_rigid).max() < 0.05 * np.ptp(good.rigid)
     assert np.abs(good.relaxed - good.predicted_relaxed).max() < 0.2 * (good.rigid - good.relaxed).max()
-    assert "trust" not in good.message and "3 explicit arrangements" in good.message
+    assert "caution" not in good.message and "3 explicit arrangements" in good.message
     strict = validate(potential, relaxed_argon, argon_alloy, shape=(3, 3, 2), random=2, limit=1e-9)
     assert not strict.valid and "caution" in strict.message
 
@@ -433,6 +476,12 @@ def test_wrong_inputs_get_a_sentence(potential, argon_alloy):
         alloy(potential, aj.from_atoms(bulk("Ar", "fcc", A)))
     with pytest.raises(ValueError, match="is pure: nothing can be ordered"):
         alloy(potential, argon(weights=(1, 0)))
+    slab = bulk("Ar", "fcc", A, cubic=True) * (1, 1, 2)
+    slab.center(vacuum=8.0, axis=2)
+    slab = aj.from_atoms(slab, mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
+    slab = slab._replace(structure=aj.relax(potential, slab, [0.5, 0.5], force_tolerance=1e-6).structure)
+    with pytest.raises(ValueError, match="if a direction is vacuum, make it non-periodic"):
+        alloy(potential, slab, supercell=[2, 2, 1])
     with pytest.raises(ValueError, match="unstable at the mean composition"):
         alloy(potential, argon(a=6.6), supercell=CUBE)
     rigid = simple_cubic(0.1)

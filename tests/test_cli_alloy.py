@@ -54,7 +54,7 @@ def test_tables_and_hamiltonian_agree(made):
     folder, _ = made
     rows = rows_of(folder / "temperatures.csv")
     assert [float(row["temperature_K"]) for row in rows] == [300, 600, 1200]
-    assert all(abs(float(row["alpha_Na-K_3.96A"])) <= 1 for row in rows)
+    assert all(float(row["alpha_error_Na-K_3.96A"]) > 0 for row in rows)
     alloy = aj.read_alloy(folder / "hamiltonian.json")
     again = aj.sample(
         aj.lattice_model(alloy, (2, 2, 2)), [300, 600, 1200], alloy.weights, sweeps=16, equilibration=4, seeds=2
@@ -64,7 +64,7 @@ def test_tables_and_hamiltonian_agree(made):
     given = aj.interactions(alloy)
     near = given.energy[np.isclose(given.distance, given.distance.min(), atol=0.01)].mean(0)
     first = rows_of(folder / "interactions.csv")[0]
-    assert int(first["pairs_per_cell"]) == 12 and first["states"] == "Na-K"
+    assert int(first["pairs_per_cell"]) == 6 and first["states"] == "Na-K"
     exchange = near[0, 0] + near[1, 1] - near[0, 1] - near[1, 0]
     assert float(first["rigid_meV"]) == pytest.approx(1000 * exchange, rel=1e-5)
     pairs = json.loads((folder / "hamiltonian.json").read_text())["pairs"]
@@ -113,4 +113,4 @@ def test_wrong_inputs_get_one_sentence_and_leave_nothing(work, tmp_path, monkeyp
     assert done.exit_code == 2
     assert sentence in done.output
     assert done.output.count("\n") == 1
-    assert not list(tmp_path.glob("out/alloy*"))
+    assert not list(tmp_path.glob("out/*"))

@@ -21,7 +21,8 @@ from alchemjax.commands.options import check_periodic, parse_mix, parse_supercel
 from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system, warn
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
-from alchemjax.system.structure import volume
+from alchemjax.system.sites import WEIGHT_TOLERANCE
+from alchemjax.system.structure import completed_cell, volume
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.alloy import Alloy, alloy, mean_square_displacements, random_energy, strain_by_displacements
 from alchemjax.tasks.averages import shells, statistics, transition_temperature
@@ -42,12 +43,14 @@ BOX = 400, 1000  # mixed sites in Monte Carlo
 TEMPERATURES = 12
 SHELLS = 3
 FAR = 12.0  # A, of shells
+SAME_DISTANCE = 1e-2  # A
 
 
 def run(arguments: dict) -> None:
     """Carry out the command; `arguments` are those of `alchemjax.cli.alloy`."""
     mix, out = parse_mix(arguments["mix"]), arguments["out"]
     temperatures, supercell = _temperatures(arguments["temperatures"]), parse_supercell(arguments["supercell"])
+    box = None if arguments["box"] is None else _box(arguments["box"])
     _check_numbers(arguments)
     prepare_jax()
     needs = arguments["weights"] is None and arguments["x"] is None
@@ -60,6 +63,8 @@ def run(arguments: dict) -> None:
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     fingerprint = _fingerprint(potential, system, arguments, supercell)
     _open(out, fingerprint, overwrite=arguments["overwrite"])
+    for name in FILES[1:]:
+        (out / name).unlink(missing_ok=True)
     found, system = _hamiltonian(potential, system, arguments, supercell, fingerprint)
     report = provenance(arguments["file"], arguments, potential, system) | {"results": _of_hamiltonian(found)}
     strain = None
@@ -67,15 +72,25 @@ def run(arguments: dict) -> None:
         with Console(stderr=True).status("strain by displacements"):
             strain = strain_by_displacements(potential, system, found)
         report["results"]["strain_by_displacements"] = strain
-    box = box_of(found, *BOX, even=True) if arguments["box"] is None else _box(arguments["box"])
-    model = lattice_model(found, box)
+    box = _default_box(found) if box is None else box
+    model, inside = lattice_model(found, box), _composition_of(box, found)
+    asked = np.stack([found.weights[found.sublattice == s].mean(0) for s in np.unique(found.sublattice)])
+    if np.abs(inside - asked).max() > WEIGHT_TOLERANCE:
+        warn(f"{box} cells hold the composition {inside.round(4).tolist()}, not {asked.round(4).tolist()}; see --box")
+    report["results"]["composition_of_box"] = inside
     temperatures = _default_temperatures(found) if temperatures is None else temperatures
-    pairs = shells(found.structure.cell, found.structure.positions[found.site], found.sublattice, box, FAR)[:SHELLS]
+    structure = found.structure
+    cell, places = completed_cell(structure), structure.positions[found.site]
+    pairs = shells(cell, places, found.sublattice, box, FAR, pbc=structure.pbc)[:SHELLS]
     given = {"sweeps": arguments["sweeps"], "equilibration": arguments["sweeps"] // 4, "seeds": arguments["seeds"]}
     with Console(stderr=True).status("Monte Carlo"):
         samples = sample(model, temperatures, found.weights, seed=arguments["seed"], **given)
         averages = statistics(samples, pairs)
-        transition = transition_temperature(samples) if len(temperatures) > 2 else None
+        try:
+            transition = transition_temperature(samples) if len(temperatures) > 2 else None
+        except ValueError as error:
+            transition = None
+            warn(f"no transition temperature: {error}")
         ordered, lowest = anneal(model, found.weights, seed=arguments["seed"])
     columns = _columns(found, averages, pairs, int(np.prod(box)))
     report["results"] |= _of_sampling(found, box, transition, lowest)
@@ -91,13 +106,13 @@ def run(arguments: dict) -> None:
     write_atomically(out / "interactions.csv", lambda path: path.write_text(_csv(_interactions(found))))
     write_atomically(out / "temperatures.csv", lambda path: path.write_text(_csv(columns)))
     write_atomically(out / "ground_state.extxyz", lambda path: _write_arrangement(path, system, found, box, ordered))
+    text = json.dumps(plain(report), indent=1) + "\n"
+    write_atomically(out / "alloy.json", lambda path: path.write_text(text))
     if arguments["plot"]:
         from alchemjax.commands.alloy_plot import plot_alloy
 
         figure = plot_alloy(found, columns, transition, explicit)
         write_atomically(out / "alloy.png", lambda path: figure.savefig(path, dpi=200))
-    text = json.dumps(plain(report), indent=1) + "\n"
-    write_atomically(out / "alloy.json", lambda path: path.write_text(text))
     Console(highlight=False, markup=False).print(_summary(found, strain, box, transition, lowest))
     if explicit is not None:
         print(explicit.message) if explicit.valid else warn(explicit.message)
@@ -138,10 +153,10 @@ def _temperatures(text: str | None):
 
 
 def _box(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"--box '{text}' is not understood; give three whole numbers of cells like 8,8,8") from None
+    parts = text.split(",")
+    if len(parts) == 3 and all(part.isdecimal() and int(part) > 0 for part in parts):
+        return tuple(int(part) for part in parts)
+    raise ValueError(f"--box '{text}' is not understood; give three positive whole numbers of cells like 8,8,8")
 
 
 def _check_numbers(arguments: dict) -> None:
@@ -172,6 +187,18 @@ def _open(out: Path, fingerprint: str, *, overwrite: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"the folder '{out}' cannot be written: {error.strerror}") from None
+
+
+def _default_box(found: Alloy) -> tuple[int, ...]:
+    share = len(found.site) / len(found.structure.positions)
+    return box_of(found, *(round(number / share) for number in BOX), even=True)
+
+
+def _composition_of(box, found: Alloy) -> np.ndarray:
+    """Mean weights [sublattices, states] of an arrangement in the box."""
+    cells = int(np.prod(box))
+    there = [found.weights[found.sublattice == s] for s in np.unique(found.sublattice)]
+    return np.stack([np.round(cells * rows.sum(0)) / (cells * len(rows)) for rows in there])
 
 
 def _bar(what: str) -> tuple[Callable[[int, int], None], Progress]:
@@ -225,6 +252,7 @@ def _of_hamiltonian(found: Alloy) -> dict:
         "instability_K": temperature,
         "instability_wave_vector": wave.q[0],
         "cell_A": found.structure.cell,
+        "largest_force_at_mean_composition_eV_per_A": found.largest_force,
     }
     if found.displacement is not None:
         results |= {
@@ -262,12 +290,12 @@ def _columns(found: Alloy, averages, pairs, cells: int) -> dict:
     given = interactions(found)
     waves = [short_range_order(found, temperature) for temperature in averages.temperatures]
     for number, shell in enumerate(pairs):
-        near = np.isclose(given.distance, shell.distance, atol=1e-2)
+        near = np.abs(given.distance - shell.distance) < SAME_DISTANCE
         near &= (found.sublattice[given.first] == shell.sublattices[0]) & (
             found.sublattice[given.second] == shell.sublattices[1]
         )
         for k, m in _unlike(found, shell.sublattices):
-            name = f"{found.species[k]}-{found.species[m]}_{shell.distance:.2f}A"
+            name = f"{found.species[k]}-{found.species[m]}_{shell.distance:.2f}A{_between(found, shell.sublattices)}"
             columns[f"alpha_{name}"] = averages.warren_cowley[:, number, k, m]
             columns[f"alpha_error_{name}"] = averages.warren_cowley_error[:, number, k, m]
             columns[f"alpha_mean_field_{name}"] = np.array([wave.alpha[near][:, k, m].mean() for wave in waves])
@@ -277,14 +305,28 @@ def _columns(found: Alloy, averages, pairs, cells: int) -> dict:
 def _unlike(found: Alloy, sublattices) -> list[tuple[int, int]]:
     """Pairs of different states that two sublattices hold."""
     one, two = (np.flatnonzero((found.weights[found.sublattice == s] > 0).any(axis=0)) for s in sublattices)
-    return [(k, m) for k in one.tolist() for m in two.tolist() if k < m]
+    same = sublattices[0] == sublattices[1]
+    return [(k, m) for k in one.tolist() for m in two.tolist() if k < m or (k != m and not same)]
+
+
+def _between(found: Alloy, sublattices) -> str:
+    """Which sublattices, where there are several."""
+    return "" if (found.sublattice == found.sublattice[0]).all() else "_sublattices_{}_{}".format(*sublattices)
+
+
+def _shell_distances(distance):
+    """The mean distance of its shell for every pair."""
+    order = np.argsort(distance)
+    shell = np.concatenate([[0], np.cumsum(np.diff(distance[order]) > SAME_DISTANCE)])
+    means = np.bincount(shell, distance[order]) / np.bincount(shell)
+    return means[shell][np.argsort(order)]
 
 
 def _interactions(found: Alloy) -> dict:
     """Pair interactions by shell: E_kk + E_mm - E_km - E_mk, positive where unlike neighbours are favoured."""
     rows: list[dict] = []
     given = {name: interactions(found, relaxed=name == "relaxed") for name in ("rigid", "relaxed")}
-    distance = np.round(given["rigid"].distance, 2)
+    distance = _shell_distances(given["rigid"].distance)
     kinds = np.stack([found.sublattice[given["rigid"].first], found.sublattice[given["rigid"].second]], 1)
     for d in np.unique(distance):
         for one, two in np.unique(kinds[distance == d], axis=0):
@@ -292,7 +334,12 @@ def _interactions(found: Alloy) -> dict:
                 continue
             here = (distance == d) & (kinds == (one, two)).all(1)
             for k, m in _unlike(found, (one, two)):
-                row = {"distance_A": d, "sublattice": one, "other": two, "pairs_per_cell": here.sum()}
+                row = {
+                    "distance_A": d,
+                    "sublattice": one,
+                    "other": two,
+                    "pairs_per_cell": here.sum() / (1 + (one == two)),
+                }
                 row["states"] = f"{found.species[k]}-{found.species[m]}"
                 for name, part in given.items():
                     e = part.energy[here]
@@ -321,7 +368,7 @@ def _write_arrangement(path: Path, system: System, found: Alloy, box, states) ->
 def _summary(found: Alloy, strain, box, transition, lowest: float) -> Table:
     sites = len(found.structure.positions)
     table = Table(title="alloy", show_edge=False, show_header=False)
-    per_site = lambda energy: f"{1000 * energy / sites:+.1f} meV per site"
+    per_site = lambda energy: f"{1000 * energy / sites:+.1f} meV per site, from the mean composition"
     table.add_row("supercell of the Hessian", f"{len(found.supercell.origin)} sites")
     table.add_row("energy of the mean composition", f"{found.energy / sites:.6f} eV per site")
     table.add_row("random alloy, ideal sites", per_site(random_energy(found, relaxed=False) - found.energy))
@@ -335,7 +382,8 @@ def _summary(found: Alloy, strain, box, transition, lowest: float) -> Table:
         table.add_row("static displacements (rms)", f"{root.min():.3f} to {root.max():.3f} A")
     temperature, wave = instability(found)
     where = ", ".join(f"{x:.3g}" for x in wave.q[0])
-    table.add_row("orders in mean field at", f"{temperature:.0f} K, wave vector ({where})")
+    text = f"{temperature:.0f} K, wave vector ({where})" if temperature > 0 else "no temperature"
+    table.add_row("orders or separates in mean field at", text)
     if found.stiffness is not None:
         table.add_row("mean-field spinodal", f"{spinodal(found):.0f} K")
     table.add_row("ordered arrangement (annealed)", per_site(lowest / np.prod(box) - found.energy))

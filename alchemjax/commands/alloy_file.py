@@ -9,23 +9,31 @@ from alchemjax.commands.columns import plain
 from alchemjax.io import write_atomically
 from alchemjax.system.structure import Structure
 from alchemjax.system.supercell import Supercell
-from alchemjax.tasks.alloy import Alloy
+from alchemjax.tasks.alloy import Alloy, single_sites
 from alchemjax.tasks.ordering import interactions
 
 FORMAT = 1
 UNITS = (
-    "energies in eV, lengths in A; occupations d = p - w, E = energy + sum field + 1/2 sum pair over both directions"
+    "energies in eV, lengths in A; E = cells * energy_per_cell + sum of site_energies + 1/2 sum of pairs, which are "
+    "listed in both directions"
 )
 
 
 def write_alloy(path: Path | str, alloy: Alloy, **about) -> None:
     """Write everything of the alloy, and its pair interactions as a list of pairs.
 
-    `pairs`: first and second mixed site, cell of the second, distance [A], energy [eV] of every two states.
+    `pairs`: first and second mixed site, cell of the second, distance [A], energy [eV] of every two states;
+    `site_energies`: of every mixed site in every state. Both are those of the infinite crystal, with displacements
+    where the alloy has them; the homogeneous strain of a finite box is not in them (`lattice_model` adds it).
     """
     given = interactions(alloy)
-    pairs = given._asdict() | {"states": alloy.species}
-    text = json.dumps(plain({"format": FORMAT, "units": UNITS, **about, "pairs": pairs, "alloy": _content(alloy)}))
+    simple = {
+        "energy_per_cell": alloy.energy,
+        "states": alloy.species,
+        "site_energies": single_sites(alloy, relaxed=True),
+        "pairs": given._asdict(),
+    }
+    text = json.dumps(plain({"format": FORMAT, "units": UNITS, **about, **simple, "alloy": _content(alloy)}))
     write_atomically(Path(path), lambda place: place.write_text(text + "\n"))
 
 
@@ -40,7 +48,7 @@ def read_alloy(path: Path | str) -> Alloy:
         structure = Structure(*(np.array(given["structure"][name]) for name in Structure._fields))
         supercell = Supercell(*(np.array(given["supercell"][name]) for name in Supercell._fields))
         whole = {"structure": structure, "supercell": supercell, "species": tuple(given["species"])}
-        return Alloy(**arrays | whole | {name: given[name] for name in ("energy", "softest")})
+        return Alloy(**arrays | whole | {name: given[name] for name in ("energy", "softest", "largest_force")})
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"'{path}' holds no alloy of format {FORMAT}; write one with write_alloy") from None
 

@@ -46,7 +46,8 @@ from alchemjax.tasks.hessian import (
 VACANCY = "vacancy"
 DIRECTIONS = 1000
 VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # the engineering strain of two axes
-SOFT = 1e-4  # of the largest eigenvalue of Huu: less is zero, but for round-off
+SOFT = 1e-4  # of the largest curvature: less is zero, but for round-off
+FLAT = 1e-6  # eV/A^2
 
 
 class Alloy(NamedTuple):
@@ -68,6 +69,7 @@ class Alloy(NamedTuple):
     strain_force: Float[np.ndarray, "mixed states 6"] | None  # dE/dstrain of a site in a state [eV]
     stiffness: Float[np.ndarray, "6 6"] | None  # second derivative by engineering strains [eV per cell]
     softest: float | None  # smallest eigenvalue of Huu but for translations [eV/A^2]
+    largest_force: float  # at the mean composition, which the interactions take for zero [eV/A]
 
 
 def alloy(
@@ -99,7 +101,7 @@ def alloy(
         )
     crystal = make_crystal(system, fluctuations, weights)
     hessian = make_hessian(potential, crystal, fluctuations, on_rows)
-    energy, field, first_order = _single_sites(potential, crystal, fluctuations, states)
+    energy, field, first_order, largest_force = _single_sites(potential, crystal, fluctuations, states)
     pair = _symmetric(_between(hessian.weights_weights, crystal, states), crystal)
     parts = _relaxation(crystal, states, hessian) if relaxed else (None,) * 5
     return Alloy(
@@ -111,6 +113,7 @@ def alloy(
         first_order + own_pair(pair) / 2,
         pair,
         *parts,
+        largest_force=largest_force,
     )
 
 
@@ -123,33 +126,51 @@ def pair_energies(alloy: Alloy, *, relaxed: bool = True) -> Float[np.ndarray, "m
     """Of a mixed site of the cell with every mixed site of the supercell, as in the infinite crystal [eV]."""
     if not relaxed or alloy.pair_relaxation is None:
         return alloy.pair
-    return alloy.pair + alloy.pair_relaxation + (long_waves(alloy) / alloy.pair.shape[1])[:, None]
+    return alloy.pair + alloy.pair_relaxation + (long_waves(alloy).mean(0) / alloy.pair.shape[1])[:, None]
 
 
-def long_waves(alloy: Alloy) -> Float[np.ndarray, "mixed mixed states states"]:
-    """Interaction through displacements of infinite wavelength, times the number of cells [eV]; 0 without strain."""
+def long_waves(alloy: Alloy) -> Float[np.ndarray, "directions mixed mixed states states"]:
+    """Interaction through displacements of infinite wavelength along many directions, times the number of cells [eV].
+
+    Without strain it is 0.
+    """
     if alloy.strain_force is None or alloy.stiffness is None:
-        return np.zeros_like(alloy.pair[:, 0])
+        return np.zeros((1, *alloy.pair[:, 0].shape))
+    force, moved = _elastic_response(alloy)
+    return -np.einsum("dmki,dnli->dmnkl", force, moved)
+
+
+def _elastic_response(alloy: Alloy):
+    """f n and (n C n)^-1 f n for directions n all over the sphere, [directions, mixed, states, 3]."""
+    assert alloy.strain_force is not None and alloy.stiffness is not None
     rank = np.arange(DIRECTIONS) + 0.5
     height, angle = 1 - 2 * rank / DIRECTIONS, np.pi * (1 + 5**0.5) * rank  # Fibonacci's points on a sphere
     directions = np.stack([*(np.sqrt(1 - height**2) * (np.cos(angle), np.sin(angle))), height], axis=1)
     tensor = VOIGT[:, :, None, None], VOIGT
     force = np.einsum("mkij,dj->dmki", alloy.strain_force[..., VOIGT], directions)
     resistance = np.einsum("ijkl,dj,dl->dik", alloy.stiffness[tensor], directions, directions)
-    moved = np.linalg.solve(resistance[:, None, None], force[..., None])[..., 0]
-    return -np.einsum("dmki,dnli->mnkl", force, moved) / DIRECTIONS
+    return force, np.linalg.solve(resistance[:, None, None], force[..., None])[..., 0]
 
 
 def mean_square_displacements(alloy: Alloy) -> Float[np.ndarray, "sites 3 3"]:
     """Static <u u> in the random alloy of every site of the cell [A^2].
 
+    Waves that are longer than the supercell are those of elasticity, up to the radius of a sphere in reciprocal space
+    that holds one wave of the supercell. Without strain (a direction that is not periodic) they are missing.
     Errors: ValueError for an alloy without displacements.
     """
     if alloy.displacement is None:
         raise ValueError("this alloy was made with relaxed=False and knows no displacements; make it with relaxed=True")
     sites = len(alloy.structure.positions)
     by_cell = alloy.displacement.reshape(*alloy.weights.shape, -1, sites, 3)
-    return np.einsum("mk,mkcsx,mkcsy->sxy", alloy.weights, by_cell, by_cell)
+    squares = np.einsum("mk,mkcsx,mkcsy->sxy", alloy.weights, by_cell, by_cell)
+    if alloy.strain_force is None or alloy.stiffness is None:
+        return squares
+    _, moved = _elastic_response(alloy)
+    space = abs(np.linalg.det(alloy.structure.cell))
+    radius = (6 * np.pi**2 / (space * alloy.pair.shape[1])) ** (1 / 3)
+    longer = np.einsum("mk,dmkx,dmky->xy", alloy.weights, moved, moved) / DIRECTIONS
+    return squares + space * radius / (2 * np.pi**2) * longer
 
 
 def strain_by_displacements(potential: Potential, system: System, alloy: Alloy) -> Float[np.ndarray, "3 3"]:
@@ -272,11 +293,13 @@ def _of_states(rows, states: _States):
 
 
 def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuations, states: _States):
-    """E0 [eV per cell], E(mean, site = state) - E0, and the same to first order."""
+    """E0 [eV per cell], E(mean, site = state) - E0, the same to first order, and the largest force on a site [eV/A]."""
     variants, mean = fluctuations.variants, crystal.system.weights
     evaluate = evaluator(potential, crystal)
     at_mean, *varied = evaluate(energy_at, np.concatenate([mean[None], mean * variants.kept + variants.change]))
-    own = evaluate(gradient_at, mean[None]).weights[0, : (crystal.site < len(variants.first)).sum()]
+    gradient = evaluate(gradient_at, mean[None])
+    own = gradient.weights[0, : (crystal.site < len(variants.first)).sum()]
+    force = float(np.linalg.norm(gradient.positions[0], axis=-1).max())
     field = np.zeros(states.weights.shape)
     for m, (site, group) in enumerate(zip(states.site, crystal.system.sites.groups, strict=False)):
         columns = [states.species.index(name) for name in group.species]
@@ -284,7 +307,7 @@ def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
         field[m, columns] = alone[:-1]
         if states.species[-1] == VACANCY:
             field[m, -1] = alone[-1]
-    return at_mean / crystal.cells, np.where(states.allowed, field, 0), _of_states(own, states)
+    return at_mean / crystal.cells, np.where(states.allowed, field, 0), _of_states(own, states), force
 
 
 # --- displacements and strain -----------------------------------------------------------------------------------------
@@ -297,7 +320,8 @@ def _relaxation(crystal: Crystal, states: _States, hessian: Hessian):
     stiffness = _everywhere(hessian.positions_positions.transpose(0, 2, 1, 3), crystal)
     stiffness = np.moveaxis(stiffness, 2, 1).reshape(3 * supersites, -1)
     strained = np.tile(hessian.positions_strain, (crystal.cells, 1, 1)).reshape(3 * supersites, -1)
-    softest, inverse = _inverse((stiffness + stiffness.T) / 2, supersites)
+    rotations = {0: 3, 1: 1}.get(int(crystal.system.structure.pbc.sum()), 0)  # of a molecule, of a chain
+    softest, inverse = _inverse((stiffness + stiffness.T) / 2, supersites, rotations)
     moved = -force.reshape(-1, 3 * supersites) @ inverse
     other = np.moveaxis(_everywhere(np.moveaxis(force, 2, 1), crystal, sites), 1, 2)
     pair = moved @ other.reshape(-1, 3 * supersites).T
@@ -307,7 +331,13 @@ def _relaxation(crystal: Crystal, states: _States, hessian: Hessian):
     if not crystal.system.structure.pbc.all():
         return pair, moved.reshape(force.shape), None, None, softest
     elastic = (hessian.strain_strain - strained.T @ inverse @ strained) / crystal.cells
-    return pair, moved.reshape(force.shape), coupling, (elastic + elastic.T) / 2, softest
+    elastic = (elastic + elastic.T) / 2
+    if (least := np.linalg.eigvalsh(elastic)[0]) < SOFT * np.abs(elastic).max():
+        raise ValueError(
+            f"a strain of the cell does not raise its energy (curvature {least:.3g} eV): if a direction is vacuum, "
+            "make it non-periodic; relax the structure first, or keep atoms and cell as they are (relaxed=False)"
+        )
+    return pair, moved.reshape(force.shape), coupling, elastic, softest
 
 
 def _everywhere(rows, crystal: Crystal, sites: int | None = None):
@@ -320,19 +350,22 @@ def _everywhere(rows, crystal: Crystal, sites: int | None = None):
     return np.concatenate(moved).reshape(-1, *rows.shape[1:])
 
 
-def _inverse(stiffness, supersites: int):
-    """Smallest eigenvalue but for translations, and the inverse without them.
+def _inverse(stiffness, supersites: int, rotations: int):
+    """Smallest eigenvalue but for translations and so many rotations, and the inverse without them.
 
     Errors: ValueError if the crystal is unstable.
     """
     translation = np.tile(np.eye(3), (supersites, 1)) / supersites**0.5
-    aside = np.eye(len(stiffness)) - translation @ translation.T
-    values, vectors = np.linalg.eigh(aside @ stiffness @ aside)
-    zero = np.abs(values) < SOFT * values.max()
-    if (values[~zero] < 0).any():
+    aside, apart = np.eye(len(stiffness)) - translation @ translation.T, 2 * np.abs(stiffness).sum(1).max() + 1
+    # translations get an eigenvalue of their own, so that no other vector mixes with them
+    values, vectors = np.linalg.eigh(aside @ stiffness @ aside - apart * translation @ translation.T)
+    rest = 3 + np.sort(np.argsort(np.abs(values[3:]))[rotations:])
+    values, vectors = values[rest], vectors[:, rest]
+    largest = values.max(initial=FLAT)
+    if len(values) and values.min() < SOFT * largest:
         raise ValueError(
-            f"the crystal is unstable at the mean composition: {(values[~zero] < 0).sum()} displacements lower its "
-            f"energy, the smallest curvature is {values.min():.3g} eV/A^2; relax the structure first, or keep the "
-            "atoms on their sites (relaxed=False)"
+            f"the crystal is unstable at the mean composition: {(values < SOFT * largest).sum()} displacements do not "
+            f"raise its energy, the smallest curvature is {values.min():.3g} eV/A^2; relax the structure first, or "
+            "keep the atoms on their sites (relaxed=False)"
         )
-    return float(values[~zero].min()), (vectors[:, ~zero] / values[~zero]) @ vectors[:, ~zero].T
+    return float(values.min(initial=np.inf)), (vectors / values) @ vectors.T

@@ -44,18 +44,19 @@ class Transition(NamedTuple):
     heat_capacity: Float[np.ndarray, "points"]  # k_B per cell
 
 
-def shells(cell, positions, sublattice, shape, most_distance: float) -> list[Shell]:
+def shells(cell, positions, sublattice, shape, most_distance: float, *, pbc=True) -> list[Shell]:
     """Pairs of sites up to a distance [A], by distance and sublattices; sites of a negative sublattice are left out.
 
     Distances are those of the nearest images in the repeated cell; a pair that is as near in several ways counts once.
     """
     cell, positions, sublattice = np.asarray(cell, float), np.asarray(positions, float), np.asarray(sublattice)
+    pbc = np.broadcast_to(np.asarray(pbc, int), 3)
     large = cell * np.asarray(shape)[:, None]
     back = np.linalg.inv(large)
     cells = np.indices(shape).reshape(3, -1).T
     apart = ((cells @ cell)[:, None, None] + positions - positions[:, None]) @ back
-    apart -= np.round(apart)
-    reach = np.floor(most_distance * np.linalg.norm(back, axis=0) + 0.5).astype(int)
+    apart -= np.round(apart) * pbc
+    reach = np.floor(most_distance * np.linalg.norm(back, axis=0) + 0.5).astype(int) * pbc
     images = np.mgrid[tuple(slice(-r, r + 1) for r in reach)].reshape(3, -1).T
     nearest = np.min([np.linalg.norm((apart + image) @ large, axis=-1) for image in images], axis=0)
     nearest[0, range(len(positions)), range(len(positions))] = np.inf

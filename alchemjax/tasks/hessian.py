@@ -18,7 +18,7 @@ from alchemjax.calculate import precision, topology_of
 from alchemjax.energy import energy
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
-from alchemjax.system.structure import wrapped
+from alchemjax.system.structure import completed_cell, wrapped
 from alchemjax.system.supercell import Supercell, repeated
 from alchemjax.system.system import System
 
@@ -206,7 +206,7 @@ def _moves(crystal: Crystal, fluctuations: Fluctuations):
     variants, (matrix, origin, _) = fluctuations.variants, crystal.supercell
     size, sites = crystal.cells, len(origin) // crystal.cells
     adjugate = np.round(np.linalg.inv(matrix) * size).astype(int)
-    cell = np.linalg.inv(matrix) @ crystal.system.structure.cell
+    cell = np.linalg.inv(matrix) @ completed_cell(crystal.system.structure)
     fractional = crystal.system.structure.positions @ np.linalg.inv(cell)
     allowed = ((matrix @ variants.rotation.transpose(0, 2, 1) @ adjugate) % size == 0).all((1, 2))
     image = variants.image[allowed]

@@ -18,11 +18,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
+from alchemjax.system.structure import completed_cell
 from alchemjax.tasks.alloy import Alloy, long_waves, own_pair, pair_energies, single_sites
+from alchemjax.tasks.hessian import numbering
 from alchemjax.tasks.lattice import LatticeModel
 from alchemjax.units import KELVIN
 
-IMAGES = 2  # of a supercell, on every side, that may be nearer than itself
 SAME_DISTANCE = 1e-3  # A
 MOST_STEPS = 200  # of Newton's method
 
@@ -54,23 +55,40 @@ class ShortRangeOrder(NamedTuple):
 
 def interactions(alloy: Alloy, *, relaxed: bool = True) -> Interactions:
     """Every interaction at the shortest distance of a site from the images of the other, shared among equals."""
-    matrix, shift = alloy.supercell.matrix, alloy.supercell.shift[:: len(alloy.structure.positions)]
-    around = np.stack(np.meshgrid(*[np.arange(-IMAGES, IMAGES + 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    around = around[(around[:, ~alloy.structure.pbc] == 0).all(-1)] @ matrix
     energy = pair_energies(alloy, relaxed=relaxed)
     positions, found = alloy.structure.positions[alloy.site], []
+    cells, which = _cells_around(alloy)
     for m, start in enumerate(positions):
         for n, end in enumerate(positions):
-            for c, own in enumerate(shift):
-                if m == n and c == 0:
-                    continue
-                distance = np.linalg.norm(end - start + (own + around) @ alloy.structure.cell, axis=-1)
-                nearest = np.flatnonzero(distance < distance.min() + SAME_DISTANCE)
-                found += [(m, n, own + around[i], distance[i], energy[m, c, n] / len(nearest)) for i in nearest]
+            distance = np.linalg.norm(end - start + cells @ alloy.structure.cell, axis=-1)
+            least = np.full(energy.shape[1], np.inf)
+            np.minimum.at(least, which, distance)
+            nearest = distance < least[which] + SAME_DISTANCE
+            share = np.bincount(which[nearest], minlength=len(least))
+            nearest &= (which != 0) | (m != n)
+            found += [
+                (m, n, cells[i], distance[i], energy[m, which[i], n] / share[which[i]]) for i in np.flatnonzero(nearest)
+            ]
     if not found:
         none = np.zeros(0, int)
         return Interactions(none, none, np.zeros((0, 3), int), np.zeros(0), np.zeros((0, *energy.shape[3:])))
     return Interactions(*map(np.array, zip(*found, strict=True)))
+
+
+def _cells_around(alloy: Alloy):
+    """Lattice vectors in a ball with the nearest image of every site, and which cell of the supercell each is."""
+    cell, pbc = completed_cell(alloy.structure), alloy.structure.pbc
+    cell_of = numbering(alloy.supercell, len(alloy.structure.positions))
+    apart = np.ptp(alloy.structure.positions @ np.linalg.inv(cell), axis=0) @ np.abs(cell)
+    margin, reach, cells = 2 * np.linalg.norm(apart), 1.0, alloy.pair.shape[1]
+    while True:
+        most = np.ceil((reach + margin) * np.linalg.norm(np.linalg.inv(cell), axis=0)).astype(int) * pbc
+        around = np.stack(np.meshgrid(*[np.arange(-m, m + 1) for m in most], indexing="ij"), -1).reshape(-1, 3)
+        length = np.linalg.norm(around @ cell, axis=-1)
+        if len(set(cell_of(around[length <= reach]).tolist())) == cells:
+            around = around[length <= reach + margin]
+            return around, cell_of(around)
+        reach *= 1.3
 
 
 def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
@@ -92,7 +110,7 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
     if relaxed and alloy.stiffness is not None and alloy.strain_force is not None:
         # the box has no waves of infinite length; it strains as a whole
         strained = np.einsum("mkx,xy,nly->mnkl", alloy.strain_force, np.linalg.inv(alloy.stiffness), alloy.strain_force)
-        pair -= (long_waves(alloy) + strained) / shape.prod()
+        pair -= (long_waves(alloy).mean(0) + strained) / shape.prod()
     own = np.arange(mixed)
     field = field + own_pair(pair.reshape(-1, *pair.shape[3:])[0][:, None]) / 2  # a site and its images are one
     pair[0, 0, 0, own, own] = 0
@@ -107,6 +125,8 @@ def box_of(alloy: Alloy, least: int, most: int, *, even: bool = False) -> tuple[
     lengths, free = np.linalg.norm(alloy.structure.cell, axis=1), alloy.structure.pbc
     sites, step = len(alloy.structure.positions), 2 if even else 1
     per_cell = np.stack([alloy.weights[alloy.sublattice == s].sum(0) for s in np.unique(alloy.sublattice)])
+    if not free.any():
+        return (1, 1, 1)
     edge = (most / sites * lengths[free].prod()) ** (1 / max(free.sum(), 1))  # of the largest cube
     ranges = [
         range(step, int(2 * edge / n) + step, step) if here else (1,) for n, here in zip(lengths, free, strict=True)
@@ -117,7 +137,7 @@ def box_of(alloy: Alloy, least: int, most: int, *, even: bool = False) -> tuple[
         if not least <= number * sites <= most:
             continue
         missed = np.abs(number * per_cell - np.round(number * per_cell)).max()
-        cost = (missed > 1e-6) * (1 + missed) + np.ptp(np.log((shape * lengths)[free])) / 2
+        cost = (missed > 1e-6) * (1 + missed) + np.ptp(np.log((np.array(shape) * lengths)[free])) / 2
         if cost < best - 1e-9:
             best, chosen = cost, shape
     return chosen
@@ -142,24 +162,33 @@ def grid(alloy: Alloy, points: int) -> Float[np.ndarray, "waves 3"]:
 
 
 def fourier(alloy: Alloy, q, *, relaxed: bool = True) -> Complex[np.ndarray, "waves modes modes"]:
-    """J(q) [eV]; modes are the functions of `basis` of one mixed site after the other."""
+    """J(q) [eV] between functions of the states of every mixed site; at q = 0 the mean over directions."""
     given = interactions(alloy, relaxed=relaxed)
-    basis, site = _basis(alloy)
     phases = np.exp(-2j * np.pi * np.atleast_2d(q) @ given.cell.T)
     summed = np.zeros((len(phases), len(alloy.site), len(alloy.site), *given.energy.shape[1:]), complex)
     for m in range(len(alloy.site)):
         for n in range(len(alloy.site)):
             which = (given.first == m) & (given.second == n)
             summed[:, m, n] = np.tensordot(phases[:, which], given.energy[which], 1)
-    weighted = basis * alloy.weights[site]
-    found = np.einsum("ak,qabkl,bl->qab", weighted, summed[:, site][:, :, site], weighted, optimize=True)
+    found = _in_modes(alloy, summed)
     return (found + found.conj().transpose(0, 2, 1)) / 2
+
+
+def _in_modes(alloy: Alloy, energies):
+    """[..., mixed, mixed, states, states] in the functions of `_basis`."""
+    basis, site = _basis(alloy)
+    weighted = basis * alloy.weights[site]
+    return np.einsum("ak,qabkl,bl->qab", weighted, energies[:, site][:, :, site], weighted, optimize=True)
 
 
 def concentration_waves(alloy: Alloy, q, *, relaxed: bool = True) -> Waves:
     """Energies and polarisations of the concentration waves with wave vectors q."""
     q = np.atleast_2d(np.asarray(q, float))
-    energy, vectors = np.linalg.eigh(fourier(alloy, q, relaxed=relaxed))
+    return _waves(alloy, q, fourier(alloy, q, relaxed=relaxed))
+
+
+def _waves(alloy: Alloy, q, matrices) -> Waves:
+    energy, vectors = np.linalg.eigh(matrices)
     basis, site = _basis(alloy)
     occupation = np.zeros((*energy.shape, *alloy.weights.shape), complex)
     for mode, (m, function) in enumerate(zip(site, basis, strict=True)):
@@ -170,9 +199,14 @@ def concentration_waves(alloy: Alloy, q, *, relaxed: bool = True) -> Waves:
 def instability(alloy: Alloy, points: int = 12, *, relaxed: bool = True) -> tuple[float, Waves]:
     """Temperature [K] at which the random alloy orders or separates in mean field, and the wave by which it does.
 
-    All parts share one lattice (coherent separation); see `spinodal`.
+    All parts share one lattice (coherent separation, along the direction that costs the least strain); see `spinodal`.
     """
     waves = concentration_waves(alloy, grid(alloy, points), relaxed=relaxed)
+    if relaxed:  # at q = 0 the grid has the mean over directions
+        directions = long_waves(alloy)
+        uniform = fourier(alloy, np.zeros((1, 3))) + _in_modes(alloy, directions - directions.mean(0))
+        along = _waves(alloy, np.zeros((len(uniform), 3)), uniform)
+        waves = Waves(*(np.concatenate(both) for both in zip(waves, along, strict=True)))
     first = int(np.argmin(waves.energy[:, 0]))
     return max(0.0, -waves.energy[first, 0] / KELVIN), Waves(*(a[first : first + 1] for a in waves))
 
@@ -180,16 +214,19 @@ def instability(alloy: Alloy, points: int = 12, *, relaxed: bool = True) -> tupl
 def spinodal(alloy: Alloy) -> float:
     """Temperature [K] below which the alloy separates in mean field into parts of lattice constants of their own.
 
+    Only the compositions of sublattices count, all sites of one alike: order within a cell is no separation.
     Errors: ValueError for an alloy that does not know how sites couple to strain.
     """
     if alloy.stiffness is None or alloy.strain_force is None:
         raise ValueError("the spinodal needs strain: make the alloy with relaxed=True, periodic in every direction")
     basis, site = _basis(alloy)
     force = np.einsum("ak,akx->ax", basis * alloy.weights[site], alloy.strain_force[site])
-    basis = basis * alloy.weights[site]
-    waves = np.einsum("ak,abkl,bl->ab", basis, long_waves(alloy)[site][:, site], basis)
+    waves = _in_modes(alloy, long_waves(alloy).mean(0)[None])[0]
     uniform = fourier(alloy, np.zeros((1, 3)))[0].real - waves - force @ np.linalg.inv(alloy.stiffness) @ force.T
-    return max(0.0, -np.linalg.eigvalsh(uniform)[0] / KELVIN)
+    same = alloy.sublattice[site][:, None] == alloy.sublattice[site]
+    same &= np.isclose(basis[:, None], basis).all(-1)
+    together = same / same.sum(1, keepdims=True)  # projects on modes that are alike on all sites of a sublattice
+    return max(0.0, -np.linalg.eigvalsh(together @ uniform @ together)[0] / KELVIN)
 
 
 def short_range_order(alloy: Alloy, temperature: float, points: int = 12, *, relaxed: bool = True) -> ShortRangeOrder:
@@ -232,7 +269,7 @@ def _on_shell(bare, together):
     for _ in range(MOST_STEPS):
         correlation = np.linalg.inv(bare - shift)
         slope = np.einsum("pij,ij->p", directions, np.eye(modes) - correlation.real.mean(0))
-        if np.abs(slope).max() < 1e-10:
+        if np.abs(slope).max(initial=0) < 1e-9:
             break
         applied = np.einsum("pij,qjk->pqik", directions, correlation)
         curvature = np.einsum("pqik,rqki->pr", applied, applied).real / len(bare)
@@ -241,6 +278,8 @@ def _on_shell(bare, together):
         while height(shift + size * step) < now and size > 1e-9:
             size /= 2
         shift = shift + size * step
+    else:
+        raise ValueError("the sum rule of short-range order was not reached; take a higher temperature")
     return np.linalg.inv(bare - shift)
 
 

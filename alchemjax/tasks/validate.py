@@ -18,8 +18,8 @@ from alchemjax.tasks.ordering import box_of, lattice_model
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import anneal
 
-LIMIT = 0.005  # eV/atom: a larger error makes predictions doubtful
-SITES = 48, 128  # in the box of explicit arrangements
+LIMIT = 0.005  # eV per site: a larger error makes predictions doubtful
+SITES = 48, 108  # in the box of explicit arrangements
 
 
 class Validation(NamedTuple):
@@ -51,8 +51,8 @@ def validate(
 ) -> Validation:
     """Evaluate and relax a few random arrangements and the predicted ground state in a box of cells, and compare.
 
-    `system` is the one that the alloy was made of. `limit`: the largest error [eV/atom] of differences between
-    arrangements that counts as valid. Errors: ValueError for a wrong shape or number.
+    `system` is the one that the alloy was made of. `limit`: the largest error [eV per site] that counts
+    as valid. Errors: ValueError for a wrong shape or number.
     """
     if random < 0 or random + ground_state < 1:
         raise ValueError(f"random = {random} arrangements and no ground state leave nothing to compare; ask for more")
@@ -70,16 +70,20 @@ def validate(
         weights = one_hot(large, alloy, one)
         start = relax(potential, large, weights, positions=True, max_steps=0)
         rigid.append(float(start.output.energy))
-        end = relax(potential, large, weights, cell=True) if alloy.displacement is not None else start
+        end = start
+        if alloy.displacement is not None:
+            end = relax(potential, large, weights, cell=alloy.stiffness is not None)
         relaxed.append(float(end.output.energy) if alloy.displacement is not None else np.nan)
-        volumes.append(volume(end.structure) or np.nan)
+        volumes.append((volume(end.structure) or np.nan) if large.structure.pbc.all() else np.nan)
         converged.append(end.converged or alloy.displacement is None)
         if on_arrangement is not None:
             on_arrangement(number + 1, len(states))
     per_site = lambda energies: np.array(energies, float) / sites
     predicted = [per_site([total_energy(models[r], one) for one in states]) for r in (False, True)]
+    if alloy.displacement is None:
+        predicted[1] = np.full_like(predicted[1], np.nan)
     energies = per_site(rigid), predicted[0], per_site(relaxed), predicted[1]
-    valid, message = _verdict(kinds, *energies, limit)
+    valid, message = _verdict(kinds, *energies, all(converged), limit)
     return Validation(kinds, np.stack(states), *energies, per_site(volumes), np.array(converged), valid, message)
 
 
@@ -105,19 +109,23 @@ def one_hot(large: System, alloy: Alloy, states) -> Float[np.ndarray, "weights"]
     return np.concatenate(rows)
 
 
-def _verdict(kinds, rigid, predicted_rigid, relaxed, predicted_relaxed, limit: float):
+def _verdict(kinds, rigid, predicted_rigid, relaxed, predicted_relaxed, converged: bool, limit: float):
     """Whether the errors are within the limit, and what to say."""
     use, predicted = (rigid, predicted_rigid) if np.isnan(relaxed).all() else (relaxed, predicted_relaxed)
     errors = predicted - use
+    if not (converged and np.isfinite(errors).all()):
+        return False, (
+            f"of {len(errors)} explicit arrangements some did not relax: they say nothing; look at their structures"
+        )
     worst = int(np.argmax(np.abs(errors)))
     mean = np.sqrt((errors**2).mean())
     text = (
-        f"{len(errors)} explicit arrangements: root mean square error {1000 * mean:.1f} meV/atom, largest "
+        f"{len(errors)} explicit arrangements: root mean square error {1000 * mean:.1f} meV per site, largest "
         f"{1000 * errors[worst]:+.1f} ({kinds[worst]})"
     )
     if abs(errors[worst]) <= limit:
         return True, text
     return False, (
-        f"{text}: more than {1000 * limit:g} meV/atom. The second order is not enough for this alloy; take order, "
+        f"{text}: more than {1000 * limit:g} meV per site. The second order is not enough for this alloy; take order, "
         "transition temperatures and energies from it with caution"
     )
