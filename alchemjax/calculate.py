@@ -11,7 +11,13 @@ from jaxtyping import Array, Float
 
 from alchemjax.energy import batch_energy, energy
 from alchemjax.model.load import Potential
-from alchemjax.system.fluctuations import FLUCTUATIONS, Variants, index_arrays, make_fluctuations
+from alchemjax.system.fluctuations import (
+    FLUCTUATIONS,
+    Variants,
+    index_arrays,
+    make_fluctuations,
+    without_vacancies,
+)
 from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, no_list, renewed, topology
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import check_shape, listed_weights
@@ -163,6 +169,14 @@ def with_fluctuations(
     return system._replace(fluctuations=fluctuations)
 
 
+def for_first_derivatives(system: System, weights) -> System:
+    """The system for compositions [..., weights] that are known, of which no second derivatives are taken."""
+    if system.fluctuations is None:
+        return system
+    variants = without_vacancies(system.fluctuations.variants, weights)
+    return system._replace(fluctuations=system.fluctuations._replace(variants=variants))
+
+
 def check_traceable(potential: Potential) -> None:
     """Errors: ValueError if derivatives of a float64 potential are taken where JAX has 32 bits only."""
     if potential.dtype == "float64" and not jax.config.read("jax_enable_x64"):
@@ -214,6 +228,7 @@ def calculate(
     else:
         weights = checked_weights(system, weights)
         alpha = checked_alpha(system, weights, alpha)
+        system = for_first_derivatives(system, weights)
     system = system._replace(structure=wrapped(system.structure))
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)

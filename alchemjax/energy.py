@@ -93,7 +93,11 @@ def _fluctuating(of: Callable, variants: Variants, weights: Float[Array, "*batch
         at_mean, part = _curvatures(of, mean, along(variants.change))
     else:
         varied = jnp.broadcast_to(mean, every) * along(variants.kept) + along(variants.change)
-        energies = jax.vmap(of)(jnp.concatenate([mean[None], varied]))
+        occupied = jnp.concatenate([mean[None], varied])
+        last = len(occupied) - (0 if variants.filled is None else len(variants.filled))
+        energies = jax.vmap(of)(occupied[:last])
+        if variants.filled is not None:  # all that counts of a vacancy is its energy, for the derivative by its chance
+            energies = jnp.concatenate([energies, jax.lax.stop_gradient(jax.vmap(of)(occupied[last:]))])
         at_mean, part = energies[0], jnp.sum(energies[1:] - energies[:1], axis=-1)
     vacancies = 1 - weights @ variants.members.astype(mean.dtype).T
     chance = jnp.prod(jnp.concatenate([weights, vacancies], axis=-1)[..., variants.chance], axis=-1)

@@ -365,3 +365,15 @@ def test_operations_take_sites_to_equivalent_ones(system, order):
 def test_without_three_periods_there_is_the_identity_alone(rng):
     structure = random_structure(rng)._replace(pbc=np.array([True, True, False]))
     assert len(find_symmetry(structure, np.zeros(4, int)).rotation) == 1
+
+
+def test_vacancies_without_a_chance_count_by_their_energies_alone(small):
+    """The quick way of calculate has the same numbers as the traced one, which is right to any order."""
+    for weights in ([0.6, 0.4], [0.6, 0.3]):
+        quick = aj.calculate(small, rock_salt(), weights, fluctuations="site-exact", supercell=[2, 2, 2])
+        run = lambda w: aj.calculate(small, rock_salt(), w, fluctuations="site-exact", supercell=[2, 2, 2])
+        traced = jax.jit(run)(jnp.array(weights))
+        for name in ("energy", "site_energies", "forces", "stress", "weights_gradient"):
+            np.testing.assert_allclose(getattr(quick, name), getattr(traced, name), atol=1e-10)
+    bare = jax.grad(lambda w: run(w).energy)(jnp.array([0.6, 0.4]))
+    np.testing.assert_allclose(bare, run(np.array([0.6, 0.4])).weights_gradient, atol=1e-10)

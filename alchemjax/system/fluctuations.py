@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from alchemjax.system.sites import Group, Sites, make_sites
 from alchemjax.system.structure import Structure
@@ -18,6 +18,7 @@ from alchemjax.system.symmetry import Symmetry, find_symmetry, no_symmetry
 from alchemjax.system.topology import Topology
 
 FLUCTUATIONS = ("none", "site", "site-exact")
+NO_CHANCE = 1e-9
 
 
 class Variants(NamedTuple):
@@ -40,6 +41,7 @@ class Variants(NamedTuple):
     chance: Int[Array, "variants factors"]  # probabilities to be multiplied, index into weights and then vacancies
     kept: Float[Array, "variants superweights"] | None
     change: Float[Array, "variants superweights"]
+    filled: Bool[Array, "inequivalent"] | None = None  # given where vacancies have no chance: their variants come last
 
 
 class Fluctuations(NamedTuple):
@@ -89,6 +91,14 @@ def make_fluctuations(
     return Fluctuations(kind, supercell, large, variants)
 
 
+def without_vacancies(variants: Variants, weights: Float[np.ndarray, "*batch weights"]) -> Variants:
+    """Where all sites are filled, vacancies have no chance: the first derivatives of their energies do not count."""
+    filled = (1 - weights @ variants.members.T < NO_CHANCE).all()
+    if variants.kept is None or not filled:
+        return variants
+    return variants._replace(filled=np.ones(len(np.unique(variants.site)), bool))
+
+
 def index_arrays(topology: Topology | Variants) -> Topology:
     """Those of the graph that is evaluated, be it of the cell or of its supercell."""
     if isinstance(topology, Variants):
@@ -112,7 +122,7 @@ def _with_own_weights(sites: Sites, occupant: dict[int, str], group_of, supercel
 def _variants(sites: Sites, group_of, symmetry: Symmetry, kind: str, size: int):
     """Site, chances, and weights as in `Variants`; a vacancy is the species after the last and has no weight."""
     starts = np.cumsum([0] + [len(group.species) for group in sites.groups])
-    place, found = 0, []  # of the site's first weight: the supercell begins with the sites of the cell
+    place, found, vacant = 0, [], []  # of the site's first weight: the supercell begins with the sites of the cell
     for site, group in enumerate(group_of.tolist()):
         if group < 0:
             continue
@@ -123,11 +133,12 @@ def _variants(sites: Sites, group_of, symmetry: Symmetry, kind: str, size: int):
             chance = np.append(starts[group] + np.arange(count), starts[-1] + group)
             if kind == "site-exact":
                 others = 1 - own.sum(0)
-                found += [(site, chance[k : k + 1], others, own[k]) for k in range(count + 1)]
+                found += [(site, chance[k : k + 1], others, own[k]) for k in range(count)]
+                vacant.append((site, chance[count:], others, own[count]))
             else:
                 pairs = combinations(range(count + 1), 2)
                 found += [(site, chance[[k, m]], None, own[k] - own[m]) for k, m in pairs]
         place += count
-    site, chance, kept, change = zip(*found, strict=True)
+    site, chance, kept, change = zip(*found, *vacant, strict=True)
     exact = kind == "site-exact"
     return np.array(site), np.array(chance), np.array(kept) if exact else None, np.array(change)

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.calculate import Output, check_kind, devices_for, precision, topology_of, with_fluctuations
+from alchemjax.calculate import (
+    Output,
+    check_kind,
+    devices_for,
+    for_first_derivatives,
+    precision,
+    topology_of,
+    with_fluctuations,
+)
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations, Variants, index_arrays
 from alchemjax.system.neighbours import find_pairs
@@ -255,6 +263,7 @@ def relax(
     )
     symmetric = keeps_symmetry(cell, fixed_sites, fixed_axes)
     system = with_fluctuations(potential, system, fluctuations, supercell, symmetric=symmetric)
+    system = for_first_derivatives(system, weights)
     state = relax_batch(potential, system, weights[None], np.array([alpha]), freedom, limits, on_steps)
     return relaxed_member(system, freedom, weights, state, 0)
 

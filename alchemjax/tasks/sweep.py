@@ -16,6 +16,7 @@ from alchemjax.calculate import (
     check_kind,
     derivatives,
     devices_for,
+    for_first_derivatives,
     precision,
     topology_of,
     with_fluctuations,
@@ -142,7 +143,7 @@ def sweep_batches(
     potential: Potential, system: System, plan: Plan, *, done: int = 0, on_steps: Callable | None = None
 ) -> Iterator[Table]:
     """The batches of a sweep from number `done` on, in order; each is the same whatever came before it."""
-    system = system._replace(fluctuations=plan.fluctuations)
+    system = for_first_derivatives(system._replace(fluctuations=plan.fluctuations), plan.weights)
     run = _single_points if plan.relax == "none" else _relaxations
     for start in range(done * plan.batch, len(plan.weights), plan.batch):
         part = slice(start, start + plan.batch)
