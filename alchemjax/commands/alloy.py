@@ -288,7 +288,7 @@ def _columns(found: Alloy, averages, pairs, cells: int) -> dict:
         "heat_capacity_error_kB": averages.heat_capacity_error / mixed,
     }
     given = interactions(found)
-    waves = [short_range_order(found, temperature) for temperature in averages.temperatures]
+    waves = [_mean_field_order(found, temperature) for temperature in averages.temperatures]
     for number, shell in enumerate(pairs):
         near = np.abs(given.distance - shell.distance) < SAME_DISTANCE
         near &= (found.sublattice[given.first] == shell.sublattices[0]) & (
@@ -300,6 +300,15 @@ def _columns(found: Alloy, averages, pairs, cells: int) -> dict:
             columns[f"alpha_error_{name}"] = averages.warren_cowley_error[:, number, k, m]
             columns[f"alpha_mean_field_{name}"] = np.array([wave.alpha[near][:, k, m].mean() for wave in waves])
     return columns
+
+
+def _mean_field_order(found: Alloy, temperature: float):
+    """Short-range order, or NaN where the sum rule cannot be reached."""
+    try:
+        return short_range_order(found, temperature)
+    except ValueError:
+        hot = short_range_order(found, 1e6)
+        return hot._replace(alpha=np.full_like(hot.alpha, np.nan))
 
 
 def _unlike(found: Alloy, sublattices) -> list[tuple[int, int]]:

@@ -26,6 +26,7 @@ from alchemjax.units import KELVIN
 
 SAME_DISTANCE = 1e-3  # A
 MOST_STEPS = 200  # of Newton's method
+SUM_RULE = 1e-7  # how exactly the mean over q is 1
 
 
 class Interactions(NamedTuple):
@@ -269,7 +270,7 @@ def _on_shell(bare, together):
     for _ in range(MOST_STEPS):
         correlation = np.linalg.inv(bare - shift)
         slope = np.einsum("pij,ij->p", directions, np.eye(modes) - correlation.real.mean(0))
-        if np.abs(slope).max(initial=0) < 1e-9:
+        if np.abs(slope).max(initial=0) < SUM_RULE:
             break
         applied = np.einsum("pij,qjk->pqik", directions, correlation)
         curvature = np.einsum("pqik,rqki->pr", applied, applied).real / len(bare)
