@@ -1,7 +1,5 @@
 """alchemjax alloy: order and disorder at one composition, from the alchemical Hamiltonian."""
 
-import csv
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +13,7 @@ from rich.table import Table
 
 import alchemjax
 from alchemjax.atoms import to_atoms
-from alchemjax.commands.alloy_file import about_file, read_alloy, write_alloy
+from alchemjax.commands.alloy_file import about_file, csv_table, read_alloy, write_alloy
 from alchemjax.commands.columns import plain
 from alchemjax.commands.options import check_periodic, parse_mix, parse_supercell, parse_weights
 from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system, warn
@@ -103,8 +101,8 @@ def run(arguments: dict) -> None:
             )
         report["results"]["validation"] = explicit._asdict()
     report["table"] = columns
-    write_atomically(out / "interactions.csv", lambda path: path.write_text(_csv(_interactions(found))))
-    write_atomically(out / "temperatures.csv", lambda path: path.write_text(_csv(columns)))
+    write_atomically(out / "interactions.csv", lambda path: path.write_text(csv_table(_interactions(found))))
+    write_atomically(out / "temperatures.csv", lambda path: path.write_text(csv_table(columns)))
     write_atomically(out / "ground_state.extxyz", lambda path: _write_arrangement(path, system, found, box, ordered))
     text = json.dumps(plain(report), indent=1) + "\n"
     write_atomically(out / "alloy.json", lambda path: path.write_text(text))
@@ -269,11 +267,8 @@ def _of_sampling(found: Alloy, box, transition, lowest: float) -> dict:
     sites = len(found.structure.positions) * int(np.prod(box))
     results = {"box": box, "ground_state_energy_per_site_eV": lowest / sites}
     if transition is not None:
-        results |= {
-            "heat_capacity_maximum_K": transition.temperature,
-            "heat_capacity_maximum_error_K": transition.error,
-            "heat_capacity_maximum_at_edge": transition.at_edge,
-        }
+        names = ("temperature", "error", "at_edge")
+        results["heat_capacity_maximum_K"] = {name: getattr(transition, name) for name in names}
     return results
 
 
@@ -298,7 +293,8 @@ def _columns(found: Alloy, averages, pairs, cells: int) -> dict:
             name = f"{found.species[k]}-{found.species[m]}_{shell.distance:.2f}A{_between(found, shell.sublattices)}"
             columns[f"alpha_{name}"] = averages.warren_cowley[:, number, k, m]
             columns[f"alpha_error_{name}"] = averages.warren_cowley_error[:, number, k, m]
-            columns[f"alpha_mean_field_{name}"] = np.array([wave.alpha[near][:, k, m].mean() for wave in waves])
+            of = lambda wave, near=near, k=k, m=m: wave.alpha[near][:, k, m].mean() if near.any() else np.nan
+            columns[f"alpha_mean_field_{name}"] = np.array([of(wave) for wave in waves])
     return columns
 
 
@@ -307,8 +303,9 @@ def _mean_field_order(found: Alloy, temperature: float):
     try:
         return short_range_order(found, temperature)
     except ValueError:
-        hot = short_range_order(found, 1e6)
-        return hot._replace(alpha=np.full_like(hot.alpha, np.nan))
+        return ShortRangeOrder(
+            temperature, np.full((len(interactions(found).first), *[len(found.species)] * 2), np.nan)
+        )
 
 
 def _unlike(found: Alloy, sublattices) -> list[tuple[int, int]]:
@@ -356,16 +353,6 @@ def _interactions(found: Alloy) -> dict:
                     row[f"{name}_meV"] = 1000 * exchange.mean()
                 rows.append(row)
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"distance_A": []}
-
-
-def _csv(columns: dict) -> str:
-    """Numbers with eight digits; empty where there is none."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    shown = lambda value: value if isinstance(value, str) else "" if np.isnan(value) else f"{value:.8g}"
-    writer.writerows([shown(value) for value in row] for row in zip(*columns.values(), strict=True))
-    return text.getvalue()
 
 
 def _write_arrangement(path: Path, system: System, found: Alloy, box, states) -> None:

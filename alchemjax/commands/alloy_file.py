@@ -1,5 +1,7 @@
 """The Hamiltonian of an alloy as a JSON file that other programs read too."""
 
+import csv
+import io
 import json
 from pathlib import Path
 
@@ -64,3 +66,13 @@ def about_file(path: Path) -> dict:
 def _content(alloy: Alloy) -> dict:
     content = alloy._asdict()
     return content | {name: content[name]._asdict() for name in ("structure", "supercell")}
+
+
+def csv_table(columns: dict) -> str:
+    """Numbers with eight digits; empty where there is none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    shown = lambda value: value if isinstance(value, str) else "" if np.isnan(value) else f"{value:.8g}"
+    writer.writerows([shown(value) for value in row] for row in zip(*columns.values(), strict=True))
+    return text.getvalue()
