@@ -303,9 +303,8 @@ def _mean_field_order(found: Alloy, temperature: float):
     try:
         return short_range_order(found, temperature)
     except ValueError:
-        return ShortRangeOrder(
-            temperature, np.full((len(interactions(found).first), *[len(found.species)] * 2), np.nan)
-        )
+        hot = short_range_order(found, 1e6)
+        return hot._replace(alpha=np.full_like(hot.alpha, np.nan))
 
 
 def _unlike(found: Alloy, sublattices) -> list[tuple[int, int]]:
