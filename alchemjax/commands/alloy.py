@@ -90,7 +90,7 @@ def run(arguments: dict) -> None:
             transition = None
             warn(f"no transition temperature: {error}")
         ordered, lowest = anneal(model, found.weights, seed=arguments["seed"])
-    columns = _columns(found, averages, pairs, int(np.prod(box)))
+    columns = _columns(found, averages, pairs)
     report["results"] |= _of_sampling(found, box, transition, lowest)
     explicit = None
     if arguments["validate"]:
@@ -272,7 +272,7 @@ def _of_sampling(found: Alloy, box, transition, lowest: float) -> dict:
     return results
 
 
-def _columns(found: Alloy, averages, pairs, cells: int) -> dict:
+def _columns(found: Alloy, averages, pairs) -> dict:
     """The table over temperatures."""
     sites, mixed = len(found.structure.positions), len(found.site)
     columns = {

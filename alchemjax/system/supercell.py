@@ -1,5 +1,6 @@
 """Supercells: which one keeps a site away from its images, and where its sites are."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,11 +60,11 @@ def smallest_supercell(
             break
         candidates = _sublattices(cells, pbc)
         # lattice vectors t that are whole multiples of the supercell's: t . matrix^-1 = t . adjugate / cells
-        adjugate = np.round(np.linalg.inv(candidates) * cells).astype(int)
-        hit = ((near @ adjugate) % cells == 0).all(-1).any(-1) if len(near) else np.zeros(len(candidates), bool)
+        inverse = adjugate(candidates)
+        hit = ((near @ inverse) % cells == 0).all(-1).any(-1) if len(near) else np.zeros(len(candidates), bool)
         fine = np.flatnonzero(~hit)
         for k in fine:
-            turned = candidates[k] @ rotations.transpose(0, 2, 1) @ adjugate[k]
+            turned = candidates[k] @ rotations.transpose(0, 2, 1) @ inverse[k]
             if (turned % cells == 0).all():
                 return candidates[k]
         if len(fine) and fallback is None:
@@ -79,10 +80,25 @@ def make_supercell(matrix: Int[np.ndarray, "3 3"], sites: int) -> Supercell:
     corners = np.array(np.meshgrid([0, 1], [0, 1], [0, 1])).reshape(3, -1).T @ matrix
     ranges = [np.arange(low, high + 1) for low, high in zip(corners.min(0), corners.max(0), strict=True)]
     shifts = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 3)
-    inside = shifts @ np.round(np.linalg.inv(matrix) * size).astype(int)
+    inside = shifts @ adjugate(matrix)
     shifts = shifts[((inside >= 0) & (inside < size)).all(-1)]
     shifts = shifts[np.argsort(shifts.any(-1), kind="stable")]
     return Supercell(matrix, np.tile(np.arange(sites), size), np.repeat(shifts, sites, axis=0))
+
+
+def adjugate(matrix: Int[np.ndarray, "*batch 3 3"]) -> Int[np.ndarray, "*batch 3 3"]:
+    """Inverse times the number of cells, in whole numbers."""
+    return np.round(np.linalg.inv(matrix) * np.abs(np.linalg.det(matrix))[..., None, None]).astype(int)
+
+
+def numbering(supercell: Supercell, sites: int) -> Callable:
+    """A function of whole lattice vectors [..., 3]: which cell of the supercell, of so many sites each, is there."""
+    size, inverse = len(supercell.origin) // sites, adjugate(supercell.matrix)
+    place = lambda shifts: np.ravel_multi_index(tuple(np.moveaxis((shifts @ inverse) % size, -1, 0)), (size,) * 3)
+    keys = place(supercell.shift[::sites])
+    order = np.argsort(keys)
+    ranked = np.sort(keys)
+    return lambda shifts: order[np.searchsorted(ranked, place(shifts))]
 
 
 def repeated(structure: Structure, supercell: Supercell) -> Structure:

@@ -27,7 +27,7 @@ from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.structure import Structure, wrapped
-from alchemjax.system.supercell import Supercell
+from alchemjax.system.supercell import Supercell, numbering
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.hessian import (
     STRAINS,
@@ -40,7 +40,6 @@ from alchemjax.tasks.hessian import (
     gradient_at,
     make_crystal,
     make_hessian,
-    numbering,
 )
 
 VACANCY = "vacancy"
@@ -315,7 +314,7 @@ def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
 
 def _relaxation(crystal: Crystal, states: _States, hessian: Hessian):
     """Interactions through displacements, the displacements, and how sites couple to strain; as in `Alloy`."""
-    supersites, sites = len(crystal.supercell.origin), len(hessian.positions_positions)
+    supersites = len(crystal.supercell.origin)
     force = _of_states(hessian.weights_positions, states)  # [mixed, states, supersites, 3]
     stiffness = _everywhere(hessian.positions_positions.transpose(0, 2, 1, 3), crystal)
     stiffness = np.moveaxis(stiffness, 2, 1).reshape(3 * supersites, -1)
@@ -323,7 +322,7 @@ def _relaxation(crystal: Crystal, states: _States, hessian: Hessian):
     rotations = {0: 3, 1: 1}.get(int(crystal.system.structure.pbc.sum()), 0)  # of a molecule, of a chain
     softest, inverse = _inverse((stiffness + stiffness.T) / 2, supersites, rotations)
     moved = -force.reshape(-1, 3 * supersites) @ inverse
-    other = np.moveaxis(_everywhere(np.moveaxis(force, 2, 1), crystal, sites), 1, 2)
+    other = np.moveaxis(_everywhere(np.moveaxis(force, 2, 1), crystal), 1, 2)
     pair = moved @ other.reshape(-1, 3 * supersites).T
     pair = pair.reshape(*states.weights.shape, crystal.cells, *states.weights.shape).transpose(0, 2, 3, 1, 4)
     pair = _symmetric(pair, crystal)
@@ -340,9 +339,9 @@ def _relaxation(crystal: Crystal, states: _States, hessian: Hessian):
     return pair, moved.reshape(force.shape), coupling, elastic, softest
 
 
-def _everywhere(rows, crystal: Crystal, sites: int | None = None):
+def _everywhere(rows, crystal: Crystal):
     """Rows of the sites of the first cell, [row, supersites, ...], repeated for those of every other cell."""
-    sites = len(crystal.supercell.origin) // crystal.cells if sites is None else sites
+    sites = len(crystal.supercell.origin) // crystal.cells
     shift = crystal.supercell.shift[::sites]
     cell_of = numbering(crystal.supercell, sites)
     by_cell = rows.reshape(len(rows), crystal.cells, sites, *rows.shape[2:])

@@ -19,7 +19,7 @@ from alchemjax.energy import energy
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.structure import completed_cell, wrapped
-from alchemjax.system.supercell import Supercell, repeated
+from alchemjax.system.supercell import Supercell, adjugate, numbering, repeated
 from alchemjax.system.system import System
 
 ROWS_AT_ONCE = 4  # between two looks of the host
@@ -186,17 +186,6 @@ def _along(crystal: Crystal, *, weight=None, site=None, axis=None, strain=None) 
     return Gradient(weights, positions, np.zeros((3, 3)) if strain is None else strain)
 
 
-def numbering(supercell: Supercell, sites: int) -> Callable:
-    """A function of whole lattice vectors [..., 3]: which cell of the supercell, of so many sites each, is there."""
-    size = len(supercell.origin) // sites
-    adjugate = np.round(np.linalg.inv(supercell.matrix) * size).astype(int)
-    place = lambda shifts: np.ravel_multi_index(tuple(np.moveaxis((shifts @ adjugate) % size, -1, 0)), (size,) * 3)
-    keys = place(supercell.shift[::sites])
-    order = np.argsort(keys)
-    ranked = np.sort(keys)
-    return lambda shifts: order[np.searchsorted(ranked, place(shifts))]
-
-
 def _moves(crystal: Crystal, fluctuations: Fluctuations):
     """For every site of the cell how an operation takes the first of its equivalents there, and which that is.
 
@@ -205,10 +194,9 @@ def _moves(crystal: Crystal, fluctuations: Fluctuations):
     """
     variants, (matrix, origin, _) = fluctuations.variants, crystal.supercell
     size, sites = crystal.cells, len(origin) // crystal.cells
-    adjugate = np.round(np.linalg.inv(matrix) * size).astype(int)
     cell = np.linalg.inv(matrix) @ completed_cell(crystal.system.structure)
     fractional = crystal.system.structure.positions @ np.linalg.inv(cell)
-    allowed = ((matrix @ variants.rotation.transpose(0, 2, 1) @ adjugate) % size == 0).all((1, 2))
+    allowed = ((matrix @ variants.rotation.transpose(0, 2, 1) @ adjugate(matrix)) % size == 0).all((1, 2))
     image = variants.image[allowed]
     first = image.min(axis=0)
     cell_of = numbering(crystal.supercell, sites)

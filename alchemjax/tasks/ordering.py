@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from alchemjax.system.structure import completed_cell
+from alchemjax.system.supercell import numbering
 from alchemjax.tasks.alloy import Alloy, long_waves, own_pair, pair_energies, single_sites
-from alchemjax.tasks.hessian import numbering
 from alchemjax.tasks.lattice import LatticeModel
 from alchemjax.units import KELVIN
 
