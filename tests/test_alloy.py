@@ -137,14 +137,15 @@ def test_a_small_arrangement_relaxes_as_the_hamiltonian_says(potential, relaxed_
         assert second < unrelaxed - 1e-3
         gained = quadratic(found, direction, strain=cell) - unrelaxed
         assert gained == pytest.approx(second - unrelaxed, rel=0.02)  # of the third and fourth order in the step
-    # a box of this very size has this energy
-    force = found.strain_force[0]
-    strained = force @ np.linalg.inv(64 * found.stiffness) @ force.T
-    box = lattice_model(found, shape).pair[:, :, :, 0, 0].reshape(64, 2, 2)
+    # a box of this very size has these interactions
+    box = lattice_model(found, shape)
     lookup = [tuple(s % 4) for s in found.supercell.shift]
     order = [lookup.index(place) for place in np.ndindex(shape)]
-    raw = (found.pair + found.pair_relaxation)[0, order, 0] - strained
-    np.testing.assert_allclose(box[1:], raw[1:], atol=1e-12)
+    raw = (found.pair + found.pair_relaxation)[0, order, 0]
+    np.testing.assert_allclose(box.pair[:, :, :, 0, 0].reshape(64, 2, 2)[1:], raw[1:], atol=1e-12)
+    raw = found.pair_strain[0, order, 0]
+    np.testing.assert_allclose(box.strains.pair[:, :, :, 0, 0].reshape(64, 2, 2, 6)[1:], raw[1:], atol=1e-12)
+    np.testing.assert_allclose(box.strains.compliance, np.linalg.inv(64 * found.stiffness))
 
 
 def quadratic(found: Alloy, direction, *, strain: bool) -> float:
@@ -240,21 +241,51 @@ def test_rows_are_finite_differences_of_gradients(small, rng):
     assert np.abs(ww).max() > 1e-4
 
 
-def test_strain_by_displacements_is_the_slope_of_their_energy(potential, relaxed_argon, argon_alloy):
-    matrix, h = argon_alloy.supercell.matrix, 1e-4
+TIGHT = {"stress_tolerance": 1e-10, "force_tolerance": 1e-9, "max_steps": 3000}
 
-    def gained(strain):
-        structure = relaxed_argon.structure
-        cell = structure.cell @ (np.eye(3) + strain)
-        found = alloy(potential, relaxed_argon._replace(structure=structure._replace(cell=cell)), supercell=matrix)
-        own = np.diagonal(found.pair_relaxation[0, 0, 0])
-        return (found.weights[0] * own).sum() / 2
 
-    slope = (gained(h * np.eye(3)) - gained(-h * np.eye(3))) / (2 * h)
-    bulk_modulus = argon_alloy.stiffness[:3, :3].sum()
-    found = strain_by_displacements(potential, relaxed_argon, argon_alloy)
-    assert abs(slope) > 1e-4
-    np.testing.assert_allclose(found, -slope / bulk_modulus * np.eye(3), atol=1e-3 * abs(slope / bulk_modulus))
+@pytest.mark.parametrize("name", ["face-centred", "hexagonal"])
+def test_strain_of_interactions_is_their_slope(potential, relaxed_argon, name):
+    """The hexagonal crystal has vacancies, and two sites that move against each other under strain."""
+    if name == "face-centred":
+        system, matrix = relaxed_argon, CUBE
+    else:
+        atoms = bulk("Ar", "hcp", 3.69, c=6.02)
+        atoms.positions += 0.5  # away from where positions are wrapped
+        system, matrix = aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.4]), np.diag([2, 2, 2])
+        system = system._replace(structure=aj.relax(potential, system, cell=True, **TIGHT).structure)
+    found = alloy(potential, system, supercell=matrix)
+    h, shear = 3e-4, np.array([[0.6, 0.1, 0], [0.1, -0.5, 0.3], [0, 0.3, 0.4]])
+    amounts = [0.6, -0.5, 0.4, 0.6, 0, 0.2]
+
+    def strained(sign):
+        structure = system.structure
+        turn = np.eye(3) + sign * h * shear
+        moved = structure._replace(positions=structure.positions @ turn, cell=structure.cell @ turn)
+        moved = aj.relax(potential, system._replace(structure=moved), **TIGHT)
+        assert moved.converged
+        return alloy(potential, system._replace(structure=moved.structure), supercell=matrix)
+
+    low, high = strained(-1), strained(1)
+    whole = [one.pair + one.pair_relaxation for one in (low, high)]
+    slope = (whole[1] - whole[0]) / (2 * h)
+    assert np.abs(slope).max() > 1e-3
+    np.testing.assert_allclose(found.pair_strain @ amounts, slope, atol=3e-7)
+    own = [np.einsum("mckmk->mk", one.pair_relaxation[:, :1].transpose(0, 1, 3, 2, 4)) for one in (low, high)]
+    slope = ((own[1] - own[0]) * found.weights).sum(1) / (4 * h)
+    assert np.abs(slope).max() > 1e-4
+    np.testing.assert_allclose((found.own_strain * found.weights[..., None]).sum(1) @ amounts, slope, atol=3e-7)
+
+
+def test_strain_by_displacements_lowers_the_energy(argon_alloy):
+    strain = strain_by_displacements(argon_alloy)
+    force = np.einsum("mk,mke->e", argon_alloy.weights, argon_alloy.own_strain)
+    pressure = force[:3].sum() / argon_alloy.stiffness[:3, :3].sum()
+    assert abs(pressure) > 1e-5
+    np.testing.assert_allclose(strain, -pressure * np.eye(3), atol=1e-9)
+    at_rest = argon_alloy._replace(own_strain=0 * argon_alloy.own_strain)
+    gained = random_energy(at_rest) - random_energy(argon_alloy)
+    assert gained == pytest.approx(1.5 * force[:3].mean() * pressure)
 
 
 def test_a_larger_cell_of_the_same_crystal_has_the_same_alloy(potential, argon_alloy, relaxed_argon):
@@ -343,7 +374,7 @@ def simple_cubic(coupling, weights=(0.5, 0.5)):
     zeros = np.zeros_like(weights)
     supercell, one = make_supercell(side * np.eye(3, dtype=int), 1), np.zeros(1, int)
     states = one, one, ("A", "B"), weights, weights > 0
-    return Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, *[None] * 5, 0.0)
+    return Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, *[None] * 7, 0.0)
 
 
 @pytest.mark.parametrize("c", [0.5, 0.2])
@@ -408,7 +439,10 @@ def test_order_within_the_cell_is_no_separation(potential):
     supercell = make_supercell(2 * np.eye(3, dtype=int), 2)
     pair = np.zeros((2, 8, 2, 2, 2))
     pair[0, :, 1] = pair[1, :, 0] = 0.02 * near  # all eight neighbours are in different cells
-    zeros, elastic = np.zeros((2, 2)), (np.zeros_like(pair), np.zeros((2, 2, 16, 3)), np.zeros((2, 2, 6)), np.eye(6))
+    zeros, elastic = (
+        np.zeros((2, 2)),
+        (np.zeros_like(pair), np.zeros((2, 2, 16, 3)), np.zeros((2, 2, 6)), None, None, np.eye(6)),
+    )
     states = np.arange(2), np.zeros(2, int), ("A", "B"), weights, weights > 0
     found = Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, *elastic, 1.0, 0.0)
     temperature, wave = instability(found)

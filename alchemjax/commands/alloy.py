@@ -67,8 +67,7 @@ def run(arguments: dict) -> None:
     report = provenance(arguments["file"], arguments, potential, system) | {"results": _of_hamiltonian(found)}
     strain = None
     if found.stiffness is not None:
-        with Console(stderr=True).status("strain by displacements"):
-            strain = strain_by_displacements(potential, system, found)
+        strain = strain_by_displacements(found)
         report["results"]["strain_by_displacements"] = strain
     box = _default_box(found) if box is None else box
     model, inside = lattice_model(found, box), _composition_of(box, found)

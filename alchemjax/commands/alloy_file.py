@@ -14,7 +14,7 @@ from alchemjax.system.supercell import Supercell
 from alchemjax.tasks.alloy import Alloy, single_sites
 from alchemjax.tasks.ordering import interactions
 
-FORMAT = 1
+FORMAT = 2
 UNITS = (
     "energies in eV, lengths in A; E = cells * energy_per_cell + sum of site_energies + 1/2 sum of pairs, which are "
     "listed in both directions"

@@ -15,36 +15,32 @@ Solids (1983), on concentration waves and strain.
 """
 
 from collections.abc import Callable
-from itertools import combinations
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from alchemjax.calculate import check_kind, with_fluctuations
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
-from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.structure import Structure, wrapped
-from alchemjax.system.supercell import Supercell, numbering
+from alchemjax.system.supercell import Supercell
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.hessian import (
     STRAINS,
+    VOIGT,
     Crystal,
-    Gradient,
     Hessian,
-    curvature_gradient,
     energy_at,
     evaluator,
     gradient_at,
     make_crystal,
     make_hessian,
 )
+from alchemjax.tasks.states import VACANCY, States, between, everywhere, make_states, of_states, symmetric
+from alchemjax.tasks.third_order import strain_of_pairs
 
-VACANCY = "vacancy"
 DIRECTIONS = 1000
-VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # the engineering strain of two axes
 SOFT = 1e-4  # of the largest curvature: less is zero, but for round-off
 FLAT = 1e-6  # eV/A^2
 
@@ -66,6 +62,8 @@ class Alloy(NamedTuple):
     pair_relaxation: Float[np.ndarray, "mixed cells mixed states states"] | None  # -d Hwu Huu^+ Huw d' [eV]
     displacement: Float[np.ndarray, "mixed states supersites 3"] | None  # of all sites by a site in a state [A]
     strain_force: Float[np.ndarray, "mixed states 6"] | None  # dE/dstrain of a site in a state [eV]
+    own_strain: Float[np.ndarray, "mixed states 6"] | None  # its second order [eV]
+    pair_strain: Float[np.ndarray, "mixed cells mixed states states 6"] | None  # dE/dstrain of pairs [eV]
     stiffness: Float[np.ndarray, "6 6"] | None  # second derivative by engineering strains [eV per cell]
     softest: float | None  # smallest eigenvalue of Huu but for translations [eV/A^2]
     largest_force: float  # at the mean composition, which the interactions take for zero [eV/A]
@@ -93,7 +91,7 @@ def alloy(
     fluctuations = with_fluctuations(potential, system, "site-exact", supercell).fluctuations
     if fluctuations is None:
         raise ValueError("no site of this system is mixed; give mix={symbol: (species, ...)} or partial occupancies")
-    states = _make_states(system, weights)
+    states = make_states(system, weights)
     if ((states.weights > 0).sum(axis=1) < 2).all():
         raise ValueError(
             f"the composition {weights.round(6).tolist()} is pure: nothing can be ordered; give weights between 0 and 1"
@@ -101,8 +99,16 @@ def alloy(
     crystal = make_crystal(system, fluctuations, weights)
     hessian = make_hessian(potential, crystal, fluctuations, on_rows)
     energy, field, first_order, largest_force = _single_sites(potential, crystal, fluctuations, states)
-    pair = _symmetric(_between(hessian.weights_weights, crystal, states), crystal)
-    parts = _relaxation(crystal, states, hessian) if relaxed else (None,) * 5
+    pair = symmetric(between(hessian.weights_weights, crystal, states), crystal)
+    parts = (None,) * 7
+    if relaxed:
+        found, following = _relaxation(crystal, states, hessian)
+        third = (None, None)
+        if following is not None:
+            moved = found[1]
+            pairs, own = strain_of_pairs(potential, crystal, fluctuations, states, moved, following, on_rows)
+            third = own, pairs
+        parts = *found[:3], *third, *found[3:]
     return Alloy(
         wrapped(system.structure),
         *states[:5],
@@ -117,8 +123,12 @@ def alloy(
 
 
 def random_energy(alloy: Alloy, *, relaxed: bool = True) -> float:
-    """Energy of the random alloy [eV per cell], with static displacements where the alloy has them."""
-    return alloy.energy + float((alloy.weights * single_sites(alloy, relaxed=relaxed)).sum())
+    """Energy of the random alloy [eV per cell]; where the alloy has them with static displacements and their strain."""
+    energy = alloy.energy + float((alloy.weights * single_sites(alloy, relaxed=relaxed)).sum())
+    if not relaxed or alloy.stiffness is None or alloy.own_strain is None:
+        return energy
+    force = np.einsum("mk,mke->e", alloy.weights, alloy.own_strain)
+    return energy - float(force @ np.linalg.solve(alloy.stiffness, force)) / 2
 
 
 def pair_energies(alloy: Alloy, *, relaxed: bool = True) -> Float[np.ndarray, "mixed cells mixed states states"]:
@@ -172,46 +182,15 @@ def mean_square_displacements(alloy: Alloy) -> Float[np.ndarray, "sites 3 3"]:
     return squares + space * radius / (2 * np.pi**2) * longer
 
 
-def strain_by_displacements(potential: Potential, system: System, alloy: Alloy) -> Float[np.ndarray, "3 3"]:
-    """Homogeneous strain of the random alloy because its atoms are displaced; `system` is that of the alloy.
+def strain_by_displacements(alloy: Alloy) -> Float[np.ndarray, "3 3"]:
+    """Homogeneous strain of the random alloy because its atoms are displaced, to first order.
 
-    To first order: -(stiffness)^-1 d/dstrain of the energy gained by displacements. At their minimum displacements
-    need no derivative, so that of d^2 E along (site, displacements) at fixed direction is enough. Errors: ValueError
-    for an alloy without displacements or strain.
+    Errors: ValueError for an alloy without displacements or strain.
     """
-    if alloy.displacement is None or alloy.stiffness is None:
+    if alloy.stiffness is None or alloy.own_strain is None:
         raise ValueError("strain by displacements needs an alloy with relaxed=True, periodic in every direction")
-    weights = _flat_weights(system, alloy)
-    fluctuations = with_fluctuations(potential, system, "site-exact", alloy.supercell.matrix).fluctuations
-    assert fluctuations is not None
-    crystal, variants = make_crystal(system, fluctuations, weights), fluctuations.variants
-    directions, chances = [], []
-    for m in np.flatnonzero(variants.first[alloy.site] == alloy.site):
-        own = np.flatnonzero(crystal.site == alloy.site[m])
-        species = [alloy.species.index(name) for name in crystal.system.sites.groups[m].species]
-        for k, l in combinations(np.flatnonzero(alloy.weights[m] > 0), 2):
-            changed = np.zeros(len(crystal.site))
-            for state, sign in ((k, 1), (l, -1)):
-                changed[own[[s == state for s in species]]] = sign  # a vacancy has no weight
-            moved = alloy.displacement[m, k] - alloy.displacement[m, l]
-            directions += [Gradient(changed, x, np.zeros((3, 3))) for x in (moved, 0 * moved)]
-            equivalent = (variants.first[alloy.site] == alloy.site[m]).sum()
-            chances += [equivalent * alloy.weights[m, k] * alloy.weights[m, l] * sign for sign in (1, -1)]
-    stacked = jax.tree.map(lambda *a: np.stack(a), *directions)
-    slopes = evaluator(potential, crystal)(curvature_gradient, stacked).strain
-    total = np.einsum("d,dab->ab", chances, slopes)
-    cell = system.structure.cell
-    turns = np.linalg.inv(cell) @ variants.rotation.transpose(0, 2, 1) @ cell
-    total = np.einsum("gca,cd,gdb->ab", turns, total, turns) / len(turns)
-    amounts = -np.linalg.solve(alloy.stiffness, np.einsum("ab,kab->k", total, STRAINS))
-    return np.einsum("k,kab->ab", amounts, STRAINS)
-
-
-def _flat_weights(system: System, alloy: Alloy):
-    """The weights of the system's groups."""
-    sites = dict(zip(alloy.site.tolist(), alloy.weights, strict=True))
-    rows = [(sites[group.sites[0]], group.species) for group in system.sites.groups]
-    return np.array([row[alloy.species.index(name)] for row, species in rows for name in species])
+    force = np.einsum("mk,mke->e", alloy.weights, alloy.own_strain)
+    return np.tensordot(-np.linalg.solve(alloy.stiffness, force), STRAINS, 1)
 
 
 def single_sites(alloy: Alloy, *, relaxed: bool):
@@ -227,71 +206,10 @@ def own_pair(pair):
     return np.diagonal(pair[number, 0, number], axis1=1, axis2=2)
 
 
-# --- states -----------------------------------------------------------------------------------------------------------
+# --- what is calculated -----------------------------------------------------------------------------------------------
 
 
-class _States(NamedTuple):
-    """What the mixed sites of the cell may hold."""
-
-    site: Int[np.ndarray, "mixed"]
-    sublattice: Int[np.ndarray, "mixed"]
-    species: tuple[str, ...]
-    weights: Float[np.ndarray, "mixed states"]
-    allowed: Bool[np.ndarray, "mixed states"]
-    deviation: Float[np.ndarray, "mixed states most"]  # d of a state, in the weights of the site
-    flat: Int[np.ndarray, "mixed most"]  # which of the cell's weights these are; their number where there is none
-
-
-def _make_states(system: System, weights) -> _States:
-    groups = system.sites.groups
-    group_of = {site: g for g, group in enumerate(groups) for site in group.sites}
-    site = np.array(sorted(group_of))
-    species = tuple(dict.fromkeys(s for group in groups for s in group.species)) + (VACANCY,)
-    starts = np.cumsum([0] + [len(group.species) for group in groups])
-    most = max(len(group.species) for group in groups)
-    number = sum(len(groups[group_of[s]].species) for s in site.tolist())
-    mean, allowed = np.zeros((len(site), len(species))), np.zeros((len(site), len(species)), bool)
-    deviation, flat, place = np.zeros((*mean.shape, most)), np.full((len(site), most), number), 0
-    for m, s in enumerate(site.tolist()):
-        group, start = groups[group_of[s]], starts[group_of[s]]
-        own, count = weights[start : start + len(group.species)], len(group.species)
-        columns = [species.index(name) for name in group.species] + [len(species) - 1]
-        vacant = 1 - own.sum()
-        mean[m, columns] = [*own, vacant if vacant > WEIGHT_TOLERANCE else 0]
-        allowed[m, columns] = [True] * count + [vacant > WEIGHT_TOLERANCE]
-        deviation[m, columns, :count] = np.eye(count + 1, count) - own
-        flat[m, :count] = place + np.arange(count)
-        place += count
-    used = allowed.any(0)
-    species = tuple(name for name, there in zip(species, used, strict=True) if there)
-    sublattice = np.array([group_of[s] for s in site.tolist()])
-    deviation = np.where(allowed[..., None], deviation, 0)
-    return _States(site, sublattice, species, mean[:, used], allowed[:, used], deviation[:, used], flat)
-
-
-def _between(rows, crystal: Crystal, states: _States):
-    """d rows d' for the states of every mixed site of the cell and of the supercell."""
-    number = len(rows)
-    padded = np.zeros((number + 1, crystal.cells, number + 1))
-    padded[:-1, :, :-1] = rows.reshape(number, crystal.cells, number)
-    blocks = padded[states.flat][:, :, :, states.flat]  # [mixed, most, cells, mixed, most]
-    return np.einsum("mkw,mwcnv,nlv->mcnkl", states.deviation, blocks, states.deviation, optimize=True)
-
-
-def _symmetric(pair, crystal: Crystal):
-    """The mean of the two directions of every pair, which differ by round-off."""
-    sites = len(crystal.supercell.origin) // crystal.cells
-    opposite = numbering(crystal.supercell, sites)(-crystal.supercell.shift[::sites])
-    return (pair + pair[:, opposite].transpose(2, 1, 0, 4, 3)) / 2
-
-
-def _of_states(rows, states: _States):
-    """d rows, where rows belong to the weights of the cell."""
-    padded = np.concatenate([rows, np.zeros_like(rows[:1])])
-    return np.einsum("mkw,mw...->mk...", states.deviation, padded[states.flat])
-
-
-def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuations, states: _States):
+def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuations, states: States):
     """E0 [eV per cell], E(mean, site = state) - E0, the same to first order, and the largest force on a site [eV/A]."""
     variants, mean = fluctuations.variants, crystal.system.weights
     evaluate = evaluator(potential, crystal)
@@ -306,29 +224,29 @@ def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
         field[m, columns] = alone[:-1]
         if states.species[-1] == VACANCY:
             field[m, -1] = alone[-1]
-    return at_mean / crystal.cells, np.where(states.allowed, field, 0), _of_states(own, states), force
+    return at_mean / crystal.cells, np.where(states.allowed, field, 0), of_states(own, states), force
 
 
 # --- displacements and strain -----------------------------------------------------------------------------------------
 
 
-def _relaxation(crystal: Crystal, states: _States, hessian: Hessian):
+def _relaxation(crystal: Crystal, states: States, hessian: Hessian):
     """Interactions through displacements, the displacements, and how sites couple to strain; as in `Alloy`."""
     supersites = len(crystal.supercell.origin)
-    force = _of_states(hessian.weights_positions, states)  # [mixed, states, supersites, 3]
-    stiffness = _everywhere(hessian.positions_positions.transpose(0, 2, 1, 3), crystal)
+    force = of_states(hessian.weights_positions, states)  # [mixed, states, supersites, 3]
+    stiffness = everywhere(hessian.positions_positions.transpose(0, 2, 1, 3), crystal)
     stiffness = np.moveaxis(stiffness, 2, 1).reshape(3 * supersites, -1)
     strained = np.tile(hessian.positions_strain, (crystal.cells, 1, 1)).reshape(3 * supersites, -1)
     rotations = {0: 3, 1: 1}.get(int(crystal.system.structure.pbc.sum()), 0)  # of a molecule, of a chain
     softest, inverse = _inverse((stiffness + stiffness.T) / 2, supersites, rotations)
     moved = -force.reshape(-1, 3 * supersites) @ inverse
-    other = np.moveaxis(_everywhere(np.moveaxis(force, 2, 1), crystal), 1, 2)
+    other = np.moveaxis(everywhere(np.moveaxis(force, 2, 1), crystal), 1, 2)
     pair = moved @ other.reshape(-1, 3 * supersites).T
     pair = pair.reshape(*states.weights.shape, crystal.cells, *states.weights.shape).transpose(0, 2, 3, 1, 4)
-    pair = _symmetric(pair, crystal)
-    coupling = _of_states(hessian.weights_strain, states) + (moved @ strained).reshape(*states.weights.shape, 6)
+    pair = symmetric(pair, crystal)
+    coupling = of_states(hessian.weights_strain, states) + (moved @ strained).reshape(*states.weights.shape, 6)
     if not crystal.system.structure.pbc.all():
-        return pair, moved.reshape(force.shape), None, None, softest
+        return (pair, moved.reshape(force.shape), None, None, softest), None
     elastic = (hessian.strain_strain - strained.T @ inverse @ strained) / crystal.cells
     elastic = (elastic + elastic.T) / 2
     if (least := np.linalg.eigvalsh(elastic)[0]) < SOFT * np.abs(elastic).max():
@@ -336,17 +254,8 @@ def _relaxation(crystal: Crystal, states: _States, hessian: Hessian):
             f"a strain of the cell does not raise its energy (curvature {least:.3g} eV): if a direction is vacuum, "
             "make it non-periodic; relax the structure first, or keep atoms and cell as they are (relaxed=False)"
         )
-    return pair, moved.reshape(force.shape), coupling, elastic, softest
-
-
-def _everywhere(rows, crystal: Crystal):
-    """Rows of the sites of the first cell, [row, supersites, ...], repeated for those of every other cell."""
-    sites = len(crystal.supercell.origin) // crystal.cells
-    shift = crystal.supercell.shift[::sites]
-    cell_of = numbering(crystal.supercell, sites)
-    by_cell = rows.reshape(len(rows), crystal.cells, sites, *rows.shape[2:])
-    moved = [by_cell[:, cell_of(shift - own)] for own in shift]
-    return np.concatenate(moved).reshape(-1, *rows.shape[1:])
+    following = -(inverse @ strained).reshape(supersites, 3, 6)
+    return (pair, moved.reshape(force.shape), coupling, elastic, softest), following
 
 
 def _inverse(stiffness, supersites: int, rotations: int):

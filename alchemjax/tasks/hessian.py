@@ -27,6 +27,7 @@ STRAINS = np.array(  # symmetric; the engineering strains xx, yy, zz, yz, xz, xy
     [np.diag(row) for row in np.eye(3)]
     + [(np.outer(a, b) + np.outer(b, a)) / 2 for a, b in (np.eye(3)[[1, 2]], np.eye(3)[[0, 2]], np.eye(3)[[0, 1]])]
 )
+VOIGT = np.array([[0, 5, 4], [5, 1, 3], [4, 3, 2]])  # the engineering strain of two axes
 
 
 class Hessian(NamedTuple):
@@ -125,12 +126,13 @@ def gradient_along(of, point: Gradient, direction: Gradient) -> Gradient:
     return jax.jvp(lambda *x: Gradient(*jax.grad(of, (0, 1, 2))(*x)), tuple(point), tuple(direction))[1]
 
 
-def curvature_gradient(of, point: Gradient, direction: Gradient) -> Gradient:
-    """Gradient of half the second derivative along a direction that stays the same."""
+def third_along(of, point: Gradient, directions: tuple[Gradient, Gradient]) -> Gradient:
+    """Gradient of the second derivative along two directions that stay the same."""
+    one, two = map(tuple, directions)
 
     def curvature(*x):
-        slope = lambda *x: jax.jvp(of, x, tuple(direction))[1]
-        return jax.jvp(slope, x, tuple(direction))[1] / 2
+        slope = lambda *x: jax.jvp(of, x, one)[1]
+        return jax.jvp(slope, x, two)[1]
 
     return Gradient(*jax.grad(curvature, (0, 1, 2))(*point))
 
@@ -145,7 +147,7 @@ def make_hessian(
 
     `on_rows(done, all)` is called from time to time.
     """
-    moves, first = _moves(crystal, fluctuations)
+    moves, first = moves_of(crystal, fluctuations)
     supersites, sites = len(crystal.supercell.origin), len(moves)
     own = [np.flatnonzero(crystal.site == site) for site in range(supersites)]
     inequivalent = sorted(set(first))
@@ -186,7 +188,7 @@ def _along(crystal: Crystal, *, weight=None, site=None, axis=None, strain=None) 
     return Gradient(weights, positions, np.zeros((3, 3)) if strain is None else strain)
 
 
-def _moves(crystal: Crystal, fluctuations: Fluctuations):
+def moves_of(crystal: Crystal, fluctuations: Fluctuations):
     """For every site of the cell how an operation takes the first of its equivalents there, and which that is.
 
     An operation is the image of every site of the supercell and the matrix by which row vectors turn. Those that do not

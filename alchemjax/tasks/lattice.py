@@ -1,6 +1,7 @@
-"""Arrangements of atoms on a lattice with pair interactions.
+"""Arrangements of atoms on a lattice with pair interactions, which strains as a whole.
 
 E = cells * energy + sum_i field_i[k_i] + 1/2 sum_(i != j) V_ij[k_i, k_j]         i, j: all sites, k_i: their states
+    + min_e (F e + 1/2 e compliance^-1 e) = -1/2 F compliance F                   F: dE/de, of the same form as E
 h_i[k] = field_i[k] + sum_j V_ij[k, k_j]                                          local fields: what a move costs
 """
 
@@ -15,6 +16,14 @@ from jaxtyping import Array, Bool, Float, Int
 Arrays = Array | np.ndarray
 
 
+class Strains(NamedTuple):
+    """How the energy depends on strain of the whole lattice."""
+
+    field: Float[Arrays, "sites states strains"]  # dE/de of single sites [eV]
+    pair: Float[Arrays, "n1 n2 n3 sites sites states states strains"]  # of pairs [eV]
+    compliance: Float[Arrays, "strains strains"]  # of the whole lattice [1/eV]
+
+
 class LatticeModel(NamedTuple):
     """Sites c of a cell, repeated n1 x n2 x n3 times; every site (R, c) is in one state k: a species, or vacant."""
 
@@ -23,41 +32,55 @@ class LatticeModel(NamedTuple):
     pair: Float[Arrays, "n1 n2 n3 sites sites states states"]  # V[R, c, c', k, k'] between (0, c) and (R, c') [eV]
     allowed: Bool[Arrays, "sites states"]  # the same for all sites of a sublattice
     sublattice: Int[Arrays, "sites"]  # 0, 1, ...; atoms are exchanged within a sublattice
+    strains: Strains | None = None
 
 
 class Tables(NamedTuple):
-    """The interactions, ready for use."""
+    """Energies, and in further channels their derivatives by every strain, ready for use."""
 
-    field: Float[Array, "sites states"]
-    rows: Float[Array, "sites states twice_n1 twice_n2 twice_n3 sites states"]  # V of (0, c) in state k, repeated
-    kernel: Array  # complex conjugate of the Fourier transform of V
+    field: Float[Array, "sites states channels"]
+    pair: Float[Array, "n1 n2 n3 sites sites states states channels"]
+    kernel: Array  # complex conjugate of the Fourier transform of `pair`
+    compliance: Float[Array, "strains strains"]
 
 
 def total_energy(model: LatticeModel, states: Int[Arrays, "n1 n2 n3 sites"]) -> Float[Array, ""]:
     """Energy of an arrangement of the whole lattice [eV]."""
     cells = states.size // states.shape[-1]
-    tables = make_tables(jnp.asarray(model.field), jnp.asarray(model.pair))
-    return cells * jnp.asarray(model.energy) + energy_of(tables, states, local_fields(tables, jnp.asarray(states)))
+    tables = make_tables(checked_model(model))
+    totals = totals_of(tables, states, local_fields(tables, jnp.asarray(states)))
+    return cells * jnp.asarray(model.energy) + energy_of(tables, totals)
 
 
-def local_fields(tables: Tables, states: Int[Array, "n1 n2 n3 sites"]) -> Float[Array, "n1 n2 n3 sites states"]:
-    """h_i(k): the energy of every site in every state, all others given [eV]."""
+def local_fields(
+    tables: Tables, states: Int[Array, "n1 n2 n3 sites"]
+) -> Float[Array, "n1 n2 n3 sites states channels"]:
+    """h_i(k): the energy of every site in every state, all others given [eV], and its derivatives by strain."""
     present = jax.nn.one_hot(states, tables.field.shape[1], dtype=tables.field.dtype)
     waves = jnp.fft.fftn(present, axes=(0, 1, 2))
-    sums = jnp.einsum("xyzcdkl,xyzdl->xyzck", tables.kernel, waves)
+    sums = jnp.einsum("xyzcdkls,xyzdl->xyzcks", tables.kernel, waves)
     return tables.field[None, None, None] + jnp.fft.ifftn(sums, axes=(0, 1, 2)).real
 
 
-def energy_of(tables: Tables, states, fields):
-    """Without the constant; every pair is in two local fields."""
+def totals_of(tables: Tables, states, fields) -> Float[Array, "channels"]:
+    """Energy without strain and without the constant, and dE/dstrain; every pair is in two local fields."""
     both = (fields + tables.field[None, None, None]) / 2
-    return jnp.take_along_axis(both, jnp.asarray(states)[..., None], -1).sum()
+    return jnp.take_along_axis(both, jnp.asarray(states)[..., None, None], -2).sum((0, 1, 2, 3, 4))
 
 
-def make_tables(field, pair) -> Tables:
-    """The interactions, ready for use."""
-    rows = jnp.tile(jnp.moveaxis(pair, (3, 5), (0, 1)), (1, 1, 2, 2, 2, 1, 1))
-    return Tables(field, rows, jnp.conj(jnp.fft.fftn(pair, axes=(0, 1, 2))))
+def energy_of(tables: Tables, totals) -> Float[Array, ""]:
+    """At the strain of lowest energy."""
+    return totals[0] - totals[1:] @ tables.compliance @ totals[1:] / 2
+
+
+def make_tables(model: LatticeModel) -> Tables:
+    """Of a checked model, in the precision of its pairs."""
+    field, pair, compliance = model.field[..., None], model.pair[..., None], np.zeros((0, 0))
+    if model.strains is not None:
+        field = np.concatenate([field, model.strains.field], axis=-1)
+        pair, compliance = np.concatenate([pair, model.strains.pair], axis=-1), model.strains.compliance
+    field, pair, compliance = (jnp.asarray(a, model.pair.dtype) for a in (field, pair, compliance))
+    return Tables(field, pair, jnp.conj(jnp.fft.fftn(pair, axes=(0, 1, 2))), compliance)
 
 
 def random_states(model: LatticeModel, weights, key) -> Int[Array, "n1 n2 n3 sites"]:
@@ -101,7 +124,8 @@ def checked_model(model: LatticeModel) -> LatticeModel:
     Errors: ValueError for shapes that do not fit, a site that interacts with itself, pairs that are not symmetric, and
     sites of one sublattice that differ in the states they allow.
     """
-    model = LatticeModel(*map(np.asarray, model))
+    strains = None if model.strains is None else Strains(*map(np.asarray, model.strains))
+    model = LatticeModel(*map(np.asarray, model[:5]), strains=strains)
     sites, states = model.field.shape
     check_shape("pair", model.pair, (*model.pair.shape[:3], sites, sites, states, states))
     check_shape("allowed", model.allowed, (sites, states))
@@ -111,16 +135,28 @@ def checked_model(model: LatticeModel) -> LatticeModel:
         raise ValueError(f"sublattice has the numbers {numbers}; use 0, 1, ... without gaps")
     if model.pair.dtype not in (np.float32, np.float64):
         raise ValueError(f"pair is of type {model.pair.dtype}; use float32 or float64")
-    if not all(np.isfinite(a).all() for a in model[:3]):
+    if not all(np.isfinite(a).all() for a in (*model[:3], *(strains or ()))):
         raise ValueError("the model has an energy that is not finite; forbid states by `allowed` instead")
-    back = np.roll(model.pair[::-1, ::-1, ::-1], (1, 1, 1), (0, 1, 2)).transpose(0, 1, 2, 4, 3, 6, 5)
-    limit = 1e-5 * max(float(np.abs(model.pair).max()), 1e-30)
-    if np.abs(back - model.pair).max() > limit or np.abs(model.pair[0, 0, 0, range(sites), range(sites)]).max() > limit:
-        raise ValueError("pair must have V[R, c, c', k, k'] = V[-R, c', c, k', k] and V[0, c, c] = 0; symmetrise it")
+    _check_symmetric("pair", model.pair[..., None])
+    if strains is not None:
+        number = len(strains.compliance)
+        check_shape("strains.field", strains.field, (sites, states, number))
+        check_shape("strains.pair", strains.pair, (*model.pair.shape, number))
+        check_shape("strains.compliance", strains.compliance, (number, number))
+        _check_symmetric("strains.pair", strains.pair)
+        if not (np.linalg.eigvalsh((strains.compliance + strains.compliance.T) / 2) > 0).all():
+            raise ValueError("strains.compliance must be positive definite: strain has to cost energy")
     first = np.unique(model.sublattice, return_index=True)[1]
     if not model.allowed.any(1).all() or (model.allowed != model.allowed[first[model.sublattice]]).any():
         raise ValueError("all sites of a sublattice must allow the same states, at least one; use more sublattices")
     return model
+
+
+def _check_symmetric(name: str, pair) -> None:
+    back = np.roll(pair[::-1, ::-1, ::-1], (1, 1, 1), (0, 1, 2)).swapaxes(3, 4).swapaxes(5, 6)
+    limit, own = 1e-5 * max(float(np.abs(pair).max()), 1e-30), np.arange(pair.shape[3])
+    if np.abs(back - pair).max() > limit or np.abs(pair[0, 0, 0, own, own]).max() > limit:
+        raise ValueError(f"{name} must have V[R, c, c', k, k'] = V[-R, c', c, k', k] and V[0, c, c] = 0; symmetrise it")
 
 
 def check_shape(name: str, array, shape) -> None:

@@ -20,8 +20,8 @@ from jaxtyping import Complex, Float, Int
 
 from alchemjax.system.structure import completed_cell
 from alchemjax.system.supercell import numbering
-from alchemjax.tasks.alloy import Alloy, long_waves, own_pair, pair_energies, single_sites
-from alchemjax.tasks.lattice import LatticeModel
+from alchemjax.tasks.alloy import Alloy, long_waves, pair_energies, single_sites
+from alchemjax.tasks.lattice import LatticeModel, Strains
 from alchemjax.units import KELVIN
 
 SAME_DISTANCE = 1e-3  # A
@@ -37,6 +37,7 @@ class Interactions(NamedTuple):
     cell: Int[np.ndarray, "pairs 3"]
     distance: Float[np.ndarray, "pairs"]  # A
     energy: Float[np.ndarray, "pairs states states"]  # eV; its mean over either site is 0
+    strain: Float[np.ndarray, "pairs states states strains"]  # its derivatives by strain [eV]
 
 
 class Waves(NamedTuple):
@@ -57,6 +58,7 @@ class ShortRangeOrder(NamedTuple):
 def interactions(alloy: Alloy, *, relaxed: bool = True) -> Interactions:
     """Every interaction at the shortest distance of a site from the images of the other, shared among equals."""
     energy = pair_energies(alloy, relaxed=relaxed)
+    strain = np.zeros((*energy.shape, 0)) if alloy.pair_strain is None or not relaxed else alloy.pair_strain
     positions, found = alloy.structure.positions[alloy.site], []
     cells, which = _cells_around(alloy)
     for m, start in enumerate(positions):
@@ -67,13 +69,11 @@ def interactions(alloy: Alloy, *, relaxed: bool = True) -> Interactions:
             nearest = distance < least[which] + SAME_DISTANCE
             share = np.bincount(which[nearest], minlength=len(least))
             nearest &= (which != 0) | (m != n)
-            found += [
-                (m, n, cells[i], distance[i], energy[m, which[i], n] / share[which[i]]) for i in np.flatnonzero(nearest)
-            ]
-    if not found:
-        none = np.zeros(0, int)
-        return Interactions(none, none, np.zeros((0, 3), int), np.zeros(0), np.zeros((0, *energy.shape[3:])))
-    return Interactions(*map(np.array, zip(*found, strict=True)))
+            here = which[nearest]
+            parts = [(a[m, here, n].T / share[here]).T for a in (energy, strain)]
+            ends = [np.full(len(here), end) for end in (m, n)]
+            found.append((*ends, cells[nearest], distance[nearest], *parts))
+    return Interactions(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def _cells_around(alloy: Alloy):
@@ -106,16 +106,27 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
     mixed, states = alloy.weights.shape
     pair = np.zeros((*shape, mixed, mixed, states, states))
     given = interactions(alloy, relaxed=relaxed)
-    np.add.at(pair, (*(given.cell % shape).T, given.first, given.second), given.energy)
+    where = *(given.cell % shape).T, given.first, given.second
+    np.add.at(pair, where, given.energy)
     field = single_sites(alloy, relaxed=relaxed)
-    if relaxed and alloy.stiffness is not None and alloy.strain_force is not None:
-        # the box has no waves of infinite length; it strains as a whole
-        strained = np.einsum("mkx,xy,nly->mnkl", alloy.strain_force, np.linalg.inv(alloy.stiffness), alloy.strain_force)
-        pair -= (long_waves(alloy).mean(0) + strained) / shape.prod()
-    own = np.arange(mixed)
-    field = field + own_pair(pair.reshape(-1, *pair.shape[3:])[0][:, None]) / 2  # a site and its images are one
+    if not relaxed or alloy.stiffness is None:
+        return LatticeModel(np.asarray(alloy.energy), *_with_images(field, pair), alloy.allowed, alloy.sublattice)
+    pair -= long_waves(alloy).mean(0) / shape.prod()  # the box has no waves of infinite length; it strains as a whole
+    strained = np.zeros((*pair.shape, len(alloy.stiffness)))
+    np.add.at(strained, where, given.strain)
+    assert alloy.strain_force is not None and alloy.own_strain is not None
+    force = alloy.strain_force + alloy.own_strain
+    constants = np.asarray(alloy.energy), *_with_images(field, pair), alloy.allowed, alloy.sublattice
+    strains = Strains(*_with_images(force, strained), np.linalg.inv(alloy.stiffness) / shape.prod())
+    return LatticeModel(*constants, strains)
+
+
+def _with_images(single, pair):
+    """A site and its own images are one: half of their pairs belongs to the site."""
+    own = np.arange(len(single))
+    single = single + np.moveaxis(np.diagonal(pair[0, 0, 0, own, own], axis1=1, axis2=2), -1, 1) / 2
     pair[0, 0, 0, own, own] = 0
-    return LatticeModel(np.asarray(alloy.energy), field, pair, alloy.allowed, alloy.sublattice)
+    return single, pair
 
 
 def box_of(alloy: Alloy, least: int, most: int, *, even: bool = False) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Arrangements on a lattice by Metropolis Monte Carlo: canonical or semi-grand, parallel tempering, annealing.
 
 An accepted move adds rows of V to the local fields; they are computed afresh after every sweep, so that round-off does
-not accumulate. Exchange between temperatures: K. Hukushima, K. Nemoto, J. Phys. Soc. Jpn. 65, 1604 (1996).
+not accumulate. Strain is drawn from its Gaussian before every sweep and held during it; what is measured is at the
+strain of lowest energy. Exchange between temperatures: K. Hukushima, K. Nemoto, J. Phys. Soc. Jpn. 65, 1604 (1996).
 """
 
 from functools import partial
@@ -23,6 +24,7 @@ from alchemjax.tasks.lattice import (
     local_fields,
     make_tables,
     total_energy,
+    totals_of,
 )
 from alchemjax.units import KELVIN
 
@@ -57,13 +59,18 @@ class _Moves(NamedTuple):
     choices: Int[Arrays, "sites"]  # number of allowed states
 
 
-def _row(tables: Tables, site, state):
+def _rows(pair):
+    """V of (0, c) in state k, repeated: [sites, states, 2 n1, 2 n2, 2 n3, sites, states]."""
+    return jnp.tile(jnp.moveaxis(pair, (3, 5), (0, 1)), (1, 1, 2, 2, 2, 1, 1))
+
+
+def _row(rows, site, state):
     """What an atom on a site adds to all local fields: V rolled by the cell of the site."""
-    *cells, sites, states = tables.rows.shape[2:]
+    *cells, sites, states = rows.shape[2:]
     cells = [twice // 2 for twice in cells]
     place = jnp.unravel_index(site // sites, cells)
     start = (site % sites, state, *(n - x for n, x in zip(cells, place, strict=True)), *[jnp.zeros_like(site)] * 2)
-    return jax.lax.dynamic_slice(tables.rows, start, (1, 1, *cells, sites, states)).reshape(-1, states)
+    return jax.lax.dynamic_slice(rows, start, (1, 1, *cells, sites, states)).reshape(-1, states)
 
 
 def _draw(move, moves: _Moves, key, cells: int, sites: int, dtype):
@@ -80,40 +87,44 @@ def _draw(move, moves: _Moves, key, cells: int, sites: int, dtype):
     return place // movable * sites + site, other, -jnp.log((luck.astype(dtype) + 0.5) / 2.0**32)
 
 
-def _swap(tables: Tables, moves: _Moves, heat, carry, drawn):
+def _swap(rows, moves: _Moves, heat, carry, drawn):
     """Two sites of one sublattice exchange their states."""
     states, fields = carry
     one, two, patience = drawn
     both = jnp.stack([one, two])
     old = states[both]
     new = old[::-1]
-    first, second = (_row(tables, both[i], new[i]) - _row(tables, both[i], old[i]) for i in (0, 1))
+    first, second = (_row(rows, both[i], new[i]) - _row(rows, both[i], old[i]) for i in (0, 1))
     gain = fields[both, new] - fields[both, old]
     change = gain.sum() + first[two, new[1]] - first[two, old[1]]  # the second site has seen the first one change
     accept = (change < heat * patience) & (old[0] != old[1])
     return (states.at[both].set(jnp.where(accept, new, old)), fields + jnp.where(accept, first + second, 0)), accept
 
 
-def _flip(tables: Tables, moves: _Moves, heat, carry, drawn):
+def _flip(rows, moves: _Moves, heat, carry, drawn):
     """A site changes to another of its states."""
     states, fields = carry
     site, step, patience = drawn
-    old, c = states[site], site % tables.field.shape[0]
+    old, c = states[site], site % len(rows)
     new = moves.options[c, (moves.rank[c, old] + 1 + step) % moves.choices[c]]
     accept = fields[site, new] - fields[site, old] < heat * patience
-    difference = _row(tables, site, new) - _row(tables, site, old)
+    difference = _row(rows, site, new) - _row(rows, site, old)
     return (states.at[site].set(jnp.where(accept, new, old)), fields + jnp.where(accept, difference, 0)), accept
 
 
 def _sweep(move, tables: Tables, moves: _Moves, states, fields, key, heat):
     """One move for every site that may move; returns states, their local fields, energy, and the accepted fraction."""
-    shape = states.shape
-    drawn = _draw(move, moves, key, states[..., 0].size, shape[-1], fields.dtype)
-    start = states.reshape(-1), fields.reshape(-1, fields.shape[-1])
-    (states, _), accepted = jax.lax.scan(partial(move, tables, moves, heat), start, drawn)
+    shape, dtype = states.shape, fields.dtype
+    drawn = _draw(move, moves, key, states[..., 0].size, shape[-1], dtype)
+    luck = jax.random.normal(jax.random.fold_in(key, 0), tables.compliance.shape[:1], dtype)
+    strain = jnp.linalg.cholesky(tables.compliance) @ luck * jnp.sqrt(heat)
+    strain = strain - tables.compliance @ totals_of(tables, states, fields)[1:]
+    channels = jnp.concatenate([jnp.ones(1, dtype), strain])
+    start = states.reshape(-1), (fields @ channels).reshape(-1, fields.shape[-2])
+    (states, _), accepted = jax.lax.scan(partial(move, _rows(tables.pair @ channels), moves, heat), start, drawn)
     states = states.reshape(shape)
     fields = local_fields(tables, states)
-    return states, fields, energy_of(tables, states, fields), accepted.mean(dtype=fields.dtype)
+    return states, fields, energy_of(tables, totals_of(tables, states, fields)), accepted.mean(dtype=dtype)
 
 
 def _exchange(heats, energy, patience, number):
@@ -134,11 +145,11 @@ def _measured(states, count: int, dtype):
 
 
 @partial(jax.jit, static_argnames=("move", "exchange", "equilibration", "length", "every"))
-def _run(field, pair, potential, member, moves, heats, states, keys, *, move, exchange, equilibration, length, every):
-    tables, cells = make_tables(field - potential, pair), states[0, 0, ..., 0].size
+def _run(tables, potential, member, moves, heats, states, keys, *, move, exchange, equilibration, length, every):
+    tables, cells = tables._replace(field=tables.field.at[..., 0].add(-potential)), states[0, 0, ..., 0].size
     fields_of = jax.vmap(jax.vmap(partial(local_fields, tables)))
     sweeps = jax.vmap(jax.vmap(partial(_sweep, move, tables, moves), (0, 0, 0, None)))
-    kinds = field.shape[1]
+    kinds, dtype = tables.field.shape[1], tables.field.dtype
 
     def step(carry, number):
         states, fields, waves = carry
@@ -151,14 +162,15 @@ def _run(field, pair, potential, member, moves, heats, states, keys, *, move, ex
             take = lambda a: jnp.take_along_axis(a, source.reshape(*source.shape, *[1] * (a.ndim - 2)), 0)
             states, fields, energy = take(states), take(fields), take(energy)
         block, inside = jnp.divmod(number - equilibration, length)
-        add = lambda waves: waves.at[block].add(_measured(states, kinds, field.dtype))
+        add = lambda waves: waves.at[block].add(_measured(states, kinds, dtype))
         waves = jax.lax.cond((block >= 0) & (inside % every == 0), add, lambda waves: waves, waves)
-        counts = jax.nn.one_hot(states, kinds, dtype=field.dtype).sum((2, 3, 4))
+        counts = jax.nn.one_hot(states, kinds, dtype=dtype).sum((2, 3, 4))
         work = (counts * potential[None, None]).sum((2, 3))
         composition = jnp.einsum("mc,tsck->tsmk", member, counts) / cells
         return (states, fields, waves), (energy, work, composition, moved, exchanged)
 
-    start = states, fields_of(states), jnp.zeros((BLOCKS, *states.shape[:2], *pair.shape), tables.kernel.dtype)
+    waves = jnp.zeros((BLOCKS, *states.shape[:2], *tables.pair.shape[:-1]), tables.kernel.dtype)
+    start = states, fields_of(states), waves
     (states, _, waves), series = jax.lax.scan(step, start, jnp.arange(equilibration + BLOCKS * length))
     correlations = jnp.fft.ifftn(waves, axes=(3, 4, 5)).real / (cells * -(-length // every))
     return states, jnp.moveaxis(correlations, 0, 2), series
@@ -204,7 +216,8 @@ def sample(
         begin = _starts(model, weights, states, move, keys[0], (len(heats), seeds))
         member = model.sublattice == np.unique(model.sublattice)[:, None]
         out = _run(
-            *map(cast, (model.field, model.pair, potential, member / member.sum(1, keepdims=True))),
+            make_tables(model),
+            *map(cast, (potential, member / member.sum(1, keepdims=True))),
             _moves(model, move),
             cast(KELVIN * heats),
             begin,
@@ -248,22 +261,21 @@ def anneal(
     with _precision(model):
         keys = jax.random.split(jax.random.key(seed), chains + 1)
         begin = _starts(model, weights, None, _swap, keys[0], (chains,))
-        arrays = [jnp.asarray(a, model.pair.dtype) for a in (model.field, model.pair)]
+        tables = make_tables(model)
         if hot is None:
-            fields = np.where(model.allowed, local_fields(make_tables(*arrays), begin[0]), np.nan)
+            fields = np.where(model.allowed, local_fields(tables, begin[0])[..., 0], np.nan)
             hot = max(float(np.nanmax(np.nanmax(fields, -1) - np.nanmin(fields, -1))), 1e-6) / KELVIN
         cold = hot / 1000 if cold is None else cold
         if not 0 < cold <= hot < np.inf:
             raise ValueError(f"anneal cools from {hot:g} K to {cold:g} K; give hot >= cold > 0")
         heats = jnp.asarray(KELVIN * np.geomspace(hot, cold, sweeps), model.pair.dtype)
-        energies, best = _cool(*arrays, _moves(model, _swap), heats, begin, keys[1:])
+        energies, best = _cool(tables, _moves(model, _swap), heats, begin, keys[1:])
         states = np.asarray(best[jnp.argmin(energies)])
         return states, float(total_energy(model, states))
 
 
 @jax.jit
-def _cool(field, pair, moves, heats, states, keys):
-    tables = make_tables(field, pair)
+def _cool(tables, moves, heats, states, keys):
 
     def step(carry, now):
         (states, fields, least, best), (heat, number) = carry, now
@@ -274,7 +286,8 @@ def _cool(field, pair, moves, heats, states, keys):
         return (states, fields, jnp.minimum(energy, least), jnp.where(better, states, best)), None
 
     fields = jax.vmap(partial(local_fields, tables))(states)
-    start = states, fields, jax.vmap(partial(energy_of, tables))(states, fields), states
+    energy = jax.vmap(lambda *one: energy_of(tables, totals_of(tables, *one)))(states, fields)
+    start = states, fields, energy, states
     (_, _, least, best), _ = jax.lax.scan(step, start, (heats, jnp.arange(len(heats))))
     return least, best
 

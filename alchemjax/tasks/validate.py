@@ -12,11 +12,12 @@ from alchemjax.system.sites import Group, make_sites
 from alchemjax.system.structure import volume
 from alchemjax.system.supercell import make_supercell, repeated
 from alchemjax.system.system import System
-from alchemjax.tasks.alloy import VACANCY, Alloy
+from alchemjax.tasks.alloy import Alloy
 from alchemjax.tasks.lattice import random_states, total_energy
 from alchemjax.tasks.ordering import box_of, lattice_model
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import anneal
+from alchemjax.tasks.states import VACANCY
 
 LIMIT = 0.005  # eV per site: a larger error makes predictions doubtful
 SITES = 48, 108  # in the box of explicit arrangements

@@ -1,0 +1,108 @@
+"""How strain changes the interactions of an alloy: third derivatives of the energy, while atoms follow.
+
+With D_i all that a site i does in a state, its weights and the displacements around it, and D_e all that a strain does,
+the strain derivative of an interaction is that of the energy along D_i, D_j and D_e. Displacements of second order are
+not needed, for atoms are at rest: the 2n + 1 theorem, X. Gonze, J.-P. Vigneron, Phys. Rev. B 39, 13120 (1989).
+"""
+
+from collections.abc import Callable
+from itertools import combinations
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from alchemjax.model.load import Potential
+from alchemjax.system.fluctuations import Fluctuations
+from alchemjax.tasks.hessian import STRAINS, VOIGT, Crystal, Gradient, evaluator, moves_of, third_along
+from alchemjax.tasks.states import States, everywhere, symmetric
+
+
+def strain_of_pairs(
+    potential: Potential,
+    crystal: Crystal,
+    fluctuations: Fluctuations,
+    states: States,
+    displacement: Float[np.ndarray, "mixed states supersites 3"],
+    following: Float[np.ndarray, "supersites 3 6"],
+    on_rows: Callable[[int, int], None] | None = None,
+):
+    """Derivatives by engineering strains: of pairs [mixed, cells, mixed, states, states, 6], and of single sites [eV].
+
+    `following`: displacement per strain. Of single sites [mixed, states, 6] it is the second order in their weights;
+    its mean is without displacements left out, which the structure of the random alloy has balanced.
+    """
+    moves, first = moves_of(crystal, fluctuations)
+    place = {site: m for m, site in enumerate(states.site.tolist())}
+    rest = np.zeros(len(crystal.site))
+    strains = [Gradient(rest, following[..., e], strain) for e, strain in enumerate(STRAINS)]
+    directions, varied, chances = [], {}, {}
+    for m in sorted({place[first[site]] for site in place}):
+        change = lambda k, l, m=m: _change(crystal, states, displacement, m, k, l)
+        start, *others = np.flatnonzero(states.allowed[m])
+        varied[m] = len(directions) + np.arange(6 * len(others)).reshape(-1, 6)
+        directions += [(change(k, start), strain) for k in others for strain in strains]
+        pairs = list(combinations(np.flatnonzero(states.weights[m]), 2))
+        chances[m] = len(directions) + np.arange(len(pairs)), np.array([states.weights[m, [*p]].prod() for p in pairs])
+        still = [change(*pair)._replace(positions=np.zeros_like(displacement[0, 0])) for pair in pairs]
+        directions += zip(still, still, strict=True)
+    stacked = jax.tree.map(lambda *a: np.stack(a), *directions)
+    report = (lambda done: None) if on_rows is None else (lambda done: on_rows(done, len(directions)))
+    rows = evaluator(potential, crystal)(third_along, stacked, report)
+
+    pair, balanced = {}, {}
+    with_states = _contracted(rows, crystal, states, displacement)  # [directions, cells, mixed, states]
+    along = np.einsum("rab,eab->re", rows.strain, STRAINS) + np.einsum("rsx,sxe->re", rows.positions, following)
+    for m, which in varied.items():
+        allowed = np.flatnonzero(states.allowed[m])
+        relative = np.zeros((len(states.species), 6, *with_states.shape[1:]))
+        relative[allowed[1:]] = with_states[which]
+        relative[allowed] -= np.tensordot(states.weights[m], relative, 1)  # d of the mean is 0
+        pair[m] = _tensors(np.moveaxis(relative, 1, -1))
+        own, chance = chances[m]
+        balanced[m] = _tensors(chance @ along[own] / 2)
+    return _everywhere_by_symmetry(crystal, states, moves, [place[first[s]] for s in place], pair, balanced)
+
+
+def _change(crystal: Crystal, states: States, displacement, m: int, k: int, l: int) -> Gradient:
+    """What mixed site m does as it goes from state l to k."""
+    weights = np.zeros(len(crystal.site))
+    own = np.flatnonzero(crystal.site == states.site[m])
+    weights[own] = (states.deviation[m, k] - states.deviation[m, l])[: len(own)]
+    return Gradient(weights, displacement[m, k] - displacement[m, l], np.zeros((3, 3)))
+
+
+def _contracted(rows: Gradient, crystal: Crystal, states: States, displacement):
+    """Derivatives along what every mixed site of the supercell does in a state, [rows, cells, mixed, states]."""
+    number, cells = len(rows.weights), crystal.cells
+    padded = np.concatenate([rows.weights.reshape(number, cells, -1), np.zeros((number, cells, 1))], axis=2)
+    by_weights = np.einsum("rcnv,nkv->rcnk", padded[:, :, states.flat], states.deviation)
+    moved = np.moveaxis(everywhere(np.moveaxis(displacement, 2, 1), crystal), 1, 2)
+    by_positions = np.tensordot(rows.positions, moved, ((1, 2), (2, 3)))
+    return by_weights + by_positions.reshape(by_weights.shape)
+
+
+def _everywhere_by_symmetry(crystal: Crystal, states: States, moves, source, pair, balanced):
+    """From the first of equivalent sites to all of them; see `strain_of_pairs`."""
+    found, single = [], []
+    sites, voigt = len(moves), lambda tensors: np.einsum("...ab,eab->...e", tensors, STRAINS)
+    for m, start in enumerate(source):
+        image, turn = moves[states.site[m]]
+        kinds = len(states.species)
+        there = np.zeros((kinds, crystal.cells, sites, kinds, 3, 3))
+        there[:, :, states.site] = np.einsum("ax,...ab,by->...xy", turn, pair[start], turn)
+        there = there.reshape(kinds, -1, kinds, 3, 3)
+        moved = np.zeros_like(there)
+        moved[:, image] = there
+        moved = moved.reshape(kinds, crystal.cells, sites, kinds, 3, 3)[:, :, states.site]
+        found.append(voigt(moved.transpose(1, 2, 0, 3, 4, 5)))
+        single.append(voigt(turn.T @ balanced[start] @ turn))
+    pairs = symmetric(np.stack(found), crystal)
+    number = np.arange(len(found))
+    own = np.einsum("mkke->mke", pairs[number, 0, number])
+    return pairs, own / 2 - np.stack(single)[:, None]
+
+
+def _tensors(voigt):
+    """Symmetric 3 x 3 matrices of derivatives by engineering strains."""
+    return voigt[..., VOIGT]
