@@ -17,6 +17,8 @@ if _TYPE_CHECKING:
     from alchemjax.calculate import calculate as calculate
     from alchemjax.commands.alloy_file import read_alloy as read_alloy
     from alchemjax.commands.alloy_file import write_alloy as write_alloy
+    from alchemjax.export import to_icet as to_icet
+    from alchemjax.export import to_smol as to_smol
     from alchemjax.io import load as load
     from alchemjax.io import read as read
     from alchemjax.tasks.alloy import Alloy as Alloy
@@ -83,6 +85,8 @@ _PUBLIC = {
     "validate": "tasks.validate",
     "write_alloy": "commands.alloy_file",
     "read_alloy": "commands.alloy_file",
+    "to_icet": "export",
+    "to_smol": "export",
 }
 __all__ = list(_PUBLIC)  # pyright: ignore[reportUnsupportedDunderAll]
 

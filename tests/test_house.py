@@ -15,7 +15,7 @@ from conftest import ROOT
 ARRAYS = {"jax", "numpy", "jaxtyping"}
 OUTSIDE = (
     "alchemjax/commands/*",
-    *(f"alchemjax/{name}.py" for name in ("atoms", "conversion", "io", "plot", "cli", "cli_options")),
+    *(f"alchemjax/{name}.py" for name in ("atoms", "conversion", "export", "io", "plot", "cli", "cli_options")),
 )
 ENTRANCES = ("alchemjax/__init__.py", "alchemjax/__main__.py")
 # room: (what it may import of alchemjax, and of others besides the standard library); a colon limits the names
@@ -173,7 +173,7 @@ state = lambda: ({name: repr(getattr(jax.config, name)) for name in names}, dict
 before = state()
 import alchemjax
 after = state()
-heavy = [m for m in ("jax_md", "matplotlib", "pymatgen", "torch", "pymbar") if m in sys.modules]
+heavy = [m for m in ("jax_md", "matplotlib", "pymatgen", "torch", "pymbar", "icet", "smol") if m in sys.modules]
 print(json.dumps([len(names), before == after, heavy, alchemjax.__version__]))
 """
 
