@@ -484,13 +484,13 @@ def test_spectrum_has_mean_1_below_the_mean_field_temperature_too():
 
 
 def test_validation_says_when_to_trust(potential, relaxed_argon, argon_alloy):
-    good = validate(potential, relaxed_argon, argon_alloy, shape=(4, 4, 4), random=2)
+    good = validate(potential, relaxed_argon, argon_alloy, shape=(4, 4, 4), random=2, sqs=False)
     assert good.kinds == ("random", "random", "ground state")
     assert good.valid and good.converged.all()
     assert np.abs(good.rigid - good.predicted_rigid).max() < 0.05 * np.ptp(good.rigid)
     assert np.abs(good.relaxed - good.predicted_relaxed).max() < 0.2 * (good.rigid - good.relaxed).max()
     assert "caution" not in good.message and "3 explicit arrangements" in good.message
-    strict = validate(potential, relaxed_argon, argon_alloy, shape=(3, 3, 2), random=2, limit=1e-9)
+    strict = validate(potential, relaxed_argon, argon_alloy, shape=(3, 3, 2), random=2, limit=1e-9, sqs=False)
     assert not strict.valid and "caution" in strict.message
 
 

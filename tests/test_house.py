@@ -31,7 +31,7 @@ ROOMS = {
     "alchemjax/calculate.py": ({"units", "system", "energy", "model.load:Potential"}, ARRAYS),
     "alchemjax/tasks/*": (
         {"units", "system", "energy", "calculate", "tasks", "model.load:Potential"},
-        ARRAYS | {"optax", "pymbar"},
+        ARRAYS | {"optax", "pymbar", "sqsgenerator"},
     ),
     "weights_convert/*": (set(), {"numpy", "safetensors"}),
 }

@@ -102,7 +102,7 @@ def _energies(axes, alloy: Alloy, validation: Validation) -> None:
             continue
         x, y = 1000 * (found - mean), 1000 * (predicted - mean)
         ends += [*x, *y]
-        ordered = np.array([kind != "random" for kind in validation.kinds])
+        ordered = np.array([kind == "ground state" for kind in validation.kinds])
         axes.plot(x[~ordered], y[~ordered], "o", color=colour, label=label)
         axes.plot(x[ordered], y[ordered], "s", markerfacecolor="white", color=colour)
     axes.plot([], [], "s", markerfacecolor="white", color="0.3", label="predicted ground state")

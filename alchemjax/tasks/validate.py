@@ -15,6 +15,7 @@ from alchemjax.system.system import System
 from alchemjax.tasks.alloy import Alloy
 from alchemjax.tasks.lattice import random_states, total_energy
 from alchemjax.tasks.ordering import box_of, lattice_model
+from alchemjax.tasks.quasirandom import can_search, quasirandom_states
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import anneal
 from alchemjax.tasks.states import VACANCY
@@ -26,7 +27,7 @@ SITES = 48, 108  # in the box of explicit arrangements
 class Validation(NamedTuple):
     """Energies of arrangements, per site of the crystal [eV]; relaxed ones with atoms and cell free."""
 
-    kinds: tuple[str, ...]  # "random" or "ground state"
+    kinds: tuple[str, ...]  # "random", "SQS" or "ground state"
     states: Int[np.ndarray, "arrangements n1 n2 n3 mixed"]
     rigid: Float[np.ndarray, "arrangements"]
     predicted_rigid: Float[np.ndarray, "arrangements"]
@@ -45,6 +46,7 @@ def validate(
     *,
     shape=None,
     random: int = 4,
+    sqs: bool | None = None,
     ground_state: bool = True,
     limit: float = LIMIT,
     seed: int = 0,
@@ -53,17 +55,22 @@ def validate(
     """Evaluate and relax a few random arrangements and the predicted ground state in a box of cells, and compare.
 
     `system` is the one that the alloy was made of. `limit`: the largest error [eV per site] that counts
-    as valid. Errors: ValueError for a wrong shape or number.
+    as valid. `sqs`: also a special quasirandom structure, by default if sqsgenerator is installed.
+    Errors: ValueError for a wrong shape or number; ImportError for `sqs` without sqsgenerator.
     """
-    if random < 0 or random + ground_state < 1:
+    if random < 0 or random + ground_state + bool(sqs) < 1:
         raise ValueError(f"random = {random} arrangements and no ground state leave nothing to compare; ask for more")
+    sqs = can_search(alloy) and random > 0 if sqs is None else sqs
     shape = box_of(alloy, *SITES) if shape is None else shape
     models = {relaxed: lattice_model(alloy, shape, relaxed=relaxed) for relaxed in (False, True)}
-    keys = jax.random.split(jax.random.key(seed), max(random, 1))[:random]
-    states = [np.asarray(random_states(models[True], alloy.weights, key)) for key in keys]
+    keys = jax.random.split(jax.random.key(seed), max(random, 1))
+    drawn = [np.asarray(random_states(models[True], alloy.weights, key)) for key in keys]
+    states = drawn[:random]
+    if sqs:
+        states.append(quasirandom_states(alloy, drawn[0], seed=seed))
     if ground_state:
         states.append(anneal(models[True], alloy.weights, seed=seed)[0])
-    kinds = ("random",) * random + ("ground state",) * ground_state
+    kinds = ("random",) * random + ("SQS",) * sqs + ("ground state",) * ground_state
     sites = len(alloy.structure.positions) * int(np.prod(shape))
     large = explicit_system(system, alloy, shape)
     rigid, relaxed, volumes, converged = [], [], [], []

@@ -1,0 +1,74 @@
+"""Special quasirandom structures are closer to a random alloy than a random arrangement is."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+from ase.build import bulk
+from pair_potential import lennard_jones
+
+import alchemjax as aj
+from alchemjax.tasks.lattice import random_states
+from alchemjax.tasks.quasirandom import quasirandom_states
+from alchemjax.tasks.validate import validate
+
+
+@pytest.fixture(scope="module")
+def potential():
+    return lennard_jones(krypton=(1.5, 1.3))
+
+
+@pytest.fixture(scope="module")
+def wurtzite(potential):
+    """Two mixed sublattices, one with vacancies."""
+    atoms = bulk("ArKr", "wurtzite", a=5.4, c=8.9, u=0.37)
+    system = aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr"), "Kr": ("Kr",)}, weights=[0.3, 0.7, 0.8])
+    return system, aj.alloy(potential, system, relaxed=False, supercell=[2, 2, 1])
+
+
+def mismatch(alloy, states):
+    """Of the number of equal pairs of the twelve neighbours on every sublattice from that of the random alloy."""
+    shape, equal = states.shape[:3], {0: [], 1: []}
+    start = np.array(list(np.ndindex(shape)))
+    for shell in aj.shells(alloy.structure.cell, alloy.structure.positions[alloy.site], alloy.sublattice, shape, 6.0):
+        if shell.sublattices[0] == shell.sublattices[1]:
+            there = (start[:, None] + shell.pairs[:, :3]) % shape
+            one, two = states[*start.T][:, shell.pairs[:, 3]], states[*np.moveaxis(there, -1, 0), shell.pairs[:, 4]]
+            equal[shell.sublattices[0]].append(one == two)
+    means = [np.concatenate(equal[which], axis=1).mean() for which in (0, 1)]
+    assert all(np.concatenate(equal[which], axis=1).shape == (18, 24) for which in (0, 1))
+    shares = [np.bincount(states[..., alloy.sublattice == which].ravel()) / 36 for which in (0, 1)]
+    return np.abs(np.array(means) - [(share**2).sum() for share in shares]).max()
+
+
+def test_its_pairs_are_as_frequent_as_in_the_random_alloy(wurtzite):
+    pytest.importorskip("sqsgenerator")
+    _, alloy = wurtzite
+    model = aj.lattice_model(alloy, (3, 3, 2))
+    drawn = [np.asarray(random_states(model, alloy.weights, jax.random.key(k))) for k in range(20)]
+    found = quasirandom_states(alloy, drawn[0])
+    np.testing.assert_array_equal(found, quasirandom_states(alloy, drawn[0]))
+    for which in (0, 1):
+        on = alloy.sublattice == which
+        np.testing.assert_array_equal(np.sort(found[..., on], axis=None), np.sort(drawn[0][..., on], axis=None))
+    assert mismatch(alloy, found) < 0.2 * np.median([mismatch(alloy, one) for one in drawn])
+
+
+def test_validation_says_which_arrangement_it_is(potential, wurtzite):
+    pytest.importorskip("sqsgenerator")
+    system, alloy = wurtzite
+    options = {"shape": (2, 2, 1), "random": 2, "ground_state": False}
+    found = validate(potential, system, alloy, **options)
+    assert found.kinds == ("random", "random", "SQS")
+    assert len(found.states) == len(found.rigid) == 3
+    assert validate(potential, system, alloy, sqs=False, **options).kinds == ("random", "random")
+    alone = validate(potential, system, alloy, sqs=True, shape=(2, 2, 1), random=0, ground_state=False)
+    assert alone.kinds == ("SQS",)
+
+
+def test_without_the_package_it_gets_a_sentence(monkeypatch, potential, wurtzite):
+    monkeypatch.setitem(sys.modules, "sqsgenerator", None)
+    system, alloy = wurtzite
+    with pytest.raises(ImportError, match="needs sqsgenerator; run: pip install sqsgenerator"):
+        validate(potential, system, alloy, shape=(2, 2, 1), sqs=True)
