@@ -277,6 +277,16 @@ def test_strain_of_interactions_is_their_slope(potential, relaxed_argon, name):
     np.testing.assert_allclose((found.own_strain * found.weights[..., None]).sum(1) @ amounts, slope, atol=3e-7)
 
 
+def test_without_third_order_the_box_strains_harmonically(potential, relaxed_argon, argon_alloy):
+    found = alloy(potential, relaxed_argon, supercell=CUBE, third_order=False)
+    np.testing.assert_allclose(pair_energies(found), pair_energies(argon_alloy), atol=1e-12)
+    strains = lattice_model(found, (2, 2, 2)).strains
+    np.testing.assert_array_equal(strains.field, found.strain_force)
+    assert not strains.pair.any()
+    with pytest.raises(ValueError, match="third_order=True"):
+        strain_by_displacements(found)
+
+
 def test_strain_by_displacements_lowers_the_energy(argon_alloy):
     strain = strain_by_displacements(argon_alloy)
     force = np.einsum("mk,mke->e", argon_alloy.weights, argon_alloy.own_strain)

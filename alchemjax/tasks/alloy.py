@@ -17,6 +17,7 @@ Solids (1983), on concentration waves and strain.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -31,9 +32,9 @@ from alchemjax.tasks.hessian import (
     VOIGT,
     Crystal,
     Hessian,
-    energy_at,
+    along,
     evaluator,
-    gradient_at,
+    gradient_along,
     make_crystal,
     make_hessian,
 )
@@ -75,13 +76,16 @@ def alloy(
     weights=None,
     *,
     relaxed: bool = True,
+    third_order: bool = True,
     supercell=None,
     on_rows: Callable[[int, int], None] | None = None,
 ) -> Alloy:
     """The alchemical Hamiltonian of a system at its structure, which should be relaxed (`relax`) before.
 
-    Without `relaxed` atoms stay on their sites and the cell as it is. `supercell` as in `calculate`: interactions are
-    those between its sites and all their images. `on_rows(done, all)` is called after every few rows of the Hessian.
+    Without `relaxed` atoms stay on their sites and the cell as it is. `third_order`: how strain changes interactions,
+    which takes longer than all the rest; ordered arrangements that strain the cell need it. `supercell` as in
+    `calculate`: interactions are those between its sites and all their images. `on_rows(done, all)` is called after
+    every few rows of derivatives.
 
     Errors: ValueError as in `calculate`, for a pure composition, and if the crystal is unstable against displacements.
     """
@@ -104,7 +108,7 @@ def alloy(
     if relaxed:
         found, following = _relaxation(crystal, states, hessian)
         third = (None, None)
-        if following is not None:
+        if third_order and following is not None:
             moved = found[1]
             pairs, own = strain_of_pairs(potential, crystal, fluctuations, states, moved, following, on_rows)
             third = own, pairs
@@ -188,7 +192,9 @@ def strain_by_displacements(alloy: Alloy) -> Float[np.ndarray, "3 3"]:
     Errors: ValueError for an alloy without displacements or strain.
     """
     if alloy.stiffness is None or alloy.own_strain is None:
-        raise ValueError("strain by displacements needs an alloy with relaxed=True, periodic in every direction")
+        raise ValueError(
+            "strain by displacements needs an alloy with relaxed=True and third_order=True, periodic in every direction"
+        )
     force = np.einsum("mk,mke->e", alloy.weights, alloy.own_strain)
     return np.tensordot(-np.linalg.solve(alloy.stiffness, force), STRAINS, 1)
 
@@ -213,8 +219,9 @@ def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
     """E0 [eV per cell], E(mean, site = state) - E0, the same to first order, and the largest force on a site [eV/A]."""
     variants, mean = fluctuations.variants, crystal.system.weights
     evaluate = evaluator(potential, crystal)
-    at_mean, *varied = evaluate(energy_at, np.concatenate([mean[None], mean * variants.kept + variants.change]))
-    gradient = evaluate(gradient_at, mean[None])
+    weights = np.concatenate([mean[None], mean * variants.kept + variants.change])
+    nowhere = jax.tree.map(lambda a: np.zeros((len(weights), *a.shape)), along(crystal))
+    (at_mean, *varied), gradient, _ = evaluate(gradient_along, (weights, nowhere))
     own = gradient.weights[0, : (crystal.site < len(variants.first)).sum()]
     force = float(np.linalg.norm(gradient.positions[0], axis=-1).max())
     field = np.zeros(states.weights.shape)

@@ -85,7 +85,7 @@ def evaluator(potential: Potential, crystal: Crystal) -> Callable:
             cast = lambda a: jnp.asarray(a, dtype)
             run = _compiled(potential.node_energies, potential.config, kind)
             total, found = len(jax.tree.leaves(inputs)[0]), []
-            some_rows = np.arange(min(total, ROWS_AT_ONCE))
+            some_rows = np.arange(ROWS_AT_ONCE)
             for start in range(0, total, ROWS_AT_ONCE):
                 rows = np.minimum(start + some_rows, total - 1)  # of one shape: one compilation
                 some = jax.tree.map(lambda a, rows=rows: cast(a[rows]), inputs)
@@ -111,30 +111,27 @@ def _compiled(node_energies, config, kind: Callable):
     return run
 
 
-def energy_at(of, point: Gradient, weights) -> Float[Array, ""]:
-    """Energy of the supercell with other weights [eV]."""
-    return of(weights, *point[1:])
+class Along(NamedTuple):
+    """At a point, and along a direction from there."""
+
+    energy: Float[Array, ""]  # eV
+    gradient: Gradient
+    row: Gradient  # of the Hessian: the derivative of the gradient along the direction
 
 
-def gradient_at(of, point: Gradient, weights) -> Gradient:
-    """First derivatives with other weights."""
-    return Gradient(*jax.grad(of, (0, 1, 2))(weights, *point[1:]))
+def gradient_along(of, point: Gradient, given: tuple[Array, Gradient]) -> Along:
+    """With other weights."""
+    weights, direction = given
+    both = lambda *x: jax.value_and_grad(of, (0, 1, 2))(*x)
+    (energy, gradient), (_, row) = jax.jvp(both, (weights, *point[1:]), tuple(direction))
+    return Along(energy, Gradient(*gradient), Gradient(*row))
 
 
-def gradient_along(of, point: Gradient, direction: Gradient) -> Gradient:
-    """A row of the Hessian: the derivative of the gradient along a direction."""
-    return jax.jvp(lambda *x: Gradient(*jax.grad(of, (0, 1, 2))(*x)), tuple(point), tuple(direction))[1]
-
-
-def third_along(of, point: Gradient, directions: tuple[Gradient, Gradient]) -> Gradient:
-    """Gradient of the second derivative along two directions that stay the same."""
+def row_along(of, point: Gradient, directions: tuple[Gradient, Gradient]) -> Gradient:
+    """The derivative along one direction of the row of the Hessian along another."""
     one, two = map(tuple, directions)
-
-    def curvature(*x):
-        slope = lambda *x: jax.jvp(of, x, one)[1]
-        return jax.jvp(slope, x, two)[1]
-
-    return Gradient(*jax.grad(curvature, (0, 1, 2))(*point))
+    row = lambda *x: jax.jvp(jax.grad(of, (0, 1, 2)), x, one)[1]
+    return Gradient(*jax.jvp(row, tuple(point), two)[1])
 
 
 def make_hessian(
@@ -151,12 +148,13 @@ def make_hessian(
     supersites, sites = len(crystal.supercell.origin), len(moves)
     own = [np.flatnonzero(crystal.site == site) for site in range(supersites)]
     inequivalent = sorted(set(first))
-    directions = [_along(crystal, weight=w) for site in inequivalent for w in own[site]]
-    directions += [_along(crystal, site=site, axis=axis) for site in inequivalent for axis in range(3)]
-    directions += [_along(crystal, strain=strain) for strain in STRAINS]
+    directions = [along(crystal, weight=w) for site in inequivalent for w in own[site]]
+    directions += [along(crystal, site=site, axis=axis) for site in inequivalent for axis in range(3)]
+    directions += [along(crystal, strain=strain) for strain in STRAINS]
     stacked = jax.tree.map(lambda *a: np.stack(a), *directions)
     report = (lambda done: None) if on_rows is None else (lambda done: on_rows(done, len(directions)))
-    rows = evaluator(potential, crystal)(gradient_along, stacked, report)
+    mean = np.broadcast_to(crystal.system.weights, stacked.weights.shape)
+    rows = evaluator(potential, crystal)(gradient_along, (mean, stacked), report).row
     number = iter(range(len(directions)))
     weight_row = {w: next(number) for site in inequivalent for w in own[site]}
     site_rows = {site: [next(number) for _ in range(3)] for site in inequivalent}
@@ -178,8 +176,8 @@ def make_hessian(
     return Hessian(ww, wu, voigt(we), uu, voigt(ue), voigt(rows.strain[len(rows.strain) - len(STRAINS) :]))
 
 
-def _along(crystal: Crystal, *, weight=None, site=None, axis=None, strain=None) -> Gradient:
-    """The direction of one variable."""
+def along(crystal: Crystal, *, weight=None, site=None, axis=None, strain=None) -> Gradient:
+    """The direction of one variable, or none."""
     weights, positions = np.zeros(len(crystal.site)), np.zeros((len(crystal.supercell.origin), 3))
     if weight is not None:
         weights[weight] = 1

@@ -113,9 +113,9 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
         return LatticeModel(np.asarray(alloy.energy), *_with_images(field, pair), alloy.allowed, alloy.sublattice)
     pair -= long_waves(alloy).mean(0) / shape.prod()  # the box has no waves of infinite length; it strains as a whole
     strained = np.zeros((*pair.shape, len(alloy.stiffness)))
-    np.add.at(strained, where, given.strain)
-    assert alloy.strain_force is not None and alloy.own_strain is not None
-    force = alloy.strain_force + alloy.own_strain
+    if alloy.own_strain is not None:
+        np.add.at(strained, where, given.strain)
+    force = alloy.strain_force if alloy.own_strain is None else alloy.strain_force + alloy.own_strain
     constants = np.asarray(alloy.energy), *_with_images(field, pair), alloy.allowed, alloy.sublattice
     strains = Strains(*_with_images(force, strained), np.linalg.inv(alloy.stiffness) / shape.prod())
     return LatticeModel(*constants, strains)

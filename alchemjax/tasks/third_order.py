@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
-from alchemjax.tasks.hessian import STRAINS, VOIGT, Crystal, Gradient, evaluator, moves_of, third_along
+from alchemjax.tasks.hessian import STRAINS, VOIGT, Crystal, Gradient, evaluator, moves_of, row_along
 from alchemjax.tasks.states import States, everywhere, symmetric
 
 
@@ -48,7 +48,7 @@ def strain_of_pairs(
         directions += zip(still, still, strict=True)
     stacked = jax.tree.map(lambda *a: np.stack(a), *directions)
     report = (lambda done: None) if on_rows is None else (lambda done: on_rows(done, len(directions)))
-    rows = evaluator(potential, crystal)(third_along, stacked, report)
+    rows = evaluator(potential, crystal)(row_along, stacked, report)
 
     pair, balanced = {}, {}
     with_states = _contracted(rows, crystal, states, displacement)  # [directions, cells, mixed, states]
