@@ -23,6 +23,7 @@ if _TYPE_CHECKING:
     from alchemjax.io import read as read
     from alchemjax.tasks.alloy import Alloy as Alloy
     from alchemjax.tasks.alloy import alloy as alloy
+    from alchemjax.tasks.alloy import doubts as doubts
     from alchemjax.tasks.alloy import mean_square_displacements as mean_square_displacements
     from alchemjax.tasks.alloy import random_energy as random_energy
     from alchemjax.tasks.alloy import strain_by_displacements as strain_by_displacements
@@ -67,6 +68,7 @@ _PUBLIC = {
     "Calculator": "atoms",
     "alloy": "tasks.alloy",
     "Alloy": "tasks.alloy",
+    "doubts": "tasks.alloy",
     "random_energy": "tasks.alloy",
     "mean_square_displacements": "tasks.alloy",
     "strain_by_displacements": "tasks.alloy",

@@ -15,6 +15,7 @@ from alchemjax.tasks.alloy import (
     VOIGT,
     Alloy,
     alloy,
+    doubts,
     long_waves,
     mean_square_displacements,
     pair_energies,
@@ -285,6 +286,15 @@ def test_without_third_order_the_box_strains_harmonically(potential, relaxed_arg
     assert not strains.pair.any()
     with pytest.raises(ValueError, match="third_order=True"):
         strain_by_displacements(found)
+
+
+def test_forces_and_energies_that_are_not_quadratic_give_doubts(argon_alloy):
+    assert doubts(argon_alloy) == []
+    (sentence,) = doubts(argon_alloy._replace(largest_force=0.2))
+    assert "0.2 eV/A" in sentence
+    assert doubts(argon_alloy._replace(largest_force=0.2, displacement=None)) == []
+    (sentence,) = doubts(argon_alloy._replace(field=argon_alloy.second_order + 0.02))
+    assert "+20.0 meV" in sentence
 
 
 def test_strain_by_displacements_lowers_the_energy(argon_alloy):

@@ -22,7 +22,14 @@ from alchemjax.model.load import Potential
 from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.structure import completed_cell, volume
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.alloy import Alloy, alloy, mean_square_displacements, random_energy, strain_by_displacements
+from alchemjax.tasks.alloy import (
+    Alloy,
+    alloy,
+    doubts,
+    mean_square_displacements,
+    random_energy,
+    strain_by_displacements,
+)
 from alchemjax.tasks.averages import shells, statistics, transition_temperature
 from alchemjax.tasks.ordering import (
     box_of,
@@ -69,13 +76,17 @@ def run(arguments: dict) -> None:
     if found.stiffness is not None:
         strain = strain_by_displacements(found)
         report["results"]["strain_by_displacements"] = strain
+    report["results"]["doubts"] = doubts(found)
+    for sentence in doubts(found):
+        warn(sentence)
     box = _default_box(found) if box is None else box
     model, inside = lattice_model(found, box), _composition_of(box, found)
     asked = np.stack([found.weights[found.sublattice == s].mean(0) for s in np.unique(found.sublattice)])
     if np.abs(inside - asked).max() > WEIGHT_TOLERANCE:
         warn(f"{box} cells hold the composition {inside.round(4).tolist()}, not {asked.round(4).tolist()}; see --box")
     report["results"]["composition_of_box"] = inside
-    temperatures = _default_temperatures(found) if temperatures is None else temperatures
+    if temperatures is None:
+        temperatures = _default_temperatures(report["results"]["instability_K"])
     structure = found.structure
     cell, places = completed_cell(structure), structure.positions[found.site]
     pairs = shells(cell, places, found.sublattice, box, FAR, pbc=structure.pbc)[:SHELLS]
@@ -110,7 +121,7 @@ def run(arguments: dict) -> None:
 
         figure = plot_alloy(found, columns, transition, explicit)
         write_atomically(out / "alloy.png", lambda path: figure.savefig(path, dpi=200))
-    Console(highlight=False, markup=False).print(_summary(found, strain, box, transition, lowest))
+    Console(highlight=False, markup=False).print(_summary(found, report["results"], strain, transition))
     if explicit is not None:
         print(explicit.message) if explicit.valid else warn(explicit.message)
     print(f"{out / 'alloy.json'}, {out / 'temperatures.csv'}, {out / 'interactions.csv'}")
@@ -227,9 +238,9 @@ def _hamiltonian(potential: Potential, system: System, arguments: dict, supercel
     return found, system
 
 
-def _default_temperatures(found: Alloy):
+def _default_temperatures(mean_field: float):
     """From a third of the mean-field temperature, in which order often sets in, to one and a half times it."""
-    middle = max(instability(found)[0], 100.0)
+    middle = max(mean_field, 100.0)
     return np.linspace(0.35, 1.5, TEMPERATURES) * middle
 
 
@@ -359,28 +370,29 @@ def _write_arrangement(path: Path, system: System, found: Alloy, box, states) ->
     ase.io.write(path, atoms, format="extxyz")
 
 
-def _summary(found: Alloy, strain, box, transition, lowest: float) -> Table:
-    sites = len(found.structure.positions)
+def _summary(found: Alloy, results: dict, strain, transition) -> Table:
+    sites, box = results["sites_of_cell"], results["box"]
     table = Table(title="alloy", show_edge=False, show_header=False)
-    per_site = lambda energy: f"{1000 * energy / sites:+.1f} meV per site, from the mean composition"
-    table.add_row("supercell of the Hessian", f"{len(found.supercell.origin)} sites")
-    table.add_row("energy of the mean composition", f"{found.energy / sites:.6f} eV per site")
-    table.add_row("random alloy, ideal sites", per_site(random_energy(found, relaxed=False) - found.energy))
+    mean = results["mean_field_energy_per_site_eV"]
+    per_site = lambda name: f"{1000 * (results[name] - mean):+.1f} meV per site, from the mean composition"
+    table.add_row("supercell of the Hessian", f"{results['supercell_sites']} sites")
+    table.add_row("energy of the mean composition", f"{mean:.6f} eV per site")
+    table.add_row("random alloy, ideal sites", per_site("random_alloy_energy_per_site_eV"))
     if found.displacement is not None:
-        table.add_row("random alloy, relaxed", per_site(random_energy(found) - found.energy))
-        root = np.sqrt(np.trace(mean_square_displacements(found), axis1=1, axis2=2))
+        table.add_row("random alloy, relaxed", per_site("random_alloy_energy_with_displacements_per_site_eV"))
+        root = np.sqrt(np.trace(results["mean_square_displacements_A2"], axis1=1, axis2=2))
         if strain is not None:
             before = volume(found.structure) / sites  # pyright: ignore[reportOptionalOperand]
             after = before * np.linalg.det(np.eye(3) + strain)
             table.add_row("volume per site", f"{before:.3f} A^3, with displacements {after:.3f} A^3")
         table.add_row("static displacements (rms)", f"{root.min():.3f} to {root.max():.3f} A")
-    temperature, wave = instability(found)
-    where = ", ".join(f"{x:.3g}" for x in wave.q[0])
+    temperature = results["instability_K"]
+    where = ", ".join(f"{x:.3g}" for x in results["instability_wave_vector"])
     text = f"{temperature:.0f} K, wave vector ({where})" if temperature > 0 else "no temperature"
     table.add_row("orders or separates in mean field at", text)
     if found.stiffness is not None:
-        table.add_row("mean-field spinodal", f"{spinodal(found):.0f} K")
-    table.add_row("ordered arrangement (annealed)", per_site(lowest / np.prod(box) - found.energy))
+        table.add_row("mean-field spinodal", f"{results['spinodal_K']:.0f} K")
+    table.add_row("ordered arrangement (annealed)", per_site("ground_state_energy_per_site_eV"))
     if transition is not None:
         edge = ", at the edge of --temperatures" if transition.at_edge else ""
         text = f"{transition.temperature:.0f} +- {transition.error:.0f} K in {'x'.join(map(str, box))} cells{edge}"

@@ -17,14 +17,15 @@ from alchemjax.tasks.ordering import interactions
 FORMAT = 2
 UNITS = (
     "energies in eV, lengths in A; E = cells * energy_per_cell + sum of site_energies + 1/2 sum of pairs, which are "
-    "listed in both directions"
+    "listed in both directions; strain: derivatives of these by the engineering strains xx, yy, zz, yz, xz, xy"
 )
 
 
 def write_alloy(path: Path | str, alloy: Alloy, **about) -> None:
     """Write everything of the alloy, and its pair interactions as a list of pairs.
 
-    `pairs`: first and second mixed site, cell of the second, distance [A], energy [eV] of every two states;
+    `pairs`: first and second mixed site, cell of the second, distance [A], energy [eV] of every two states, and its
+    derivatives by strain;
     `site_energies`: of every mixed site in every state. Both are those of the infinite crystal, with displacements
     where the alloy has them; the homogeneous strain of a finite box is not in them (`lattice_model` adds it).
     """

@@ -42,6 +42,8 @@ from alchemjax.tasks.states import VACANCY, States, between, everywhere, make_st
 from alchemjax.tasks.third_order import strain_of_pairs
 
 DIRECTIONS = 1000
+LARGE_FORCE = 0.05  # eV/A
+DOUBTFUL = 0.005  # eV per site
 SOFT = 1e-4  # of the largest curvature: less is zero, but for round-off
 FLAT = 1e-6  # eV/A^2
 
@@ -124,6 +126,23 @@ def alloy(
         *parts,
         largest_force=largest_force,
     )
+
+
+def doubts(alloy: Alloy) -> list[str]:
+    """What speaks against predictions of an alloy, in sentences; `validate` tells how wrong they are."""
+    found, sites = [], len(alloy.structure.positions)
+    if alloy.displacement is not None and alloy.largest_force > LARGE_FORCE:
+        found.append(
+            f"a force of {alloy.largest_force:.2g} eV/A is left at the mean composition, and displacements start from "
+            "atoms at rest; relax the structure first, if that was not done"
+        )
+    error = float((alloy.weights * (alloy.field - alloy.second_order)).sum()) / sites
+    if abs(error) > DOUBTFUL:
+        found.append(
+            f"one site at a time, the second order misses {1000 * error:+.1f} meV per site of the random alloy; pairs "
+            "will be no better, see validate"
+        )
+    return found
 
 
 def random_energy(alloy: Alloy, *, relaxed: bool = True) -> float:
