@@ -302,11 +302,11 @@ def alloy(
     plot: Annotated[bool, Option("--plot/--no-plot", help="Draw alloy.png.")] = True,
     overwrite: Overwrite = False,
 ) -> None:
-    """Order and disorder at one composition, from second derivatives of its energy.
+    """Order, disorder and displacements at one composition.
 
-    Energies of the random alloy with static displacements, pair interactions, short-range order, heat capacity,
-    ordering temperature and ground state, and a comparison with explicit arrangements that says how far to trust them.
-    Run again, the second derivatives are taken from the folder.
+    From derivatives of the energy: random alloy with static displacements, pair interactions, short-range order, heat
+    capacity, ordering temperature and ground state, and a comparison with explicit arrangements that says how far to
+    trust them. Run again, the derivatives are taken from the folder.
     """
     arguments = dict(locals())
     from alchemjax.commands.alloy import run
