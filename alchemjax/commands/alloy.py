@@ -31,16 +31,10 @@ from alchemjax.tasks.alloy import (
     strain_by_displacements,
 )
 from alchemjax.tasks.averages import shells, statistics, transition_temperature
-from alchemjax.tasks.ordering import (
-    box_of,
-    instability,
-    interactions,
-    lattice_model,
-    short_range_order,
-    spinodal,
-)
+from alchemjax.tasks.ordering import box_of, instability, interactions, lattice_model, short_range_order, spinodal
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import anneal, sample
+from alchemjax.tasks.states import mixed_states
 from alchemjax.tasks.validate import explicit_system, one_hot, validate
 
 FILES = ("hamiltonian.json", "interactions.csv", "temperatures.csv", "ground_state.extxyz", "alloy.json", "alloy.png")
@@ -63,6 +57,7 @@ def run(arguments: dict) -> None:
     system = system._replace(weights=checked_weights(system, _weights(system, arguments)))
     if not system.sites.groups:
         raise ValueError("no site is mixed: give --mix, or a file with partial occupancies")
+    mixed_states(system, system.weights)
     if arguments["relax"]:
         check_periodic(system, arguments["file"], "--no-relax")
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
@@ -85,8 +80,8 @@ def run(arguments: dict) -> None:
     if np.abs(inside - asked).max() > WEIGHT_TOLERANCE:
         warn(f"{box} cells hold the composition {inside.round(4).tolist()}, not {asked.round(4).tolist()}; see --box")
     report["results"]["composition_of_box"] = inside
-    if temperatures is None:
-        temperatures = _default_temperatures(report["results"]["instability_K"])
+    mean_field = report["results"]["instability_K"]
+    temperatures = _default_temperatures(mean_field) if temperatures is None else temperatures
     structure = found.structure
     cell, places = completed_cell(structure), structure.positions[found.site]
     pairs = shells(cell, places, found.sublattice, box, FAR, pbc=structure.pbc)[:SHELLS]

@@ -38,7 +38,7 @@ from alchemjax.tasks.hessian import (
     make_crystal,
     make_hessian,
 )
-from alchemjax.tasks.states import VACANCY, States, between, everywhere, make_states, of_states, symmetric
+from alchemjax.tasks.states import VACANCY, States, between, everywhere, mixed_states, of_states, symmetric
 from alchemjax.tasks.third_order import strain_of_pairs
 
 DIRECTIONS = 1000
@@ -97,11 +97,7 @@ def alloy(
     fluctuations = with_fluctuations(potential, system, "site-exact", supercell).fluctuations
     if fluctuations is None:
         raise ValueError("no site of this system is mixed; give mix={symbol: (species, ...)} or partial occupancies")
-    states = make_states(system, weights)
-    if ((states.weights > 0).sum(axis=1) < 2).all():
-        raise ValueError(
-            f"the composition {weights.round(6).tolist()} is pure: nothing can be ordered; give weights between 0 and 1"
-        )
+    states = mixed_states(system, weights)
     crystal = make_crystal(system, fluctuations, weights)
     hessian = make_hessian(potential, crystal, fluctuations, on_rows)
     energy, field, first_order, largest_force = _single_sites(potential, crystal, fluctuations, states)

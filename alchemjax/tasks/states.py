@@ -53,6 +53,17 @@ def make_states(system: System, weights) -> States:
     return States(site, sublattice, species, mean[:, used], allowed[:, used], deviation[:, used], flat)
 
 
+def mixed_states(system: System, weights) -> States:
+    """The same. Errors: ValueError for a composition of which every site holds one species."""
+    states = make_states(system, weights)
+    if ((states.weights > 0).sum(axis=1) < 2).all():
+        raise ValueError(
+            f"the composition {np.round(weights, 6).tolist()} is pure: nothing can be ordered; give weights between 0 "
+            "and 1"
+        )
+    return states
+
+
 def between(rows, crystal: Crystal, states: States):
     """d rows d' for the states of every mixed site of the cell and of the supercell."""
     number = len(rows)
