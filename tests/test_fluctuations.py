@@ -25,7 +25,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 DOUBLED = np.diag([2, 2, 2])
 
 
-@pytest.fixture(params=["small", *(pytest.param(n, marks=pytest.mark.slow) for n in ("small_natural", "small_mace"))])
+@pytest.fixture(params=["small", pytest.param("small_mace", marks=pytest.mark.slow)])
 def network(request):
     return request.getfixturevalue(request.param)
 
