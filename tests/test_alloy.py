@@ -1,5 +1,7 @@
 """The alchemical Hamiltonian: exact where the energy is quadratic, else against finite differences and relaxations."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -276,6 +278,21 @@ def test_strain_of_interactions_is_their_slope(potential, relaxed_argon, name):
     slope = ((own[1] - own[0]) * found.weights).sum(1) / (4 * h)
     assert np.abs(slope).max() > 1e-4
     np.testing.assert_allclose((found.own_strain * found.weights[..., None]).sum(1) @ amounts, slope, atol=3e-7)
+
+
+def test_symmetry_gives_all_of_the_alloy(potential, monkeypatch):
+    """Three sites that are turned into each other by thirds, which no mirror does in this supercell."""
+    atoms = bulk("Kr", "fcc", A, cubic=True)
+    atoms.symbols[0] = "Ar"
+    system = aj.from_atoms(atoms, mix={"Kr": ("Ar", "Kr")}, weights=[0.3, 0.7])
+    system = system._replace(structure=aj.relax(potential, system, cell=True, **TIGHT).structure)
+    matrix = [[2, 1, 0], [0, 2, 1], [1, 0, 2]]
+    found = alloy(potential, system, supercell=matrix)
+    monkeypatch.setattr("alchemjax.tasks.alloy.with_fluctuations", partial(with_fluctuations, symmetric=False))
+    plain = alloy(potential, system, supercell=matrix)
+    for name in Alloy._fields[7:]:
+        np.testing.assert_allclose(getattr(found, name), getattr(plain, name), atol=1e-7, err_msg=name)
+    assert np.abs(found.pair_strain).max() > 1e-3
 
 
 def test_without_third_order_the_box_strains_harmonically(potential, relaxed_argon, argon_alloy):
