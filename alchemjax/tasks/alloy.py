@@ -7,8 +7,8 @@ With p the occupation of every site, w its mean and d = p - w, atoms being displ
 
 The energy of a random alloy is E0 + sum_i sum_k w_ik field_i[k]. A box of N cells strains as a whole and gains
 F (N C)^-1 F / 2, with C the stiffness and F = sum_i f_i[k_i] + 1/2 sum_ij d_i (dHeff_ij/dstrain) d_j. Waves of
-displacement of infinite length, which a supercell lacks, add -<(f_i n) (n C n)^-1 (f_j n)>_n / cells to Heff_ij, n being
-a direction. States of a site are its species, then vacancy.
+displacement of infinite length, which a supercell lacks, add -<(f_i n) (n C n)^-1 (f_j n)>_n / cells to Heff_ij, the
+mean being that over directions n. States of a site are its species, then vacancy.
 
 F. Ducastelle, F. Gautier, J. Phys. F 6, 2039 (1976); A. G. Khachaturyan, Theory of Structural Transformations in
 Solids (1983), on concentration waves and strain.
