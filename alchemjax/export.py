@@ -42,9 +42,9 @@ def to_icet(alloy: Alloy, system: System | None = None, *, relaxed: bool = True,
     """An icet `ClusterExpansion` of the energy per site, as icet's Monte Carlo takes it [eV]; vacancies are atoms X.
 
     `system`, the one that the alloy was made of, says what sites hold that are not mixed. All pairs of `interactions`
-    are there, or those up to the `cutoff` [A]: the others are 0 on average in the random alloy. Of strain it has the
-    part of the infinite crystal; a box away from the mean composition strains as a whole in `lattice_model`, which is
-    no interaction of pairs. Pairs that the symmetry of the lattice makes equivalent get their mean.
+    are there, or those up to the `cutoff` [A]: the others are 0 on average in the random alloy. That a box strains as a
+    whole (`lattice_model`) is no interaction of pairs and is left out. Pairs that the symmetry of the lattice makes
+    equivalent get their mean.
 
     Errors: ImportError without icet; ValueError for a crystal that is not periodic in every direction, a cutoff that is
     not positive, a missing or other system, and equivalent sites of different mean weights.

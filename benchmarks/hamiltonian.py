@@ -47,7 +47,7 @@ def row_of(potential, name, weights, arrangements):
     row["supercell"] = len(alloy.supercell.origin)
     row["random"] = [(aj.random_energy(alloy, relaxed=r) - alloy.energy) / len(atoms) for r in (False, True)]
     found = aj.validate(potential, system, alloy, random=arrangements)
-    drawn = np.array([kind == "random" for kind in found.kinds])
+    drawn, ordered = (np.array([k == kind for k in found.kinds]) for kind in ("random", "ground state"))
     for kind, energies, predicted in (
         ("rigid", found.rigid, found.predicted_rigid),
         ("relaxed", found.relaxed, found.predicted_relaxed),
@@ -56,8 +56,8 @@ def row_of(potential, name, weights, arrangements):
         row[f"{kind} spread"] = 1000 * energies[drawn].std()
         row[f"{kind} mean error"] = error[drawn].mean()
         row[f"{kind} rms error"] = float(np.sqrt((error[drawn] ** 2).mean()))
-        row[f"{kind} ground state"] = 1000 * (energies[~drawn][0] - energies[drawn].mean())
-        row[f"{kind} ground state error"] = error[~drawn][0]
+        row[f"{kind} ground state"] = 1000 * (energies[ordered][0] - energies[drawn].mean())
+        row[f"{kind} ground state error"] = error[ordered][0]
     row["converged"] = bool(found.converged.all())
     return row
 

@@ -115,6 +115,9 @@ def test_random_alloy_is_that_of_the_fluctuating_energy(small):
     for kind, field in (("site-exact", found.field), ("site", found.second_order)):
         energy = aj.calculate(small, system, fluctuations=kind, supercell=[2, 2, 2]).energy
         assert found.energy + (found.weights * field).sum() == pytest.approx(float(energy), abs=1e-10)
+    exact = aj.calculate(small, system, fluctuations="site-exact", supercell=[2, 2, 2])
+    strained = abs(np.linalg.det(system.structure.cell)) * np.asarray(exact.stress)
+    np.testing.assert_allclose(found.residual[:3], np.diag(strained), atol=1e-9)
     assert found.species == ("Na", "K", "vacancy")
     assert abs(random_energy(found) - found.energy) > 1e-5
     assert abs(found.field - found.second_order).max() > 1e-6
@@ -305,11 +308,13 @@ def test_without_third_order_the_box_strains_harmonically(potential, relaxed_arg
         strain_by_displacements(found)
 
 
-def test_forces_and_energies_that_are_not_quadratic_give_doubts(argon_alloy):
+def test_forces_and_energies_that_are_not_quadratic_give_doubts(potential, argon_alloy):
     assert doubts(argon_alloy) == []
     (sentence,) = doubts(argon_alloy._replace(largest_force=0.2))
     assert "0.2 eV/A" in sentence
     assert doubts(argon_alloy._replace(largest_force=0.2, displacement=None)) == []
+    pressed = alloy(potential, argon(a=A + 0.05), supercell=CUBE, third_order=False)
+    assert any("per cent more" in sentence for sentence in doubts(pressed))
     (sentence,) = doubts(argon_alloy._replace(field=argon_alloy.second_order + 0.02))
     assert "+20.0 meV" in sentence
 

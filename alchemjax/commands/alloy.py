@@ -13,7 +13,7 @@ from rich.table import Table
 
 import alchemjax
 from alchemjax.atoms import to_atoms
-from alchemjax.commands.alloy_file import about_file, csv_table, read_alloy, write_alloy
+from alchemjax.commands.alloy_file import FORMAT, about_file, csv_table, read_alloy, write_alloy
 from alchemjax.commands.columns import plain
 from alchemjax.commands.options import check_periodic, parse_mix, parse_supercell, parse_weights
 from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system, warn
@@ -170,7 +170,7 @@ def _check_numbers(arguments: dict) -> None:
 
 def _fingerprint(potential: Potential, system: System, arguments: dict, supercell) -> str:
     """Hash of all that determines the Hamiltonian."""
-    settings = [alchemjax.__version__, jax.__version__, potential.name, potential.sha256, potential.dtype]
+    settings = [FORMAT, alchemjax.__version__, jax.__version__, potential.name, potential.sha256, potential.dtype]
     settings += [arguments["relax"], arguments["rigid"], None if supercell is None else np.asarray(supercell).tolist()]
     settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
     return fingerprint_of(settings, (*system.structure, system.weights))
@@ -226,7 +226,7 @@ def _hamiltonian(potential: Potential, system: System, arguments: dict, supercel
         if not relaxed.converged:
             warn(f"the random alloy did not relax ({relaxed.max_force:.2g} eV/A are left); look at its structure")
         system = system._replace(structure=relaxed.structure)
-    on_rows, bar = _bar("second derivatives")
+    on_rows, bar = _bar("derivatives")
     with bar:
         found = alloy(potential, system, relaxed=not arguments["rigid"], supercell=supercell, on_rows=on_rows)
     write_alloy(path, found, fingerprint=fingerprint)

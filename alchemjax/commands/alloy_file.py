@@ -41,7 +41,7 @@ def write_alloy(path: Path | str, alloy: Alloy, **about) -> None:
 
 
 def read_alloy(path: Path | str) -> Alloy:
-    """An alloy that `write_alloy` wrote. Errors: ValueError for any other file."""
+    """An alloy that `write_alloy` wrote. Errors: OSError without the file, ValueError for any other."""
     try:
         content = json.loads(Path(path).read_text())
         if content["format"] != FORMAT:

@@ -5,10 +5,11 @@ With p the occupation of every site, w its mean and d = p - w, atoms being displ
     E(p) = E0 + sum_i field_i[k_i] + 1/2 sum_(i != j) d_i Heff_ij d_j,      Heff = Hww - Hwu Huu^+ Huw
     field_i[k] = E(mean, site i = k) - E0 - 1/2 d_i (Hwu Huu^+ Huw)_ii d_i
 
-The energy of a random alloy is E0 + sum_i sum_k w_ik field_i[k]. A box of N cells strains as a whole and gains
-F (N C)^-1 F / 2, with C the stiffness and F = sum_i f_i[k_i] + 1/2 sum_ij d_i (dHeff_ij/dstrain) d_j. Waves of
-displacement of infinite length, which a supercell lacks, add -<(f_i n) (n C n)^-1 (f_j n)>_n / cells to Heff_ij, the
-mean being that over directions n. States of a site are its species, then vacancy.
+A box of N cells strains as a whole and gains F (N C)^-1 F / 2, with C the stiffness of a cell and
+F = sum_i (strain_force_i + own_strain_i)[k_i] + 1/2 sum_(i != j) d_i (dHeff_ij/dstrain) d_j. The energy of a random
+alloy is E0 + sum_i sum_k w_ik field_i[k], minus what its own strain gains. Waves of displacement of infinite length,
+which a supercell lacks, add -<(f_i n) (n C n)^-1 (f_j n)>_n / cells to Heff_ij, the mean being that over directions n;
+not to its derivative. States of a site are its species, then vacancy.
 
 F. Ducastelle, F. Gautier, J. Phys. F 6, 2039 (1976); A. G. Khachaturyan, Theory of Structural Transformations in
 Solids (1983), on concentration waves and strain.
@@ -24,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from alchemjax.calculate import check_kind, with_fluctuations
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
-from alchemjax.system.structure import Structure, wrapped
+from alchemjax.system.structure import Structure, completed_cell, wrapped
 from alchemjax.system.supercell import Supercell
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.hessian import (
@@ -43,6 +44,7 @@ from alchemjax.tasks.third_order import strain_of_pairs
 
 DIRECTIONS = 1000
 LARGE_FORCE = 0.05  # eV/A
+LARGE_STRAIN = 0.003
 DOUBTFUL = 0.005  # eV per site
 SOFT = 1e-4  # of the largest curvature: less is zero, but for round-off
 FLAT = 1e-6  # eV/A^2
@@ -70,6 +72,9 @@ class Alloy(NamedTuple):
     stiffness: Float[np.ndarray, "6 6"] | None  # second derivative by engineering strains [eV per cell]
     softest: float | None  # smallest eigenvalue of Huu but for translations [eV/A^2]
     largest_force: float  # at the mean composition, which the interactions take for zero [eV/A]
+    residual: Float[np.ndarray, "6"] | None = (
+        None  # dE/dstrain of the random alloy on its sites, taken for 0 [eV per cell]
+    )
 
 
 def alloy(
@@ -82,7 +87,9 @@ def alloy(
     supercell=None,
     on_rows: Callable[[int, int], None] | None = None,
 ) -> Alloy:
-    """The alchemical Hamiltonian of a system at its structure, which should be relaxed (`relax`) before.
+    """The alchemical Hamiltonian at the structure of the random alloy: first `relax` with fluctuations="site-exact".
+
+    For strain the cell too (cell=True); `doubts` tells what was forgotten.
 
     Without `relaxed` atoms stay on their sites and the cell as it is. `third_order`: how strain changes interactions,
     which takes longer than all the rest; ordered arrangements that strain the cell need it. `supercell` as in
@@ -100,7 +107,7 @@ def alloy(
     states = mixed_states(system, weights)
     crystal = make_crystal(system, fluctuations, weights)
     hessian = make_hessian(potential, crystal, fluctuations, on_rows)
-    energy, field, first_order, largest_force = _single_sites(potential, crystal, fluctuations, states)
+    energy, field, first_order, largest_force, residual = _single_sites(potential, crystal, fluctuations, states)
     pair = symmetric(between(hessian.weights_weights, crystal, states), crystal)
     parts = (None,) * 7
     if relaxed:
@@ -121,6 +128,7 @@ def alloy(
         pair,
         *parts,
         largest_force=largest_force,
+        residual=residual,
     )
 
 
@@ -132,6 +140,13 @@ def doubts(alloy: Alloy) -> list[str]:
             f"a force of {alloy.largest_force:.2g} eV/A is left at the mean composition, and displacements start from "
             "atoms at rest; relax the structure first, if that was not done"
         )
+    if alloy.stiffness is not None and alloy.residual is not None:
+        strain = float(np.abs(np.linalg.solve(alloy.stiffness, alloy.residual)).max())
+        if strain > LARGE_STRAIN:
+            found.append(
+                f"the cell of the random alloy would strain by {100 * strain:.2g} per cent more, which is taken for "
+                'nothing; relax it first with cell=True and fluctuations="site-exact"'
+            )
     error = float((alloy.weights * (alloy.field - alloy.second_order)).sum()) / sites
     if abs(error) > DOUBTFUL:
         found.append(
@@ -231,7 +246,10 @@ def own_pair(pair):
 
 
 def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuations, states: States):
-    """E0 [eV per cell], E(mean, site = state) - E0, the same to first order, and the largest force on a site [eV/A]."""
+    """E0 [eV per cell], E(mean, site = state) - E0, the same to first order, the largest force on a site [eV/A].
+
+    And dE/dstrain of the random alloy [eV per cell].
+    """
     variants, mean = fluctuations.variants, crystal.system.weights
     evaluate = evaluator(potential, crystal)
     weights = np.concatenate([mean[None], mean * variants.kept + variants.change])
@@ -239,14 +257,19 @@ def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
     (at_mean, *varied), gradient, _ = evaluate(gradient_along, (weights, nowhere))
     own = gradient.weights[0, : (crystal.site < len(variants.first)).sum()]
     force = float(np.linalg.norm(gradient.positions[0], axis=-1).max())
-    field = np.zeros(states.weights.shape)
+    field, residual = np.zeros(states.weights.shape), gradient.strain[0] / crystal.cells
     for m, (site, group) in enumerate(zip(states.site, crystal.system.sites.groups, strict=False)):
         columns = [states.species.index(name) for name in group.species]
-        alone = np.array(varied)[variants.site == variants.first[site]] - at_mean
-        field[m, columns] = alone[:-1]
-        if states.species[-1] == VACANCY:
-            field[m, -1] = alone[-1]
-    return at_mean / crystal.cells, np.where(states.allowed, field, 0), of_states(own, states), force
+        columns += [-1] if states.species[-1] == VACANCY else []
+        here = variants.site == variants.first[site]
+        field[m, columns] = (np.array(varied)[here] - at_mean)[: len(columns)]
+        strain = (gradient.strain[1:][here] - gradient.strain[0])[: len(columns)]
+        residual += np.tensordot(states.weights[m, columns], strain, 1)
+    cell = np.linalg.inv(crystal.supercell.matrix) @ completed_cell(crystal.system.structure)
+    turns = np.linalg.inv(cell) @ variants.rotation.transpose(0, 2, 1) @ cell
+    residual = np.einsum("gca,cd,gdb,kab->k", turns, residual, turns, STRAINS) / len(turns)
+    energy, field = at_mean / crystal.cells, np.where(states.allowed, field, 0)
+    return energy, field, of_states(own, states), force, residual
 
 
 # --- displacements and strain -----------------------------------------------------------------------------------------

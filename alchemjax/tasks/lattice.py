@@ -144,8 +144,9 @@ def checked_model(model: LatticeModel) -> LatticeModel:
         check_shape("strains.pair", strains.pair, (*model.pair.shape, number))
         check_shape("strains.compliance", strains.compliance, (number, number))
         _check_symmetric("strains.pair", strains.pair)
-        if not (np.linalg.eigvalsh((strains.compliance + strains.compliance.T) / 2) > 0).all():
-            raise ValueError("strains.compliance must be positive definite: strain has to cost energy")
+        compliance = strains.compliance
+        if not np.allclose(compliance, compliance.T) or not (np.linalg.eigvalsh(compliance) > 0).all():
+            raise ValueError("strains.compliance must be symmetric and positive definite: strain has to cost energy")
     first = np.unique(model.sublattice, return_index=True)[1]
     if not model.allowed.any(1).all() or (model.allowed != model.allowed[first[model.sublattice]]).any():
         raise ValueError("all sites of a sublattice must allow the same states, at least one; use more sublattices")

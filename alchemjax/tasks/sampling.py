@@ -121,7 +121,9 @@ def _sweep(move, tables: Tables, moves: _Moves, states, fields, key, heat):
     strain = strain - tables.compliance @ totals_of(tables, states, fields)[1:]
     channels = jnp.concatenate([jnp.ones(1, dtype), strain])
     start = states.reshape(-1), (fields @ channels).reshape(-1, fields.shape[-2])
-    (states, _), accepted = jax.lax.scan(partial(move, _rows(tables.pair @ channels), moves, heat), start, drawn)
+    # without strain all chains share one table
+    pair = tables.pair @ channels if len(tables.compliance) else tables.pair[..., 0]
+    (states, _), accepted = jax.lax.scan(partial(move, _rows(pair), moves, heat), start, drawn)
     states = states.reshape(shape)
     fields = local_fields(tables, states)
     return states, fields, energy_of(tables, totals_of(tables, states, fields)), accepted.mean(dtype=dtype)
