@@ -352,7 +352,7 @@ def shells_of(given):
 
 def test_order_of_species_does_not_count(potential, argon_alloy, relaxed_argon):
     swapped = argon(("Kr", "Ar"), (0.6, 0.4))._replace(structure=relaxed_argon.structure)
-    other = alloy(potential, swapped, supercell=CUBE)
+    other = alloy(potential, swapped, supercell=CUBE, third_order=False)
     np.testing.assert_allclose(pair_energies(other)[..., ::-1, ::-1], pair_energies(argon_alloy), atol=1e-10)
     np.testing.assert_allclose(other.field[:, ::-1], argon_alloy.field, atol=1e-10)
 
@@ -365,7 +365,7 @@ def test_displacements_do_not_depend_on_the_supercell(potential, relaxed_argon, 
 
 
 def test_one_cell_alone_has_no_displacements(potential, relaxed_argon):
-    found = alloy(potential, relaxed_argon, supercell=[1, 1, 1])
+    found = alloy(potential, relaxed_argon, supercell=[1, 1, 1], third_order=False)
     assert found.softest == np.inf
     assert (found.displacement == 0).all()
 
@@ -447,7 +447,7 @@ def test_waves_of_the_supercell_are_its_discrete_fourier_transform(argon_alloy):
 
 
 def test_long_waves_have_the_energies_of_elasticity(potential, relaxed_argon):
-    found = alloy(potential, relaxed_argon, supercell=[1, 1, 12])
+    found = alloy(potential, relaxed_argon, supercell=[1, 1, 12], third_order=False)
     q = np.array([[0, 0, 1 / 12]])
     gained = (fourier(found, q) - fourier(found, q, relaxed=False))[0, 0, 0].real
     itself = (pair_energies(found) - found.pair)[0, 0, 0]  # is no pair
@@ -532,7 +532,9 @@ def test_validation_says_when_to_trust(potential, relaxed_argon, argon_alloy):
     assert np.abs(good.rigid - good.predicted_rigid).max() < 0.05 * np.ptp(good.rigid)
     assert np.abs(good.relaxed - good.predicted_relaxed).max() < 0.2 * (good.rigid - good.relaxed).max()
     assert "caution" not in good.message and "3 explicit arrangements" in good.message
-    strict = validate(potential, relaxed_argon, argon_alloy, shape=(3, 3, 2), random=2, limit=1e-9, sqs=False)
+    strict = validate(
+        potential, relaxed_argon, argon_alloy, shape=(3, 3, 2), random=1, ground_state=False, limit=1e-9, sqs=False
+    )
     assert not strict.valid and "caution" in strict.message
 
 

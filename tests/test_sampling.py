@@ -104,6 +104,13 @@ def test_total_energy_is_the_sum_over_all_pairs(rng):
     np.testing.assert_allclose([total_energy(model, states) for states in found], expected, atol=1e-12)
 
 
+def test_energies_have_the_precision_of_the_model_whatever_jax_has(rng):
+    model, states = random_model((2, 3, 2)), rng.integers(3, size=(2, 3, 2, 4))
+    with jax.enable_x64(False):
+        found = total_energy(model, states)
+    assert found == pytest.approx(explicit(model, states), abs=1e-12)
+
+
 @pytest.mark.parametrize("move", [sampling._swap, sampling._flip])
 def test_local_fields_are_kept_through_many_moves(move):
     model = random_model((2, 3, 2))

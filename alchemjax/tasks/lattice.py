@@ -46,10 +46,16 @@ class Tables(NamedTuple):
 
 def total_energy(model: LatticeModel, states: Int[Arrays, "n1 n2 n3 sites"]) -> Float[Array, ""]:
     """Energy of an arrangement of the whole lattice [eV]."""
-    cells = states.size // states.shape[-1]
-    tables = make_tables(checked_model(model))
-    totals = totals_of(tables, states, local_fields(tables, jnp.asarray(states)))
-    return cells * jnp.asarray(model.energy) + energy_of(tables, totals)
+    model, cells = checked_model(model), states.size // states.shape[-1]
+    with precision_of(model):
+        tables = make_tables(model)
+        totals = totals_of(tables, states, local_fields(tables, jnp.asarray(states)))
+        return cells * jnp.asarray(model.energy) + energy_of(tables, totals)
+
+
+def precision_of(model: LatticeModel):
+    """A context in which jax has the precision of a checked model."""
+    return jax.enable_x64(model.pair.dtype == np.float64)
 
 
 def local_fields(

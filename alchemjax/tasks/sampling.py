@@ -23,6 +23,7 @@ from alchemjax.tasks.lattice import (
     energy_of,
     local_fields,
     make_tables,
+    precision_of,
     total_energy,
     totals_of,
 )
@@ -213,7 +214,7 @@ def sample(
     exchange = bool(exchange) and len(heats) > 1
     cast = lambda a: jnp.asarray(a, model.pair.dtype)
     move, potential = _checked_kind(model, kind, chemical_potentials)
-    with _precision(model):
+    with precision_of(model):
         keys = jax.random.split(jax.random.key(seed), seeds + 1)
         begin = _starts(model, weights, states, move, keys[0], (len(heats), seeds))
         member = model.sublattice == np.unique(model.sublattice)[:, None]
@@ -260,7 +261,7 @@ def anneal(
     model = checked_model(model)
     for name, value, least in (("sweeps", sweeps, 1), ("chains", chains, 1), ("seed", seed, 0)):
         _check_whole(name, value, least)
-    with _precision(model):
+    with precision_of(model):
         keys = jax.random.split(jax.random.key(seed), chains + 1)
         begin = _starts(model, weights, None, _swap, keys[0], (chains,))
         tables = make_tables(model)
@@ -339,7 +340,3 @@ def _checked_kind(model: LatticeModel, kind, chemical_potentials):
 def _check_whole(name: str, value, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**31:
         raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}")
-
-
-def _precision(model: LatticeModel):
-    return jax.enable_x64(model.pair.dtype == np.float64)
