@@ -72,7 +72,7 @@ def run(arguments: dict) -> None:
         strain = strain_by_displacements(found)
         report["results"]["strain_by_displacements"] = strain
     report["results"]["doubts"] = doubts(found)
-    for sentence in doubts(found):
+    for sentence in report["results"]["doubts"]:
         warn(sentence)
     box = _default_box(found) if box is None else box
     model, inside = lattice_model(found, box), _composition_of(box, found)

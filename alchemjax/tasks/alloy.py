@@ -34,6 +34,7 @@ from alchemjax.tasks.hessian import (
     Crystal,
     Hessian,
     along,
+    by_strains,
     evaluator,
     gradient_along,
     make_crystal,
@@ -267,7 +268,7 @@ def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
         residual += np.tensordot(states.weights[m, columns], strain, 1)
     cell = np.linalg.inv(crystal.supercell.matrix) @ completed_cell(crystal.system.structure)
     turns = np.linalg.inv(cell) @ variants.rotation.transpose(0, 2, 1) @ cell
-    residual = np.einsum("gca,cd,gdb,kab->k", turns, residual, turns, STRAINS) / len(turns)
+    residual = by_strains(np.einsum("gca,cd,gdb->ab", turns, residual, turns)) / len(turns)
     energy, field = at_mean / crystal.cells, np.where(states.allowed, field, 0)
     return energy, field, of_states(own, states), force, residual
 

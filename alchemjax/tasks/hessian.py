@@ -80,7 +80,7 @@ def evaluator(potential: Potential, crystal: Crystal) -> Callable:
     structure, dtype = crystal.system.structure, potential.dtype
     arrays = [structure.positions, structure.cell, crystal.system.weights]
 
-    def evaluate(kind: Callable, inputs, on_rows: Callable[[int], None] = lambda done: None):
+    def evaluate(kind: Callable, inputs, on_rows: Callable[[int, int], None] | None = None):
         with precision(potential):
             cast = lambda a: jnp.asarray(a, dtype)
             run = _compiled(potential.node_energies, potential.config, kind)
@@ -90,7 +90,8 @@ def evaluator(potential: Potential, crystal: Crystal) -> Callable:
                 rows = np.minimum(start + some_rows, total - 1)  # of one shape: one compilation
                 some = jax.tree.map(lambda a, rows=rows: cast(a[rows]), inputs)
                 found.append(jax.tree.map(np.asarray, run(potential.params, topology, *map(cast, arrays), some)))
-                on_rows(min(start + ROWS_AT_ONCE, total))
+                if on_rows is not None:
+                    on_rows(min(start + ROWS_AT_ONCE, total), total)
         return jax.tree.map(lambda *a: np.concatenate(a)[:total].astype(np.float64), *found)
 
     return evaluate
@@ -152,9 +153,8 @@ def make_hessian(
     directions += [along(crystal, site=site, axis=axis) for site in inequivalent for axis in range(3)]
     directions += [along(crystal, strain=strain) for strain in STRAINS]
     stacked = jax.tree.map(lambda *a: np.stack(a), *directions)
-    report = (lambda done: None) if on_rows is None else (lambda done: on_rows(done, len(directions)))
     mean = np.broadcast_to(crystal.system.weights, stacked.weights.shape)
-    rows = evaluator(potential, crystal)(gradient_along, (mean, stacked), report).row
+    rows = evaluator(potential, crystal)(gradient_along, (mean, stacked), on_rows).row
     number = iter(range(len(directions)))
     weight_row = {w: next(number) for site in inequivalent for w in own[site]}
     site_rows = {site: [next(number) for _ in range(3)] for site in inequivalent}
@@ -172,8 +172,12 @@ def make_hessian(
         row = site_rows[first[site]]
         uu[site][:, image] = np.einsum("ax,asb,by->xsy", turn, rows.positions[row], turn)
         ue[site] = np.einsum("ax,by,abc,cz->xyz", turn, turn, rows.strain[row], turn)
-    voigt = lambda matrices: np.einsum("...ab,kab->...k", matrices, STRAINS)
-    return Hessian(ww, wu, voigt(we), uu, voigt(ue), voigt(rows.strain[len(rows.strain) - len(STRAINS) :]))
+    return Hessian(ww, wu, by_strains(we), uu, by_strains(ue), by_strains(rows.strain[-len(STRAINS) :]))
+
+
+def by_strains(matrices):
+    """Derivatives by the engineering strains, of derivatives [..., 3, 3] by the strain."""
+    return np.einsum("...ab,kab->...k", matrices, STRAINS)
 
 
 def along(crystal: Crystal, *, weight=None, site=None, axis=None, strain=None) -> Gradient:

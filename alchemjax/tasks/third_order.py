@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
-from alchemjax.tasks.hessian import STRAINS, VOIGT, Crystal, Gradient, evaluator, moves_of, row_along
+from alchemjax.tasks.hessian import STRAINS, VOIGT, Crystal, Gradient, by_strains, evaluator, moves_of, row_along
 from alchemjax.tasks.states import States, everywhere, symmetric
 
 
@@ -47,12 +47,11 @@ def strain_of_pairs(
         still = [change(*pair)._replace(positions=np.zeros_like(displacement[0, 0])) for pair in pairs]
         directions += zip(still, still, strict=True)
     stacked = jax.tree.map(lambda *a: np.stack(a), *directions)
-    report = (lambda done: None) if on_rows is None else (lambda done: on_rows(done, len(directions)))
-    rows = evaluator(potential, crystal)(row_along, stacked, report)
+    rows = evaluator(potential, crystal)(row_along, stacked, on_rows)
 
     pair, balanced = {}, {}
     with_states = _contracted(rows, crystal, states, displacement)  # [directions, cells, mixed, states]
-    along = np.einsum("rab,eab->re", rows.strain, STRAINS) + np.einsum("rsx,sxe->re", rows.positions, following)
+    along = by_strains(rows.strain) + np.einsum("rsx,sxe->re", rows.positions, following)
     for m, which in varied.items():
         allowed = np.flatnonzero(states.allowed[m])
         relative = np.zeros((len(states.species), 6, *with_states.shape[1:]))
@@ -85,7 +84,7 @@ def _contracted(rows: Gradient, crystal: Crystal, states: States, displacement):
 def _everywhere_by_symmetry(crystal: Crystal, states: States, moves, source, pair, balanced):
     """From the first of equivalent sites to all of them; see `strain_of_pairs`."""
     found, single = [], []
-    sites, voigt = len(moves), lambda tensors: np.einsum("...ab,eab->...e", tensors, STRAINS)
+    sites = len(moves)
     for m, start in enumerate(source):
         image, turn = moves[states.site[m]]
         kinds = len(states.species)
@@ -95,8 +94,8 @@ def _everywhere_by_symmetry(crystal: Crystal, states: States, moves, source, pai
         moved = np.zeros_like(there)
         moved[:, image] = there
         moved = moved.reshape(kinds, crystal.cells, sites, kinds, 3, 3)[:, :, states.site]
-        found.append(voigt(moved.transpose(1, 2, 0, 3, 4, 5)))
-        single.append(voigt(turn.T @ balanced[start] @ turn))
+        found.append(by_strains(moved.transpose(1, 2, 0, 3, 4, 5)))
+        single.append(by_strains(turn.T @ balanced[start] @ turn))
     pairs = symmetric(np.stack(found), crystal)
     number = np.arange(len(found))
     own = np.einsum("mkke->mke", pairs[number, 0, number])
