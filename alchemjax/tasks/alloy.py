@@ -162,8 +162,8 @@ def random_energy(alloy: Alloy, *, relaxed: bool = True) -> float:
     energy = alloy.energy + float((alloy.weights * single_sites(alloy, relaxed=relaxed)).sum())
     if not relaxed or alloy.stiffness is None or alloy.own_strain is None:
         return energy
-    force = np.einsum("mk,mke->e", alloy.weights, alloy.own_strain)
-    return energy - float(force @ np.linalg.solve(alloy.stiffness, force)) / 2
+    force, amounts = _own_strain(alloy.weights, alloy.own_strain, alloy.stiffness)
+    return energy + float(force @ amounts) / 2
 
 
 def pair_energies(alloy: Alloy, *, relaxed: bool = True) -> Float[np.ndarray, "mixed cells mixed states states"]:
@@ -226,8 +226,14 @@ def strain_by_displacements(alloy: Alloy) -> Float[np.ndarray, "3 3"]:
         raise ValueError(
             "strain by displacements needs an alloy with relaxed=True and third_order=True, periodic in every direction"
         )
-    force = np.einsum("mk,mke->e", alloy.weights, alloy.own_strain)
-    return np.tensordot(-np.linalg.solve(alloy.stiffness, force), STRAINS, 1)
+    _, amounts = _own_strain(alloy.weights, alloy.own_strain, alloy.stiffness)
+    return np.tensordot(amounts, STRAINS, 1)
+
+
+def _own_strain(weights, own_strain, stiffness):
+    """dE/dstrain of the random alloy by its displacements, and the strain that it causes."""
+    force = np.einsum("mk,mke->e", weights, own_strain)
+    return force, -np.linalg.solve(stiffness, force)
 
 
 def single_sites(alloy: Alloy, *, relaxed: bool):

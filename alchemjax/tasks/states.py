@@ -25,8 +25,11 @@ class States(NamedTuple):
     flat: Int[np.ndarray, "mixed most"]  # which of the cell's weights these are; their number where there is none
 
 
-def make_states(system: System, weights) -> States:
-    """Of all sites of the groups at their mean weights; vacancies count where these leave room for them."""
+def mixed_states(system: System, weights) -> States:
+    """Of all sites of the groups at their mean weights; vacancies count where these leave room for them.
+
+    Errors: ValueError for a composition of which every site holds one species.
+    """
     groups = system.sites.groups
     group_of = {site: g for g, group in enumerate(groups) for site in group.sites}
     site = np.array(sorted(group_of))
@@ -46,22 +49,16 @@ def make_states(system: System, weights) -> States:
         deviation[m, columns, :count] = np.eye(count + 1, count) - own
         flat[m, :count] = place + np.arange(count)
         place += count
+    if ((mean > 0).sum(axis=1) < 2).all():
+        raise ValueError(
+            f"the composition {np.round(weights, 6).tolist()} is pure: nothing can be ordered; give weights between 0 "
+            "and 1"
+        )
     used = allowed.any(0)
     species = tuple(name for name, there in zip(species, used, strict=True) if there)
     sublattice = np.array([group_of[s] for s in site.tolist()])
     deviation = np.where(allowed[..., None], deviation, 0)
     return States(site, sublattice, species, mean[:, used], allowed[:, used], deviation[:, used], flat)
-
-
-def mixed_states(system: System, weights) -> States:
-    """The same. Errors: ValueError for a composition of which every site holds one species."""
-    states = make_states(system, weights)
-    if ((states.weights > 0).sum(axis=1) < 2).all():
-        raise ValueError(
-            f"the composition {np.round(weights, 6).tolist()} is pure: nothing can be ordered; give weights between 0 "
-            "and 1"
-        )
-    return states
 
 
 def between(rows, crystal: Crystal, states: States):
