@@ -43,9 +43,11 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.relax import Relaxed as Relaxed
     from alchemjax.tasks.relax import relax as relax
     from alchemjax.tasks.sampling import anneal as anneal
+    from alchemjax.tasks.sampling import ground_state as ground_state
     from alchemjax.tasks.sampling import sample as sample
     from alchemjax.tasks.sweep import Table as Table
     from alchemjax.tasks.sweep import sweep as sweep
+    from alchemjax.tasks.transition import order_disorder as order_disorder
     from alchemjax.tasks.validate import validate as validate
 
 __version__ = "0.1.0"
@@ -81,9 +83,11 @@ _PUBLIC = {
     "total_energy": "tasks.lattice",
     "sample": "tasks.sampling",
     "anneal": "tasks.sampling",
+    "ground_state": "tasks.sampling",
     "shells": "tasks.averages",
     "statistics": "tasks.averages",
     "transition_temperature": "tasks.averages",
+    "order_disorder": "tasks.transition",
     "validate": "tasks.validate",
     "write_alloy": "commands.alloy_file",
     "read_alloy": "commands.alloy_file",

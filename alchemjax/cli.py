@@ -2,19 +2,19 @@
 
 import os
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from typer import Argument, Option
 
+from alchemjax.cli_errors import plainly
 from alchemjax.cli_options import (
     FLOAT,
     OUT,
     WHOLE,
     Alpha,
+    Box,
     Coupling,
     CouplingOption,
     Dtype,
@@ -35,11 +35,13 @@ from alchemjax.cli_options import (
     Precision,
     Pressure,
     Relax,
+    Rigid,
     Strain,
     StressTolerance,
     Supercell,
     Temperatures,
     Thermostat,
+    ThirdOrder,
     Weights,
 )
 
@@ -51,43 +53,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Alchemical interatomic potentials: materials whose composition is a continuous variable.",
 )
-
-
-def _plainly(command: Callable) -> Callable:
-    """Errors as one sentence and a status; the whole traceback with ALCHEMJAX_TRACEBACK=1."""
-
-    @wraps(command)
-    def run(*args, **kwargs):
-        try:
-            return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            again = "; run the same command to continue" if command.__name__ in ("sweep", "md", "alloy") else ""
-            print(f"alchemjax: interrupted{again}", file=sys.stderr)
-            raise typer.Exit(130) from None
-        except (ValueError, OSError, RuntimeError) as error:
-            sentence = _sentence(error)
-            if sentence is None or os.environ.get("ALCHEMJAX_TRACEBACK") == "1":
-                raise
-            print(f"alchemjax: {sentence}", file=sys.stderr)
-            raise typer.Exit(2) from None
-
-    return run
-
-
-def _sentence(error: Exception) -> str | None:
-    """What to say of an error; None for one that only a traceback explains."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, RuntimeError):
-        full = "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
-        advice = "try fewer at once (--batch, --replicas), --dtype float32 or a smaller cell"
-        return f"not enough memory; {advice}" if full else None
-    sentence = " ".join(str(error).split())
-    for option in ("modality", "head"):  # the library speaks of its arguments
-        sentence = sentence.replace(f"pass {option}=", f"give --{option}").replace(
-            f"leave {option}", f"leave --{option}"
-        )
-    return sentence
 
 
 def _version(wanted: bool) -> bool:
@@ -107,7 +72,7 @@ def common(
 
 
 @app.command()
-@_plainly
+@plainly
 def sweep(
     file: File,
     out: Annotated[Path, Option("--out", "-o", **OUT, help="Folder for the results.")],
@@ -160,7 +125,7 @@ def sweep(
 
 
 @app.command()
-@_plainly
+@plainly
 def relax(
     file: File,
     out: Annotated[
@@ -195,7 +160,7 @@ def relax(
 
 
 @app.command()
-@_plainly
+@plainly
 def md(
     file: File,
     out: Annotated[Path, Option("--out", "-o", **OUT, help="Folder for log, trajectory, checkpoint, report and plot.")],
@@ -272,7 +237,7 @@ def md(
 
 
 @app.command()
-@_plainly
+@plainly
 def alloy(
     file: File,
     out: Annotated[Path, Option("--out", "-o", **OUT, help="Folder for tables, plot, report and Hamiltonian.")],
@@ -284,16 +249,22 @@ def alloy(
     relax: Annotated[
         bool, Option("--relax/--no-relax", help="Relax cell and positions of the random alloy before.")
     ] = True,
-    rigid: Annotated[bool, Option("--rigid", help="Keep atoms on their sites: no static displacements.")] = False,
+    rigid: Rigid = False,
+    third_order: ThirdOrder = True,
     supercell: Supercell = None,
-    box: Annotated[
-        str | None, Option(metavar="N,N,N", help="Cells in Monte Carlo. [default: 400 to 1000 mixed sites]")
-    ] = None,
+    box: Box = None,
     sweeps: Annotated[int, Option(**WHOLE, help="Of Monte Carlo, at every temperature; a quarter more before.")] = 1000,
-    seeds: Annotated[int, Option(**WHOLE, help="Independent Monte Carlo runs.")] = 4,
+    seeds: Annotated[
+        int, Option(**WHOLE, help="Monte Carlo runs from random arrangements, and as many from the ordered one.")
+    ] = 2,
     seed: Annotated[int, Option(**WHOLE, help="Seed of Monte Carlo and of random arrangements.")] = 0,
     validate: Annotated[
-        int, Option(**WHOLE, help="Random arrangements, and the ground state, to compare with; 0 for none.")
+        int,
+        Option(
+            **WHOLE,
+            help="Random arrangements to compare with, and the ground state, and a special quasirandom structure if "
+            "sqsgenerator is there; 0 for none.",
+        ),
     ] = 4,
     model: Model = "sevennet-0",
     head: Head = None,
@@ -305,8 +276,9 @@ def alloy(
     """Order, disorder and displacements at one composition.
 
     From derivatives of the energy: random alloy with static displacements, pair interactions, short-range order, heat
-    capacity, ordering temperature and ground state, and a comparison with explicit arrangements that says how far to
-    trust them. Run again, the derivatives are taken from the folder.
+    capacity, order-disorder transition and ground state, and a comparison with explicit arrangements that says how far
+    to trust them. Monte Carlo starts from random arrangements and from the ordered one: where a transition is of first
+    order, free energies of both decide. Run again, the derivatives are taken from the folder.
     """
     arguments = dict(locals())
     from alchemjax.commands.alloy import run
@@ -315,7 +287,7 @@ def alloy(
 
 
 @app.command()
-@_plainly
+@plainly
 def info(
     file: File,
     mix: Mix = None,
@@ -341,7 +313,7 @@ def info(
 
 
 @app.command()
-@_plainly
+@plainly
 def models(
     name: Annotated[str | None, Argument(help="All about this one: address, licence, what to type to get it.")] = None,
     json: Annotated[
@@ -355,7 +327,7 @@ def models(
 
 
 @app.command()
-@_plainly
+@plainly
 def convert(
     family: Annotated[str, Argument(help="Kind of the checkpoint: sevennet, nequix or mace.")],
     path: Annotated[Path, Argument(help="Checkpoint (.pth, .nqx, .model), wheel or folder.")],

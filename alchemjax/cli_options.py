@@ -151,6 +151,15 @@ Weights = Annotated[
 Fraction = Annotated[
     float | None, Option("-x", **FLOAT, help="Fraction of the second species, where there is one group of two.")
 ]
+Rigid = Annotated[bool, Option("--rigid", help="Keep atoms on their sites: no static displacements.")]
+ThirdOrder = Annotated[
+    bool,
+    Option(
+        "--third-order/--no-third-order",
+        help="How strain changes interactions: counts in ordered alloys, and takes time.",
+    ),
+]
+Box = Annotated[str | None, Option(metavar="N,N,N", help="Cells in Monte Carlo. [default: 400 to 1000 mixed sites]")]
 Temperatures = Annotated[
     str | None,
     Option(

@@ -63,6 +63,20 @@ def few_compiled_programs():
         jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def quick_loops():
+    """The flags above make Monte Carlo 15 times as slow; with these emitters its loops compile as quickly, and run."""
+    from alchemjax.tasks import sampling
+
+    options = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else None
+    static = ("move", "exchange", "equilibration", "length", "every")
+    with pytest.MonkeyPatch.context() as patch:
+        run, cool = sampling._run.__wrapped__, sampling._cool.__wrapped__
+        patch.setattr(sampling, "_run", jax.jit(run, static_argnames=static, compiler_options=options))
+        patch.setattr(sampling, "_cool", jax.jit(cool, compiler_options=options))
+        yield
+
+
 # --- potentials -------------------------------------------------------------------------------------------------------
 
 

@@ -56,11 +56,17 @@ def test_tables_and_hamiltonian_agree(made):
     assert [float(row["temperature_K"]) for row in rows] == [300, 600, 1200]
     assert all(float(row["alpha_error_Na-K_3.96A"]) > 0 for row in rows)
     alloy = aj.read_alloy(folder / "hamiltonian.json")
-    again = aj.sample(
+    again = aj.order_disorder(
         aj.lattice_model(alloy, (2, 2, 2)), [300, 600, 1200], alloy.weights, sweeps=16, equilibration=4, seeds=2
     )
-    energies = aj.statistics(again).energy / 2
-    np.testing.assert_allclose([float(row["energy_per_site_eV"]) for row in rows], energies, rtol=1e-6)
+    read = lambda name: [float(row[name]) for row in rows]
+    np.testing.assert_allclose(read("energy_per_site_eV"), again.equilibrium.energy / 2, rtol=1e-6)
+    np.testing.assert_allclose(read("energy_from_random_per_site_eV"), again.random.energy / 2, rtol=1e-6)
+    np.testing.assert_allclose(read("free_energy_of_order_per_site_eV"), again.free_energy / 2, rtol=1e-5)
+    assert [row["started_from"] == "ordered" for row in rows] == again.stable.tolist()
+    report = json.loads((folder / "alloy.json").read_text())["results"]
+    assert report["transition"]["kind"] == again.kind
+    assert report["ground_state_energy_per_site_eV"] <= min(read("energy_from_ordered_per_site_eV")) + 1e-9
     given = aj.interactions(alloy)
     near = given.energy[np.isclose(given.distance, given.distance.min(), atol=0.01)].mean(0)
     first = rows_of(folder / "interactions.csv")[0]

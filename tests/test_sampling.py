@@ -1,6 +1,5 @@
 """Monte Carlo on a lattice: against sums over all arrangements and what is known of the Ising model."""
 
-import os
 from functools import lru_cache
 from itertools import product
 
@@ -28,18 +27,7 @@ J = 0.01  # eV
 CRITICAL = {2: 2 / np.log(1 + np.sqrt(2)), 3: 4.5115}  # kT/J of the square (L. Onsager) and the simple cubic lattice
 WEIGHTS = np.array([[0.5, 1 / 6, 1 / 3], [1 / 6, 0.5, 1 / 3], [0, 2 / 3, 1 / 3], [1, 0, 0]])
 POTENTIALS = [0.02, -0.01, 0.0]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_loops():
-    """The flags of conftest make the loops 15 times as slow; with these emitters they compile as quickly, and run."""
-    options = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in os.environ["XLA_FLAGS"] else None
-    static = ("move", "exchange", "equilibration", "length", "every")
-    with pytest.MonkeyPatch.context() as patch:
-        run, cool = sampling._run.__wrapped__, sampling._cool.__wrapped__
-        patch.setattr(sampling, "_run", jax.jit(run, static_argnames=static, compiler_options=options))
-        patch.setattr(sampling, "_cool", jax.jit(cool, compiler_options=options))
-        yield
+pytestmark = pytest.mark.usefixtures("quick_loops")
 
 
 def random_model(shape=(3, 1, 1), *, scale=0.02, seed=0, dtype=float) -> LatticeModel:

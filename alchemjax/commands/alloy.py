@@ -14,6 +14,7 @@ from rich.table import Table
 import alchemjax
 from alchemjax.atoms import to_atoms
 from alchemjax.commands.alloy_file import FORMAT, about_file, csv_table, read_alloy, write_alloy
+from alchemjax.commands.alloy_tables import interaction_table, temperature_table
 from alchemjax.commands.columns import plain
 from alchemjax.commands.options import check_periodic, parse_mix, parse_supercell, parse_weights
 from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system, warn
@@ -30,19 +31,20 @@ from alchemjax.tasks.alloy import (
     random_energy,
     strain_by_displacements,
 )
-from alchemjax.tasks.averages import shells, statistics, transition_temperature
-from alchemjax.tasks.ordering import box_of, instability, interactions, lattice_model, short_range_order, spinodal
+from alchemjax.tasks.averages import shells
+from alchemjax.tasks.ordering import box_of, instability, lattice_model, spinodal
 from alchemjax.tasks.relax import relax
-from alchemjax.tasks.sampling import anneal, sample
+from alchemjax.tasks.sampling import ground_state
 from alchemjax.tasks.states import mixed_states
+from alchemjax.tasks.transition import OrderDisorder, order_disorder
 from alchemjax.tasks.validate import explicit_system, one_hot, validate
 
 FILES = ("hamiltonian.json", "interactions.csv", "temperatures.csv", "ground_state.extxyz", "alloy.json", "alloy.png")
+SAME_ENERGY = 1e-6  # eV per cell
 BOX = 400, 1000  # mixed sites in Monte Carlo
 TEMPERATURES = 12
 SHELLS = 3
 FAR = 12.0  # A, of shells
-SAME_DISTANCE = 1e-2  # A
 
 
 def run(arguments: dict) -> None:
@@ -86,16 +88,12 @@ def run(arguments: dict) -> None:
     cell, places = completed_cell(structure), structure.positions[found.site]
     pairs = shells(cell, places, found.sublattice, box, FAR, pbc=structure.pbc)[:SHELLS]
     given = {"sweeps": arguments["sweeps"], "equilibration": arguments["sweeps"] // 4, "seeds": arguments["seeds"]}
-    with Console(stderr=True).status("Monte Carlo"):
-        samples = sample(model, temperatures, found.weights, seed=arguments["seed"], **given)
-        averages = statistics(samples, pairs)
-        try:
-            transition = transition_temperature(samples) if len(temperatures) > 2 else None
-        except ValueError as error:
-            transition = None
-            warn(f"no transition temperature: {error}")
-        ordered, lowest = anneal(model, found.weights, seed=arguments["seed"])
-    columns = _columns(found, averages, pairs)
+    on, bar = _bar("Monte Carlo")
+    with bar:
+        ordered, lowest = ground_state(model, found.weights, seed=arguments["seed"])
+        options = {"ordered": ordered, "seed": arguments["seed"], "on_run": on}
+        transition = order_disorder(model, temperatures, found.weights, pairs, **given, **options)
+    columns = temperature_table(found, transition, pairs)
     report["results"] |= _of_sampling(found, box, transition, lowest)
     explicit = None
     if arguments["validate"]:
@@ -106,7 +104,7 @@ def run(arguments: dict) -> None:
             )
         report["results"]["validation"] = explicit._asdict()
     report["table"] = columns
-    write_atomically(out / "interactions.csv", lambda path: path.write_text(csv_table(_interactions(found))))
+    write_atomically(out / "interactions.csv", lambda path: path.write_text(csv_table(interaction_table(found))))
     write_atomically(out / "temperatures.csv", lambda path: path.write_text(csv_table(columns)))
     write_atomically(out / "ground_state.extxyz", lambda path: _write_arrangement(path, system, found, box, ordered))
     text = json.dumps(plain(report), indent=1) + "\n"
@@ -171,7 +169,8 @@ def _check_numbers(arguments: dict) -> None:
 def _fingerprint(potential: Potential, system: System, arguments: dict, supercell) -> str:
     """Hash of all that determines the Hamiltonian."""
     settings = [FORMAT, alchemjax.__version__, jax.__version__, potential.name, potential.sha256, potential.dtype]
-    settings += [arguments["relax"], arguments["rigid"], None if supercell is None else np.asarray(supercell).tolist()]
+    settings += [arguments[name] for name in ("relax", "rigid", "third_order")]
+    settings += [None if supercell is None else np.asarray(supercell).tolist()]
     settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
     return fingerprint_of(settings, (*system.structure, system.weights))
 
@@ -228,7 +227,8 @@ def _hamiltonian(potential: Potential, system: System, arguments: dict, supercel
         system = system._replace(structure=relaxed.structure)
     on_rows, bar = _bar("derivatives")
     with bar:
-        found = alloy(potential, system, relaxed=not arguments["rigid"], supercell=supercell, on_rows=on_rows)
+        options = {"relaxed": not arguments["rigid"], "third_order": arguments["third_order"]}
+        found = alloy(potential, system, supercell=supercell, on_rows=on_rows, **options)
     write_alloy(path, found, fingerprint=fingerprint)
     return found, system
 
@@ -268,95 +268,19 @@ def _of_hamiltonian(found: Alloy) -> dict:
     return results
 
 
-def _of_sampling(found: Alloy, box, transition, lowest: float) -> dict:
-    sites = len(found.structure.positions) * int(np.prod(box))
-    results = {"box": box, "ground_state_energy_per_site_eV": lowest / sites}
-    if transition is not None:
-        names = ("temperature", "error", "at_edge")
-        results["heat_capacity_maximum_K"] = {name: getattr(transition, name) for name in names}
-    return results
-
-
-def _columns(found: Alloy, averages, pairs) -> dict:
-    """The table over temperatures."""
-    sites, mixed = len(found.structure.positions), len(found.site)
-    columns = {
-        "temperature_K": averages.temperatures,
-        "energy_per_site_eV": averages.energy / sites,
-        "energy_error_eV": averages.energy_error / sites,
-        "heat_capacity_per_mixed_site_kB": averages.heat_capacity / mixed,
-        "heat_capacity_error_kB": averages.heat_capacity_error / mixed,
-    }
-    given = interactions(found)
-    waves = [_mean_field_order(found, temperature) for temperature in averages.temperatures]
-    for number, shell in enumerate(pairs):
-        near = np.abs(given.distance - shell.distance) < SAME_DISTANCE
-        near &= (found.sublattice[given.first] == shell.sublattices[0]) & (
-            found.sublattice[given.second] == shell.sublattices[1]
+def _of_sampling(found: Alloy, box, transition: OrderDisorder, lowest: float) -> dict:
+    sites = len(found.structure.positions)
+    if transition.kind == "smooth" and np.isnan(transition.temperature):
+        warn("no transition temperature: --temperatures are fewer than three, or too far apart to join; give more")
+    if transition.missed > SAME_ENERGY:
+        warn(
+            f"Monte Carlo met arrangements {1000 * transition.missed / sites:.2g} meV per site below the ordered one "
+            "it started from; the transition is that of the latter: try another --seed or --box"
         )
-        for k, m in _unlike(found, shell.sublattices):
-            name = f"{found.species[k]}-{found.species[m]}_{shell.distance:.2f}A{_between(found, shell.sublattices)}"
-            columns[f"alpha_{name}"] = averages.warren_cowley[:, number, k, m]
-            columns[f"alpha_error_{name}"] = averages.warren_cowley_error[:, number, k, m]
-            of = lambda wave, near=near, k=k, m=m: wave.alpha[near][:, k, m].mean() if near.any() else np.nan
-            columns[f"alpha_mean_field_{name}"] = np.array([of(wave) for wave in waves])
-    return columns
-
-
-def _mean_field_order(found: Alloy, temperature: float):
-    """Short-range order, or NaN where the sum rule cannot be reached."""
-    try:
-        return short_range_order(found, temperature)
-    except ValueError:
-        hot = short_range_order(found, 1e6)
-        return hot._replace(alpha=np.full_like(hot.alpha, np.nan))
-
-
-def _unlike(found: Alloy, sublattices) -> list[tuple[int, int]]:
-    """Pairs of different states that two sublattices hold."""
-    one, two = (np.flatnonzero((found.weights[found.sublattice == s] > 0).any(axis=0)) for s in sublattices)
-    same = sublattices[0] == sublattices[1]
-    return [(k, m) for k in one.tolist() for m in two.tolist() if k < m or (k != m and not same)]
-
-
-def _between(found: Alloy, sublattices) -> str:
-    """Which sublattices, where there are several."""
-    return "" if (found.sublattice == found.sublattice[0]).all() else "_sublattices_{}_{}".format(*sublattices)
-
-
-def _shell_distances(distance):
-    """The mean distance of its shell for every pair."""
-    order = np.argsort(distance)
-    shell = np.concatenate([[0], np.cumsum(np.diff(distance[order]) > SAME_DISTANCE)])
-    means = np.bincount(shell, distance[order]) / np.bincount(shell)
-    return means[shell][np.argsort(order)]
-
-
-def _interactions(found: Alloy) -> dict:
-    """Pair interactions by shell: E_kk + E_mm - E_km - E_mk, positive where unlike neighbours are favoured."""
-    rows: list[dict] = []
-    given = {name: interactions(found, relaxed=name == "relaxed") for name in ("rigid", "relaxed")}
-    distance = _shell_distances(given["rigid"].distance)
-    kinds = np.stack([found.sublattice[given["rigid"].first], found.sublattice[given["rigid"].second]], 1)
-    for d in np.unique(distance):
-        for one, two in np.unique(kinds[distance == d], axis=0):
-            if one > two:
-                continue
-            here = (distance == d) & (kinds == (one, two)).all(1)
-            for k, m in _unlike(found, (one, two)):
-                row = {
-                    "distance_A": d,
-                    "sublattice": one,
-                    "other": two,
-                    "pairs_per_cell": here.sum() / (1 + (one == two)),
-                }
-                row["states"] = f"{found.species[k]}-{found.species[m]}"
-                for name, part in given.items():
-                    e = part.energy[here]
-                    exchange = e[:, k, k] + e[:, m, m] - e[:, k, m] - e[:, m, k]
-                    row[f"{name}_meV"] = 1000 * exchange.mean()
-                rows.append(row)
-    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"distance_A": []}
+    about = {"kind": transition.kind, "temperature_K": transition.temperature, "error_K": transition.error}
+    about |= {"latent_heat_per_site_eV": transition.latent_heat / sites, "at_edge": transition.at_edge}
+    energy = lowest / (sites * int(np.prod(box)))
+    return {"box": box, "ground_state_energy_per_site_eV": energy, "transition": about}
 
 
 def _write_arrangement(path: Path, system: System, found: Alloy, box, states) -> None:
@@ -365,7 +289,7 @@ def _write_arrangement(path: Path, system: System, found: Alloy, box, states) ->
     ase.io.write(path, atoms, format="extxyz")
 
 
-def _summary(found: Alloy, results: dict, strain, transition) -> Table:
+def _summary(found: Alloy, results: dict, strain, transition: OrderDisorder) -> Table:
     sites, box = results["sites_of_cell"], results["box"]
     table = Table(title="alloy", show_edge=False, show_header=False)
     mean = results["mean_field_energy_per_site_eV"]
@@ -388,8 +312,19 @@ def _summary(found: Alloy, results: dict, strain, transition) -> Table:
     if found.stiffness is not None:
         table.add_row("mean-field spinodal", f"{results['spinodal_K']:.0f} K")
     table.add_row("ordered arrangement (annealed)", per_site("ground_state_energy_per_site_eV"))
-    if transition is not None:
-        edge = ", at the edge of --temperatures" if transition.at_edge else ""
-        text = f"{transition.temperature:.0f} +- {transition.error:.0f} K in {'x'.join(map(str, box))} cells{edge}"
-        table.add_row("largest heat capacity (Monte Carlo)", text)
+    table.add_row(*_of_transition(transition, sites, box))
     return table
+
+
+def _of_transition(transition: OrderDisorder, sites: int, box) -> tuple[str, str]:
+    """What Monte Carlo says, as a name and a value."""
+    where = f"in {'x'.join(map(str, box))} cells"
+    number = f"{transition.temperature:.0f} +- {transition.error:.0f} K {where}"
+    if transition.kind == "first order":
+        return "order-disorder transition", (
+            f"{number}, first order, latent heat {1000 * transition.latent_heat / sites:.1f} meV per site"
+        )
+    if transition.kind == "smooth":
+        edge = ", at the edge of --temperatures" if transition.at_edge else ""
+        return "largest heat capacity (Monte Carlo)", number + edge if np.isfinite(transition.temperature) else "-"
+    return "order-disorder transition", f"{transition.kind} the --temperatures, {where}"

@@ -11,15 +11,16 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from alchemjax.plot import COLOURS, LINEAR, PANEL, STYLE
 from alchemjax.tasks.alloy import Alloy
-from alchemjax.tasks.averages import Transition
 from alchemjax.tasks.ordering import concentration_waves
+from alchemjax.tasks.transition import OrderDisorder
 from alchemjax.tasks.validate import Validation
 
+MARKERS = {"random": ("o", None), "SQS": ("D", None), "ground state": ("s", "white")}
 POINTS = 200  # along the path
 
 
 def plot_alloy(
-    alloy: Alloy, columns: Mapping[str, Any], transition: Transition | None, validation: Validation | None
+    alloy: Alloy, columns: Mapping[str, Any], transition: OrderDisorder, validation: Validation | None
 ) -> Figure:
     """Energies of concentration waves along a path of the zone; Warren-Cowley parameters and heat capacity against
     temperature (`columns` are those of `temperatures.csv`); explicit against predicted energies.
@@ -76,12 +77,12 @@ def _order(axes, columns: Mapping[str, Any]) -> None:
     axes.legend()
 
 
-def _heat(axes, columns: Mapping[str, Any], transition: Transition | None) -> None:
+def _heat(axes, columns: Mapping[str, Any], transition: OrderDisorder) -> None:
     name = "heat_capacity_per_mixed_site_kB"
     axes.errorbar(
         columns["temperature_K"], columns[name], columns["heat_capacity_error_kB"], color=COLOURS[0], fmt="o", capsize=2
     )
-    if transition is not None and not transition.at_edge:
+    if np.isfinite(transition.temperature) and not transition.at_edge:
         low, high = transition.temperature - transition.error, transition.temperature + transition.error
         axes.axvspan(low, high, color=COLOURS[1], alpha=0.3, linewidth=0)
         axes.axvline(transition.temperature, color=COLOURS[1], label=f"{transition.temperature:.0f} K")
@@ -102,10 +103,14 @@ def _energies(axes, alloy: Alloy, validation: Validation) -> None:
             continue
         x, y = 1000 * (found - mean), 1000 * (predicted - mean)
         ends += [*x, *y]
-        ordered = np.array([kind == "ground state" for kind in validation.kinds])
-        axes.plot(x[~ordered], y[~ordered], "o", color=colour, label=label)
-        axes.plot(x[ordered], y[ordered], "s", markerfacecolor="white", color=colour)
-    axes.plot([], [], "s", markerfacecolor="white", color="0.3", label="predicted ground state")
+        for kind, (marker, face) in MARKERS.items():
+            here = np.array([own == kind for own in validation.kinds])
+            axes.plot(x[here], y[here], marker, color=colour, markerfacecolor=face or colour)
+        axes.plot([], [], "o", color=colour, label=label)
+    for kind, (marker, face) in MARKERS.items():
+        if kind != "random" and kind in validation.kinds:
+            label = f"predicted {kind}" if kind == "ground state" else kind
+            axes.plot([], [], marker, color="0.3", markerfacecolor=face or "0.3", label=label)
     margin = 0.05 * (max(ends) - min(ends)) + 1
     both = [min(ends) - margin, max(ends) + margin]
     axes.plot(both, both, "--", color=LINEAR, linewidth=1.0, zorder=0)

@@ -89,6 +89,30 @@ def make_tables(model: LatticeModel) -> Tables:
     return Tables(field, pair, jnp.conj(jnp.fft.fftn(pair, axes=(0, 1, 2))), compliance)
 
 
+def with_images(single, pair):
+    """Single sites and pairs in a box of a lattice whose pairs were added up in it.
+
+    A site and its own images are one: half of their pairs belongs to the site.
+    """
+    own = np.arange(len(single))
+    single = single + np.moveaxis(np.diagonal(pair[0, 0, 0, own, own], axis1=1, axis2=2), -1, 1) / 2
+    pair[0, 0, 0, own, own] = 0
+    return single, pair
+
+
+def smaller(model: LatticeModel, parts) -> LatticeModel:
+    """A box that is repeated `parts` times along every vector to make the one of a checked model."""
+    size = np.array(model.pair.shape[:3]) // parts
+    split = np.stack([parts, size], 1).ravel()
+    fold = lambda pair: pair.reshape(*split, *pair.shape[3:]).sum((0, 2, 4))
+    field, pair = with_images(model.field, fold(model.pair))
+    strains = model.strains
+    if strains is not None:
+        ends = with_images(strains.field, fold(strains.pair))
+        strains = Strains(*ends, strains.compliance * np.prod(parts))
+    return model._replace(field=field, pair=pair, strains=strains)
+
+
 def random_states(model: LatticeModel, weights, key) -> Int[Array, "n1 n2 n3 sites"]:
     """A random arrangement: on every sublattice the numbers of atoms that are closest to the mean weights of its sites.
 

@@ -21,7 +21,7 @@ from jaxtyping import Complex, Float, Int
 from alchemjax.system.structure import completed_cell
 from alchemjax.system.supercell import numbering
 from alchemjax.tasks.alloy import Alloy, long_waves, pair_energies, single_sites
-from alchemjax.tasks.lattice import LatticeModel, Strains
+from alchemjax.tasks.lattice import LatticeModel, Strains, with_images
 from alchemjax.units import KELVIN
 
 SAME_DISTANCE = 1e-3  # A
@@ -110,23 +110,15 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
     np.add.at(pair, where, given.energy)
     field = single_sites(alloy, relaxed=relaxed)
     if not relaxed or alloy.stiffness is None:
-        return LatticeModel(np.asarray(alloy.energy), *_with_images(field, pair), alloy.allowed, alloy.sublattice)
+        return LatticeModel(np.asarray(alloy.energy), *with_images(field, pair), alloy.allowed, alloy.sublattice)
     pair -= long_waves(alloy).mean(0) / shape.prod()  # the box has no waves of infinite length; it strains as a whole
     strained = np.zeros((*pair.shape, len(alloy.stiffness)))
     if alloy.own_strain is not None:
         np.add.at(strained, where, given.strain)
     force = alloy.strain_force if alloy.own_strain is None else alloy.strain_force + alloy.own_strain
-    constants = np.asarray(alloy.energy), *_with_images(field, pair), alloy.allowed, alloy.sublattice
-    strains = Strains(*_with_images(force, strained), np.linalg.inv(alloy.stiffness) / shape.prod())
+    constants = np.asarray(alloy.energy), *with_images(field, pair), alloy.allowed, alloy.sublattice
+    strains = Strains(*with_images(force, strained), np.linalg.inv(alloy.stiffness) / shape.prod())
     return LatticeModel(*constants, strains)
-
-
-def _with_images(single, pair):
-    """A site and its own images are one: half of their pairs belongs to the site."""
-    own = np.arange(len(single))
-    single = single + np.moveaxis(np.diagonal(pair[0, 0, 0, own, own], axis1=1, axis2=2), -1, 1) / 2
-    pair[0, 0, 0, own, own] = 0
-    return single, pair
 
 
 def box_of(alloy: Alloy, least: int, most: int, *, even: bool = False) -> tuple[int, ...]:

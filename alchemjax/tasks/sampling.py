@@ -24,11 +24,13 @@ from alchemjax.tasks.lattice import (
     local_fields,
     make_tables,
     precision_of,
+    smaller,
     total_energy,
     totals_of,
 )
 from alchemjax.units import KELVIN
 
+WHOLE = 1e-6  # how exactly a number of atoms is whole
 BLOCKS = 8  # per chain, of averages: what error bars are made of
 
 
@@ -204,13 +206,11 @@ def sample(
     Errors: ValueError for arguments that do not fit the model.
     """
     model = checked_model(model)
-    heats = np.atleast_1d(np.asarray(temperatures, float))
-    if heats.ndim != 1 or not (np.isfinite(heats) & (heats > 0)).all() or (np.diff(heats) <= 0).any():
-        raise ValueError(f"temperatures {temperatures} must be positive and increasing; sort them, each given once")
+    heats = checked_temperatures(temperatures)
     for name, value, least in (("sweeps", sweeps, BLOCKS), ("equilibration", equilibration, 0), ("seeds", seeds, 1)):
-        _check_whole(name, value, least)
-    _check_whole("seed", seed, 0)
-    _check_whole("every", every, 1)
+        check_whole(name, value, least)
+    check_whole("seed", seed, 0)
+    check_whole("every", every, 1)
     exchange = bool(exchange) and len(heats) > 1
     cast = lambda a: jnp.asarray(a, model.pair.dtype)
     move, potential = _checked_kind(model, kind, chemical_potentials)
@@ -260,7 +260,7 @@ def anneal(
     """
     model = checked_model(model)
     for name, value, least in (("sweeps", sweeps, 1), ("chains", chains, 1), ("seed", seed, 0)):
-        _check_whole(name, value, least)
+        check_whole(name, value, least)
     with precision_of(model):
         keys = jax.random.split(jax.random.key(seed), chains + 1)
         begin = _starts(model, weights, None, _swap, keys[0], (chains,))
@@ -275,6 +275,31 @@ def anneal(
         energies, best = _cool(tables, _moves(model, _swap), heats, begin, keys[1:])
         states = np.asarray(best[jnp.argmin(energies)])
         return states, float(total_energy(model, states))
+
+
+def ground_state(
+    model: LatticeModel, weights, *, sweeps: int = 1000, chains: int = 16, seed: int = 0
+) -> tuple[Int[np.ndarray, "n1 n2 n3 sites"], float]:
+    """The arrangement of lowest energy that `anneal` finds in the box, or in smaller ones that fill it, and its energy.
+
+    A large box is left in domains; small ones order at once. Those are tried that hold the composition and are a
+    fraction of the box, the same along all vectors that it divides.
+    Errors: ValueError for arguments that do not fit the model.
+    """
+    model, found = checked_model(model), []
+    shape, weights = np.array(model.pair.shape[:3]), np.asarray(weights, float)
+    check_shape("weights", weights, model.field.shape)
+    numbers = np.stack([weights[model.sublattice == s].sum(0) for s in np.unique(model.sublattice)])
+    for part in range(1, max(shape) + 1):
+        parts = np.where(shape % part == 0, part, 1)
+        held = numbers * (shape // parts).prod()
+        if part > 1 and (parts.max() == 1 or np.abs(held - np.round(held)).max() > WHOLE):
+            continue
+        states, _ = anneal(smaller(model, parts), weights, sweeps=sweeps, chains=chains, seed=seed)
+        repeated = np.tile(states, (*parts, 1))
+        found.append((float(total_energy(model, repeated)), len(found), repeated))
+    energy, _, states = min(found)
+    return states, energy
 
 
 @jax.jit
@@ -337,6 +362,15 @@ def _checked_kind(model: LatticeModel, kind, chemical_potentials):
     return _flip, np.broadcast_to(given, model.field.shape)
 
 
-def _check_whole(name: str, value, least: int) -> None:
+def checked_temperatures(temperatures) -> Float[np.ndarray, "temperatures"]:
+    """Errors: ValueError for temperatures that are not positive and increasing."""
+    heats = np.atleast_1d(np.asarray(temperatures, float))
+    if heats.ndim != 1 or not (np.isfinite(heats) & (heats > 0)).all() or (np.diff(heats) <= 0).any():
+        raise ValueError(f"temperatures {temperatures} must be positive and increasing; sort them, each given once")
+    return heats
+
+
+def check_whole(name: str, value, least: int) -> None:
+    """Errors: ValueError for what is not a whole number, or less than `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**31:
         raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}")

@@ -17,7 +17,7 @@ from alchemjax.tasks.lattice import random_states, total_energy
 from alchemjax.tasks.ordering import box_of, lattice_model
 from alchemjax.tasks.quasirandom import can_search, quasirandom_states
 from alchemjax.tasks.relax import relax
-from alchemjax.tasks.sampling import anneal
+from alchemjax.tasks.sampling import ground_state as ground_state_of
 from alchemjax.tasks.states import VACANCY
 
 LIMIT = 0.005  # eV per site: a larger error makes predictions doubtful
@@ -69,7 +69,7 @@ def validate(
     if sqs:
         states.append(quasirandom_states(alloy, drawn[0], seed=seed))
     if ground_state:
-        states.append(anneal(models[True], alloy.weights, seed=seed)[0])
+        states.append(ground_state_of(models[True], alloy.weights, seed=seed)[0])
     kinds = ("random",) * random + ("SQS",) * sqs + ("ground state",) * ground_state
     sites = len(alloy.structure.positions) * int(np.prod(shape))
     large = explicit_system(system, alloy, shape)

@@ -1,0 +1,96 @@
+"""Tables of an alloy: what depends on temperature, and pair interactions by shell."""
+
+import numpy as np
+
+from alchemjax.tasks.alloy import Alloy
+from alchemjax.tasks.ordering import interactions, short_range_order
+from alchemjax.tasks.transition import OrderDisorder
+
+SAME_DISTANCE = 1e-2  # A
+
+
+def temperature_table(found: Alloy, transition: OrderDisorder, pairs) -> dict:
+    """The table over temperatures: of the stable branch, and the energies of both."""
+    sites, mixed, averages = len(found.structure.positions), len(found.site), transition.equilibrium
+    columns = {
+        "temperature_K": averages.temperatures,
+        "started_from": np.where(transition.stable, "ordered", "random"),
+        "energy_per_site_eV": averages.energy / sites,
+        "energy_error_eV": averages.energy_error / sites,
+        "heat_capacity_per_mixed_site_kB": averages.heat_capacity / mixed,
+        "heat_capacity_error_kB": averages.heat_capacity_error / mixed,
+        "energy_from_random_per_site_eV": transition.random.energy / sites,
+        "energy_from_ordered_per_site_eV": transition.ordered.energy / sites,
+        "free_energy_of_order_per_site_eV": transition.free_energy / sites,
+        "free_energy_error_eV": transition.free_energy_error / sites,
+    }
+    given = interactions(found)
+    waves = [_mean_field_order(found, temperature) for temperature in averages.temperatures]
+    for number, shell in enumerate(pairs):
+        near = np.abs(given.distance - shell.distance) < SAME_DISTANCE
+        near &= (found.sublattice[given.first] == shell.sublattices[0]) & (
+            found.sublattice[given.second] == shell.sublattices[1]
+        )
+        for k, m in _unlike(found, shell.sublattices):
+            name = f"{found.species[k]}-{found.species[m]}_{shell.distance:.2f}A{_between(found, shell.sublattices)}"
+            columns[f"alpha_{name}"] = averages.warren_cowley[:, number, k, m]
+            columns[f"alpha_error_{name}"] = averages.warren_cowley_error[:, number, k, m]
+            of = lambda wave, near=near, k=k, m=m: wave.alpha[near][:, k, m].mean() if near.any() else np.nan
+            columns[f"alpha_mean_field_{name}"] = np.array([of(wave) for wave in waves])
+    return columns
+
+
+def _mean_field_order(found: Alloy, temperature: float):
+    """Short-range order, or NaN where the sum rule cannot be reached."""
+    try:
+        return short_range_order(found, temperature)
+    except ValueError:
+        hot = short_range_order(found, 1e6)
+        return hot._replace(alpha=np.full_like(hot.alpha, np.nan))
+
+
+def _unlike(found: Alloy, sublattices) -> list[tuple[int, int]]:
+    """Pairs of different states that two sublattices hold."""
+    one, two = (np.flatnonzero((found.weights[found.sublattice == s] > 0).any(axis=0)) for s in sublattices)
+    same = sublattices[0] == sublattices[1]
+    return [(k, m) for k in one.tolist() for m in two.tolist() if k < m or (k != m and not same)]
+
+
+def _between(found: Alloy, sublattices) -> str:
+    """Which sublattices, where there are several."""
+    return "" if (found.sublattice == found.sublattice[0]).all() else "_sublattices_{}_{}".format(*sublattices)
+
+
+def _shell_distances(distance):
+    """The mean distance of its shell for every pair."""
+    order = np.argsort(distance)
+    shell = np.concatenate([[0], np.cumsum(np.diff(distance[order]) > SAME_DISTANCE)])
+    means = np.bincount(shell, distance[order]) / np.bincount(shell)
+    return means[shell][np.argsort(order)]
+
+
+def interaction_table(found: Alloy) -> dict:
+    """By shell: E_kk + E_mm - E_km - E_mk, positive where unlike neighbours are favoured."""
+    rows: list[dict] = []
+    given = {name: interactions(found, relaxed=name == "relaxed") for name in ("rigid", "relaxed")}
+    distance = _shell_distances(given["rigid"].distance)
+    kinds = np.stack([found.sublattice[given["rigid"].first], found.sublattice[given["rigid"].second]], 1)
+    for d in np.unique(distance):
+        for one, two in np.unique(kinds[distance == d], axis=0):
+            if one > two:
+                continue
+            here = (distance == d) & (kinds == (one, two)).all(1)
+            for k, m in _unlike(found, (one, two)):
+                row = {
+                    "distance_A": d,
+                    "sublattice": one,
+                    "other": two,
+                    "pairs_per_cell": here.sum() / (1 + (one == two)),
+                }
+                row["states"] = f"{found.species[k]}-{found.species[m]}"
+                for name, part in given.items():
+                    e = part.energy[here]
+                    exchange = e[:, k, k] + e[:, m, m] - e[:, k, m] - e[:, m, k]
+                    row[f"{name}_meV"] = 1000 * exchange.mean()
+                rows.append(row)
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"distance_A": []}

@@ -1,0 +1,222 @@
+"""Order-disorder transitions from the free energies of the ordered and of the disordered lattice.
+
+Chains that start from random arrangements stay disordered below a transition of first order, chains that start from the
+ordered one stay ordered above it. Energies U of both give their free energies F, with b = 1/kT:
+
+    disordered    b F = -ln W + int_0^b U db'                      W: number of arrangements
+    ordered       b F = b U_0 - int_b^inf (U - U_0) db'            U_0: energy of the ordered arrangement
+
+Where these cross is the transition. If it is continuous both are one curve, and the heat capacity has its maximum.
+D. Frenkel, B. Smit, Understanding Molecular Simulation, 2nd ed. (2002), chapter 7.
+"""
+
+from collections.abc import Callable
+from math import lgamma
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from alchemjax.tasks.averages import Statistics, statistics, transition_temperature
+from alchemjax.tasks.lattice import LatticeModel, total_energy
+from alchemjax.tasks.sampling import (
+    BLOCKS,
+    Samples,
+    check_whole,
+    checked_temperatures,
+    ground_state,
+    sample,
+)
+from alchemjax.units import KELVIN
+
+HOT = 1.5, 2.5, 6.0, 1e4  # of the largest temperature: to the random arrangement
+COLD = 0.3, 0.5, 0.7, 0.85  # of the smallest temperature: to the ordered one
+SURE = 3.0  # standard errors by which a branch must be metastable, to be one
+FINE = 1001  # temperatures, in looking for the crossing
+
+
+class OrderDisorder(NamedTuple):
+    """Two branches; energies in eV per cell."""
+
+    temperatures: Float[np.ndarray, "temperatures"]  # K
+    random: Statistics  # from random arrangements
+    ordered: Statistics  # from the ordered arrangement
+    free_energy: Float[np.ndarray, "temperatures"]  # ordered - random
+    free_energy_error: Float[np.ndarray, "temperatures"]
+    kind: str  # "first order", "smooth", "ordered throughout" or "disordered throughout"
+    temperature: float  # K; NaN for the last two, and for temperatures that are too few or too far apart
+    error: float  # K
+    latent_heat: float  # 0 unless of first order
+    at_edge: bool  # the maximum of the heat capacity lies at an end of the temperatures
+    stable: Bool[np.ndarray, "temperatures"]  # which are those of the ordered branch
+    equilibrium: Statistics  # of the stable branch
+    missed: float  # how far below the energy of the ordered arrangement a chain came: then order is not known
+
+
+def order_disorder(
+    model: LatticeModel,
+    temperatures,
+    weights,
+    shells=(),
+    *,
+    ordered=None,
+    sweeps: int = 1000,
+    equilibration: int = 250,
+    seeds: int = 4,
+    seed: int = 0,
+    on_run: Callable[[int, int], None] | None = None,
+) -> OrderDisorder:
+    """Whether and where the lattice orders: canonical chains from random arrangements and from the ordered one.
+
+    `temperatures` [K] should enclose the transition; more are added towards 0 and infinity. `ordered` is by default
+    the result of `ground_state`. `on_run(done, number)` is called after every run of one seed.
+
+    "first order": both branches live on beyond where their free energies are the same. "smooth": there is no such
+    hysteresis, because the transition is continuous or because the box is small; `temperature` is that of the largest
+    heat capacity (see `transition_temperature`). Otherwise one branch is the stable one at all temperatures.
+    Order is one arrangement and its excitations: many arrangements of the same lowest energy are more stable than that.
+
+    Errors: ValueError for arguments that do not fit the model.
+    """
+    given = checked_temperatures(temperatures)
+    check_whole("seeds", seeds, 1)
+    check_whole("seed", seed, 0)
+    if ordered is None:
+        ordered, _ = ground_state(model, weights, seed=seed)
+    cells = int(np.prod(np.shape(ordered)[:3]))
+    least = float(total_energy(model, ordered)) / cells
+    heats = np.concatenate([np.array(COLD) * given[0], given, np.array(HOT) * given[-1]])
+    runs: list[list[Samples]] = [[], []]
+    for number in range(2 * seeds):
+        own, start = (heats[len(COLD) :], {"weights": weights}) if number < seeds else (heats, {"states": ordered})
+        own = own if number < seeds else own[: -len(HOT)]
+        options = {"sweeps": sweeps, "equilibration": equilibration, "seeds": 1, "seed": 2 * seed * seeds + number}
+        runs[number // seeds].append(sample(model, own, exchange=False, **start, **options))
+        if on_run is not None:
+            on_run(number + 1, 2 * seeds)
+    both = [_joined(run) for run in runs]
+    found = [statistics(samples, shells) for samples in both]
+    missed = max(0.0, least - min(float(samples.energy.min()) for samples in both))
+    here = slice(None, len(given)), slice(len(COLD), None)
+    disordered, order = (_rows(one, part) for one, part in zip(found, here, strict=True))
+    one, one_error = _from_random(found[0], least, _arrangements(both[0]) / cells)
+    two, two_error = _from_order(found[1], least)
+    gap, error = two[here[1]] - one[here[0]], np.hypot(one_error[here[0]], two_error[here[1]])
+    apart = _apart(both[0].energy[here[0]], both[1].energy[here[1]])
+    sure = np.logical_or.accumulate((gap > SURE * error)[::-1])[::-1]
+    crossing = np.flatnonzero((apart[:-1] | apart[1:]) & (gap[:-1] < 0) & (gap[1:] >= 0) & sure[1:])
+    latent, at_edge, stable = 0.0, False, np.ones(len(given), bool)
+    if len(crossing):
+        kind = "first order"
+        temperature, spread, latent = _crossing(
+            given, gap, error, disordered.energy - order.energy, apart, int(crossing[-1])
+        )
+        stable = given < temperature
+    elif apart.all() and gap[-1] < 0:
+        kind, temperature, spread = "ordered throughout", np.nan, np.nan
+    elif apart[0] and gap[0] > SURE * error[0]:
+        kind, temperature, spread, stable = "disordered throughout", np.nan, np.nan, ~stable
+    else:
+        kind, (temperature, spread, at_edge) = "smooth", _largest(_part(both[1], here[1]))
+    choose = lambda a, b: np.where(stable.reshape(-1, *[1] * (a.ndim - 1)), b, a)
+    equilibrium = Statistics(*map(choose, disordered, order))
+    ends = KELVIN * given * gap, KELVIN * given * error
+    numbers = float(temperature), float(spread), float(latent), bool(at_edge)
+    return OrderDisorder(given, disordered, order, *ends, kind, *numbers, stable, equilibrium, missed)
+
+
+def _apart(disordered, order):
+    """At which temperatures the means over blocks leave half of the distance between the branches free."""
+    one, two = (a.reshape(len(a), a.shape[1] * BLOCKS, -1).mean(-1) for a in (disordered, order))
+    return one.min(1) - two.max(1) > (one.mean(1) - two.mean(1)) / 2
+
+
+def _joined(runs: list[Samples]) -> Samples:
+    """The samples of one seed each as samples of all of them."""
+    along = {name: np.concatenate([getattr(run, name) for run in runs], 1) for name in _PER_SEED}
+    return runs[0]._replace(**along, moved=np.mean([run.moved for run in runs], axis=0))
+
+
+_PER_SEED = "energy", "grand", "composition", "correlations", "states"
+
+
+def _largest(samples: Samples) -> tuple[float, float, bool]:
+    """Temperature of the largest heat capacity, its error, and whether it is at an end; NaN if it cannot be told."""
+    try:
+        return transition_temperature(samples)[:3]
+    except ValueError:
+        return np.nan, np.nan, False
+
+
+def _part(samples: Samples, which: slice) -> Samples:
+    """Some of the temperatures."""
+    named = {name: getattr(samples, name)[which] for name in (*_PER_SEED, "temperatures", "moved")}
+    return samples._replace(**named)
+
+
+def _rows(found: Statistics, which: slice) -> Statistics:
+    return Statistics(*(column[which] for column in found))
+
+
+def _arrangements(samples: Samples) -> float:
+    """ln of the number of arrangements with the atoms of the box."""
+    states, total = samples.states[0, 0], 0.0
+    for sublattice in np.unique(samples.sublattice):
+        held = np.bincount(states[..., samples.sublattice == sublattice].ravel()).tolist()
+        total += lgamma(sum(held) + 1) - sum(lgamma(count + 1) for count in held)
+    return total
+
+
+def _from_random(found: Statistics, least: float, entropy: float):
+    """F/kT per cell and its error at all temperatures, of which the last is all but infinite."""
+    inverse = 1 / (KELVIN * found.temperatures[::-1])
+    value, error = _integral(found, least, inverse, slice(None, None, -1))
+    first = inverse[0] * (found.energy[-1] - least)
+    return (value + first + inverse * least - entropy)[::-1], error[::-1]
+
+
+def _from_order(found: Statistics, least: float):
+    """F/kT per cell and its error at all temperatures, of which the first is all but 0."""
+    heat = KELVIN * found.temperatures
+    excess, slope = found.energy[0] - least, found.heat_capacity[0] * heat[0] ** 2
+    rest = excess**2 / slope if slope > 0 else 0.0  # of excitations that die out as exp(-gap/kT)
+    value, error = _integral(found, least, 1 / heat, slice(None))
+    return value + least / heat - rest, error
+
+
+def _integral(found: Statistics, least: float, inverse, order: slice):
+    """The integral of U - U_0 from the first b = 1/kT to every one, and its error, by cubic polynomials.
+
+    The error of a polynomial is taken to be (db)^2/12 times what its slopes miss, (U'_1 + U'_2)/2 - (U_2 - U_1)/db.
+    """
+    heat = (KELVIN * found.temperatures[order]) ** 2
+    value, slope = found.energy[order] - least, -found.heat_capacity[order] * heat
+    steps, ends = np.diff(inverse), np.eye(len(inverse))
+    none = np.zeros((1, len(inverse)))
+    of_value = np.cumsum(np.r_[none, steps[:, None] / 2 * (ends[:-1] + ends[1:])], axis=0)
+    of_slope = np.cumsum(np.r_[none, steps[:, None] ** 2 / 12 * (ends[:-1] - ends[1:])], axis=0)
+    missed = steps / 12 * ((slope[1:] + slope[:-1]) / 2 * steps - np.diff(value))
+    parts = of_value * found.energy_error[order], of_slope * (found.heat_capacity_error[order] * heat)
+    squares = sum((part**2).sum(1) for part in parts) + np.cumsum(np.append(0, missed**2))
+    return of_value @ value + of_slope @ slope, np.sqrt(squares)
+
+
+def _crossing(temperatures, gap, error, jump, apart, first: int):
+    """Where the free energies cross between two temperatures: K, its error, and the latent heat.
+
+    The slope of the gap by 1/kT is -`jump` where both branches are there: at both temperatures, or at one.
+    """
+    two = slice(first, first + 2)
+    inverse, gap, jump = 1 / (KELVIN * temperatures[two]), gap[two], jump[two]
+    t, step = np.linspace(0, 1, FINE), inverse[1] - inverse[0]
+    if apart[two].all():
+        ends = np.stack([2 * t**3 - 3 * t**2 + 1, 3 * t**2 - 2 * t**3], 1) @ gap
+        curve = ends + np.stack([t**3 - 2 * t**2 + t, t**3 - t**2], 1) @ -jump * step
+        root = np.interp(0, curve, t)
+        latent, spread = jump @ [1 - root, root], error[two].max()
+    else:
+        own = int(apart[first + 1])
+        latent, spread = jump[own], error[first + own]
+        root = np.clip(own + gap[own] / (latent * step), 0, 1)
+    where = inverse[0] + root * step
+    return 1 / (KELVIN * where), spread / (latent * KELVIN * where**2), latent

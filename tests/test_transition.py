@@ -1,0 +1,183 @@
+"""Transitions by free energies: against the exact sums of lattices in which all sites see each other."""
+
+import sys
+from functools import lru_cache
+from math import lgamma
+
+import numpy as np
+import pytest
+from test_sampling import J, checkerboard, ising, random_model
+
+from alchemjax.tasks import transition
+from alchemjax.tasks.averages import Shell
+from alchemjax.tasks.lattice import LatticeModel, Strains, checked_model, smaller, total_energy
+from alchemjax.tasks.sampling import BLOCKS, Samples, anneal, ground_state
+from alchemjax.tasks.transition import order_disorder
+from alchemjax.units import KELVIN
+
+pytestmark = pytest.mark.usefixtures("quick_loops")
+CELLS = 64
+COUPLING = 0.1  # eV
+WEIGHTS = np.tile([2 / 3, 1 / 3], (3, 1))
+ORDERED = np.broadcast_to([1, 0, 0], (4, 4, 4, 3))
+SHELL = Shell(1.0, (0, 0), np.array([[0, 0, 0, 0, 1]]))
+METASTABLE = 230, 330  # K: as far as the disordered and the ordered lattice wait
+
+
+def one_of_three() -> LatticeModel:
+    """A third of the atoms gathers on one of three kinds of sites, because that strains the lattice.
+
+    E/cell = -2 - COUPLING/2 cells^-4 (sum over kinds c of n_c (n_c - 1))^2
+    """
+    pair = np.zeros((4, 4, 4, 3, 3, 2, 2))
+    for c in range(3):
+        pair[..., c, c, 1, 1] = 2
+        pair[0, 0, 0, c, c] = 0
+    strains = Strains(np.zeros((3, 2, 1)), pair[..., None], np.array([[COUPLING / CELLS**3]]))
+    return LatticeModel(np.array(-2.0), np.zeros((3, 2)), 0 * pair, np.ones((3, 2), bool), np.zeros(3, int), strains)
+
+
+@lru_cache
+def levels():
+    """n of all arrangements, their energies per cell and ln of their number."""
+    choose = lambda k: lgamma(CELLS + 1) - lgamma(k + 1) - lgamma(CELLS - k + 1)
+    n = np.array([(a, b, CELLS - a - b) for a in range(CELLS + 1) for b in range(CELLS + 1 - a)])
+    energy = -2 - COUPLING / 2 / CELLS**4 * (n * (n - 1.0)).sum(1) ** 2
+    return n, energy, np.array([sum(map(choose, row)) for row in n.tolist()])
+
+
+def exactly(temperature, *, ordered: bool):
+    """ln Z, and the chances of the levels, of one of the two lattices."""
+    n, energy, number = levels()
+    here = n[:, 0] > 0.66 * CELLS if ordered else (n <= 0.66 * CELLS).all(1)
+    terms = np.where(here, number - CELLS * (energy + 2) / (KELVIN * temperature), -np.inf)
+    partition = np.logaddexp.reduce(terms)
+    return partition, np.exp(terms - partition)
+
+
+@pytest.fixture
+def exact_chains(monkeypatch):
+    """Chains of independent arrangements of one lattice, or of the other where the first does not wait any more."""
+
+    def sample(model, temperatures, *, weights=None, states=None, sweeps, seed, seeds, equilibration, exchange):
+        assert seeds == 1 and not exchange
+        rng, energies = np.random.default_rng(seed), levels()[1]
+        length = BLOCKS * -(-sweeps // BLOCKS)
+        waits = lambda at: at < METASTABLE[1] if weights is None else at < METASTABLE[0]
+        chances = [exactly(at, ordered=waits(at))[1] for at in temperatures]
+        energy = np.stack([rng.choice(energies, size=(1, length), p=chance) for chance in chances])
+        shape = len(temperatures), 1
+        composition = np.broadcast_to([2 / 3, 1 / 3], (*shape, length, 1, 2))
+        pairs = np.full((*shape, BLOCKS, 4, 4, 4, 3, 3, 2, 2), 0.25 if weights is None else 0.2)
+        final = np.broadcast_to(ORDERED, (*shape, *ORDERED.shape))
+        moved = np.full(len(temperatures), 0.5)
+        return Samples(temperatures, energy, energy, composition, pairs, final, np.zeros(3, int), moved, None)
+
+    monkeypatch.setattr(transition, "sample", sample)
+
+
+def found_between(first, last, **options):
+    heats = np.linspace(first, last, 6)
+    return order_disorder(one_of_three(), heats, WEIGHTS, [SHELL], ordered=ORDERED, sweeps=2000, **options)
+
+
+def test_free_energies_cross_where_they_do_exactly(exact_chains):
+    runs = []
+    found = found_between(245, 320, on_run=lambda *done: runs.append(done))
+    assert runs == [(number + 1, 8) for number in range(8)]
+    heats = np.linspace(268, 277, 10)
+    both = [[exactly(at, ordered=ordered)[0] for at in heats] for ordered in (True, False)]
+    crossing = np.interp(0, both[1] - np.array(both[0]), heats)
+    assert found.kind == "first order" and not found.at_edge and found.missed == 0
+    assert 0 < found.error < 1
+    assert found.temperature == pytest.approx(crossing, abs=4 * found.error)
+    energies = [exactly(crossing, ordered=ordered)[1] @ levels()[1] for ordered in (True, False)]
+    assert found.latent_heat == pytest.approx(energies[1] - energies[0], rel=0.02)
+    expected = [
+        KELVIN * at / CELLS * (exactly(at, ordered=False)[0] - exactly(at, ordered=True)[0])
+        for at in found.temperatures
+    ]
+    assert np.abs((found.free_energy - expected) / found.free_energy_error).max() < 4
+    assert found.free_energy_error.max() < 3e-4
+
+
+def test_equilibrium_is_that_of_the_stable_branch(exact_chains):
+    found = found_between(245, 320)
+    assert found.stable.tolist() == (found.temperatures < found.temperature).tolist()
+    assert 0 < found.stable.sum() < 6
+    for at, stable, energy, error in zip(
+        found.temperatures, found.stable, found.equilibrium.energy, found.equilibrium.energy_error, strict=True
+    ):
+        assert energy == pytest.approx(exactly(at, ordered=stable)[1] @ levels()[1], abs=5 * error)
+    alpha = [branch.warren_cowley[0, 0, 0, 1] for branch in (found.ordered, found.random)]
+    assert alpha[0] != alpha[1]
+    assert found.equilibrium.warren_cowley[:, 0, 0, 1] == pytest.approx(np.where(found.stable, *alpha))
+
+
+@pytest.mark.parametrize("ends", [(215, 320), (245, 340), (200, 340)])
+def test_a_branch_that_waits_at_one_of_two_temperatures_is_enough(exact_chains, monkeypatch, ends):
+    monkeypatch.setattr(sys.modules[__name__], "METASTABLE", (270, 330) if ends[1] < 330 else (230, 300))
+    found = found_between(*ends)
+    assert found.kind == "first order"
+    assert found.temperature == pytest.approx(found_between(245, 320).temperature, abs=2)
+
+
+@pytest.mark.parametrize(("ends", "kind"), [((235, 262), "ordered throughout"), ((292, 325), "disordered throughout")])
+def test_a_transition_elsewhere_is_said_to_be_elsewhere(exact_chains, ends, kind):
+    found = found_between(*ends)
+    assert found.kind == kind and np.isnan([found.temperature, found.error]).all()
+    assert found.stable.all() if kind == "ordered throughout" else not found.stable.any()
+
+
+def test_the_chains_are_those_of_this_lattice():
+    n, energy, _ = levels()
+    for row in (0, 700, len(n) // 2):
+        states = np.zeros((CELLS, 3), int)
+        for c, count in enumerate(n[row]):
+            states[:count, c] = 1
+        assert float(total_energy(one_of_three(), states.reshape(4, 4, 4, 3))) / CELLS == pytest.approx(energy[row])
+
+
+def test_without_hysteresis_both_paths_give_one_free_energy_and_the_maximum_of_the_heat_capacity():
+    model, heats = ising((1, 4, 4), -1), J / KELVIN * np.linspace(1.5, 4, 6)
+    found = order_disorder(
+        model, heats, [[0.5, 0.5]], ordered=checkerboard((1, 4, 4)), sweeps=2000, seeds=2, equilibration=100
+    )
+    assert found.kind == "smooth" and found.stable.all() and found.latent_heat == 0
+    same = KELVIN * heats * np.log(2) / 16  # the ordered path begins with one of two checkerboards
+    assert np.abs((found.free_energy - same) / found.free_energy_error).max() < 4
+    assert 2 < found.temperature * KELVIN / J < 3
+    assert found.random.energy == pytest.approx(found.ordered.energy, abs=5 * found.random.energy_error.max())
+
+
+def test_a_start_that_is_not_the_ordered_arrangement_is_noticed():
+    wrong = np.indices((1, 4, 4)).sum(0)[..., None] // 2 % 2
+    found = order_disorder(
+        ising((1, 4, 4), -1), [100, 200], [[0.5, 0.5]], ordered=wrong, sweeps=40, seeds=1, equilibration=0
+    )
+    lost = (total_energy(ising((1, 4, 4), -1), wrong) - -2 * J * 16) / 16
+    assert found.missed == pytest.approx(float(lost), rel=1e-9)
+    assert found.kind == "smooth" and np.isnan(found.temperature)  # two temperatures show no maximum
+
+
+def test_a_smaller_box_is_worth_its_share_of_the_energy(rng):
+    model = checked_model(random_model((4, 2, 6)))
+    parts = np.array([2, 1, 3])
+    small = smaller(model, parts)
+    states = rng.integers(3, size=(2, 2, 2, 4))
+    whole = total_energy(model, np.tile(states, (*parts, 1)))
+    assert total_energy(small, states) * 6 == pytest.approx(float(whole), rel=1e-12)
+
+
+def test_ground_state_of_a_large_box_is_found_in_small_ones():
+    model = ising((2, 8, 8), -1)
+    quick = {"sweeps": 12, "chains": 2}
+    states, energy = ground_state(model, [[0.5, 0.5]], **quick)
+    assert energy == pytest.approx(float(total_energy(model, checkerboard((2, 8, 8)))))
+    assert energy == pytest.approx(float(total_energy(model, states)))
+    assert anneal(model, [[0.5, 0.5]], **quick)[1] > energy + J
+
+
+def test_smaller_boxes_hold_the_composition():
+    states, _ = ground_state(ising((1, 6, 6), -1), [[35 / 36, 1 / 36]], sweeps=20, chains=1)
+    assert states.sum() == 1
