@@ -41,6 +41,8 @@ from alchemjax.tasks.ordering import (
 from alchemjax.tasks.validate import explicit_system, one_hot, validate
 from alchemjax.units import KELVIN
 
+pytestmark = pytest.mark.usefixtures("quick_loops")
+
 A = 5.22  # A, near the minimum of the Lennard-Jones crystal
 
 

@@ -309,6 +309,7 @@ def test_too_many_end_members_are_left_out():
 
 STOP = """
 import os, signal, alchemjax.commands.sweep as s
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background do not get it
 store = s.store_batch
 def store_and_stop(*arguments):
     store(*arguments)

@@ -163,7 +163,7 @@ main()
 @pytest.mark.slow
 def test_a_run_killed_at_random_times_ends_with_the_log_of_one_that_was_not(work, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    options = ["--steps", "3000", "--log-every", "5", "--checkpoint-every", "20", "--no-plot", *MIX, "--strain", "all"]
+    options = ["--steps", "2400", "--log-every", "5", "--checkpoint-every", "20", "--no-plot", *MIX, "--strain", "all"]
     command = [sys.executable, "-c", KILLED, "md", str(work / "nacl.cif"), "--model", str(work / "model"), *options]
     whole = subprocess.run([*command, "-o", str(tmp_path / "whole")], env=environment, capture_output=True, timeout=300)
     assert whole.returncode == 0, whole.stderr

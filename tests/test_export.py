@@ -15,6 +15,8 @@ from alchemjax.system.supercell import make_supercell
 from alchemjax.tasks.alloy import VACANCY, Alloy
 from alchemjax.tasks.lattice import random_states
 
+pytestmark = pytest.mark.usefixtures("quick_loops")
+
 CUBE = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) * 2  # 32 cells of a face-centred lattice
 
 

@@ -188,7 +188,7 @@ def test_temperature_follows_its_schedule(potential, crystal):
         assert abs(mean[part].mean() / expected[part].mean() - 1) < 0.1
 
 
-@pytest.mark.parametrize("coupling", ["independent", "paired", "correlated", "published"])
+@pytest.mark.parametrize("coupling", ["independent", "correlated", "published"])
 def test_a_moving_composition_does_the_work_that_changes_the_conserved_energy(coupling, potential, crystal):
     path = [(0.0, [1.0, 0.0]), (500.0, [0.2, 0.8])]
     alpha = [(0.0, 0.0), (250.0, 0.9), (500.0, 0.3)] if coupling == "correlated" else None

@@ -76,18 +76,17 @@ def test_kinetic_energies_are_distributed_canonically_and_equally_over_sites(the
 # --- volumes ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("thermostat, cell", [("csvr", "hydrostatic"), ("langevin", (0, 0, 1, 0, 0, 0))])
-def test_the_volume_of_an_ideal_gas_has_its_gamma_distribution(thermostat, cell):
-    # CSVR and one axis would not do: without collisions it never exchanges momentum between directions
+def test_the_volume_of_an_ideal_gas_has_its_gamma_distribution():
+    # CSVR would not do: without collisions it never exchanges momentum between directions
     sites, temperature = 6, 100.0
     side = 40.0
     kT, pressure = temperature * KELVIN, (sites + 1) * temperature * KELVIN / side**3
     positions = np.random.default_rng(0).uniform(0, side, (sites, 3))
     gas = aj.from_atoms(Atoms(["Ar"] * sites, positions, cell=np.eye(3) * side, pbc=True))
-    # one axis or all alike: nothing holds the shape of the cell, which would become so thin that lists are of images
+    # one axis: nothing holds the shape of a cell with more, which would become so thin that lists are of images
     out = md(
-        ideal_gas(), gas, steps=600, timestep=4.0, temperature=temperature, thermostat=thermostat,
-        thermostat_time=50.0, cell=cell, pressure=pressure, bulk_modulus=pressure, barostat_time=100.0,
+        ideal_gas(), gas, steps=600, timestep=4.0, temperature=temperature, thermostat_time=50.0,
+        cell=(0, 0, 1, 0, 0, 0), pressure=pressure, bulk_modulus=pressure, barostat_time=100.0,
         replicas=192, every=20, chunk=100, skin=0.5,
     )  # fmt: skip
     volume = out.volume[15:] * pressure / kT  # in it, the density is V^N exp(-V)

@@ -13,6 +13,8 @@ from alchemjax.tasks.lattice import random_states
 from alchemjax.tasks.quasirandom import quasirandom_states
 from alchemjax.tasks.validate import validate
 
+pytestmark = pytest.mark.usefixtures("quick_loops")
+
 
 @pytest.fixture(scope="module")
 def potential():

@@ -350,5 +350,5 @@ def test_damaged_model_is_converted_soundly_or_refused(tmp_path):
 
 @pytest.mark.slow
 def test_model_damaged_in_thousands_of_ways_is_converted_soundly_or_refused(tmp_path):
-    outcomes = assert_sound_or_refused(4000, 20240107, tmp_path)
-    assert len(set(outcomes)) > 300
+    outcomes = assert_sound_or_refused(2000, 20240107, tmp_path)
+    assert len(set(outcomes)) > 150
