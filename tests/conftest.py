@@ -49,6 +49,7 @@ COUPLINGS = [("independent", None), ("paired", None), ("correlated", 0.37)]
 PUBLISHED = ("published", None)
 every_coupling = pytest.mark.parametrize("coupling, alpha", [*COUPLINGS, PUBLISHED])
 MOST_MAPS = 40_000
+TESTS = count()
 
 
 def pytest_configure(config):
@@ -56,11 +57,11 @@ def pytest_configure(config):
 
 
 @pytest.fixture(autouse=True)
-def few_compiled_programs(tests=count()):
+def few_compiled_programs():
     """XLA crashes in a process with too many memory maps (Linux: 65,530); every compiled program takes some."""
     yield
     maps = Path("/proc/self/maps")  # slow to read
-    if next(tests) % 10 == 9 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    if next(TESTS) % 10 == 9 and maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
         jax.clear_caches()
 
 
