@@ -164,7 +164,7 @@ Temperatures = Annotated[
     str | None,
     Option(
         metavar="K,K,..",
-        help="Of Monte Carlo: 300,600,900, or first, last and number like 300:900:7. [default: 12 about the mean-field "
-        "temperature]",
+        help="Of Monte Carlo: 300,600,900, or first, last and number like 300:900:7. [default: 15 about the one at "
+        "which perfect order and perfect disorder are equally stable]",
     ),
 ]

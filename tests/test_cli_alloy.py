@@ -61,7 +61,7 @@ def test_tables_and_hamiltonian_agree(made):
     assert all(float(row["alpha_error_Na-K_3.96A"]) > 0 for row in rows)
     alloy = aj.read_alloy(folder / "hamiltonian.json")
     again = aj.order_disorder(
-        aj.lattice_model(alloy, (2, 2, 2)), [300, 600, 1200], alloy.weights, sweeps=16, equilibration=4, seeds=2
+        aj.lattice_model(alloy, (2, 2, 2)), alloy.weights, [300, 600, 1200], sweeps=16, equilibration=4, seeds=2
     )
     read = lambda name: [float(row[name]) for row in rows]
     np.testing.assert_allclose(read("energy_per_site_eV"), again.equilibrium.energy / 2, rtol=1e-6)

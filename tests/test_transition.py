@@ -9,7 +9,7 @@ import pytest
 from test_sampling import J, checkerboard, ising, random_model
 
 from alchemjax.tasks import transition
-from alchemjax.tasks.averages import Shell
+from alchemjax.tasks.averages import Shell, Statistics
 from alchemjax.tasks.lattice import LatticeModel, Strains, checked_model, smaller, total_energy
 from alchemjax.tasks.sampling import BLOCKS, Samples, anneal, ground_state
 from alchemjax.tasks.transition import order_disorder
@@ -78,7 +78,7 @@ def exact_chains(monkeypatch):
 
 def found_between(first, last, **options):
     heats = np.linspace(first, last, 6)
-    return order_disorder(one_of_three(), heats, WEIGHTS, [SHELL], ordered=ORDERED, sweeps=2000, **options)
+    return order_disorder(one_of_three(), WEIGHTS, heats, shells=[SHELL], ordered=ORDERED, sweeps=2000, **options)
 
 
 def test_free_energies_cross_where_they_do_exactly(exact_chains):
@@ -129,6 +129,14 @@ def test_a_transition_elsewhere_is_said_to_be_elsewhere(exact_chains, ends, kind
     assert found.stable.all() if kind == "ordered throughout" else not found.stable.any()
 
 
+def test_domains_are_no_branch():
+    energies = lambda *values: Statistics(None, np.array(values), *[None] * 5)
+    ordered, apart, pulls = energies(-10.0, -9.9, -9.8), np.array([True, False, False]), np.array([-50.0, 20, 20])
+    both_live = lambda disordered, order: transition._both_live(disordered, order, apart, pulls).tolist()
+    assert both_live(energies(-8.0, -9.9, -9.8), ordered) == [False, False]  # left in domains at the first temperature
+    assert both_live(energies(-8.0, -7.9, -7.8), energies(-10.0, -7.9, -7.8)) == [True, False]  # order melts
+
+
 def test_the_chains_are_those_of_this_lattice():
     n, energy, _ = levels()
     for row in (0, 700, len(n) // 2):
@@ -139,10 +147,10 @@ def test_the_chains_are_those_of_this_lattice():
 
 
 def test_without_hysteresis_both_paths_give_one_free_energy_and_the_maximum_of_the_heat_capacity():
-    model, heats = ising((1, 4, 4), -1), J / KELVIN * np.linspace(1.5, 4, 6)
-    found = order_disorder(
-        model, heats, [[0.5, 0.5]], ordered=checkerboard((1, 4, 4)), sweeps=2000, seeds=2, equilibration=100
-    )
+    model, start = ising((1, 4, 4), -1), checkerboard((1, 4, 4))
+    found = order_disorder(model, [[0.5, 0.5]], ordered=start, sweeps=2000, seeds=2, equilibration=100)
+    heats, middle = found.temperatures, 2 * J * (1 - 1 / 15) / np.log(12870) * 16 / KELVIN  # unlike atoms are 8 of 15
+    np.testing.assert_allclose(heats[[0, -1]], middle * np.array([0.45, 1.55]), rtol=0.1)
     assert found.kind == "smooth" and found.stable.all() and found.latent_heat == 0
     same = KELVIN * heats * np.log(2) / 16  # the ordered path begins with one of two checkerboards
     assert np.abs((found.free_energy - same) / found.free_energy_error).max() < 4
@@ -153,7 +161,7 @@ def test_without_hysteresis_both_paths_give_one_free_energy_and_the_maximum_of_t
 def test_a_start_that_is_not_the_ordered_arrangement_is_noticed():
     wrong = np.indices((1, 4, 4)).sum(0)[..., None] // 2 % 2
     found = order_disorder(
-        ising((1, 4, 4), -1), [100, 200], [[0.5, 0.5]], ordered=wrong, sweeps=40, seeds=1, equilibration=0
+        ising((1, 4, 4), -1), [[0.5, 0.5]], [100, 200], ordered=wrong, sweeps=40, seeds=1, equilibration=0
     )
     lost = (total_energy(ising((1, 4, 4), -1), wrong) - -2 * J * 16) / 16
     assert found.missed == pytest.approx(float(lost), rel=1e-9)

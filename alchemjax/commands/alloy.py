@@ -42,7 +42,6 @@ from alchemjax.tasks.validate import explicit_system, one_hot, validate
 FILES = ("hamiltonian.json", "interactions.csv", "temperatures.csv", "ground_state.extxyz", "alloy.json", "alloy.png")
 SAME_ENERGY = 1e-6  # eV per cell
 BOX = 400, 1000  # mixed sites in Monte Carlo
-TEMPERATURES = 12
 SHELLS = 3
 FAR = 12.0  # A, of shells
 
@@ -82,8 +81,6 @@ def run(arguments: dict) -> None:
     if np.abs(inside - asked).max() > WEIGHT_TOLERANCE:
         warn(f"{box} cells hold the composition {inside.round(4).tolist()}, not {asked.round(4).tolist()}; see --box")
     report["results"]["composition_of_box"] = inside
-    mean_field = report["results"]["instability_K"]
-    temperatures = _default_temperatures(mean_field) if temperatures is None else temperatures
     structure = found.structure
     cell, places = completed_cell(structure), structure.positions[found.site]
     pairs = shells(cell, places, found.sublattice, box, FAR, pbc=structure.pbc)[:SHELLS]
@@ -91,8 +88,8 @@ def run(arguments: dict) -> None:
     on, bar = _bar("Monte Carlo")
     with bar:
         ordered, lowest = ground_state(model, found.weights, seed=arguments["seed"])
-        options = {"ordered": ordered, "seed": arguments["seed"], "on_run": on}
-        transition = order_disorder(model, temperatures, found.weights, pairs, **given, **options)
+        given |= {"ordered": ordered, "seed": arguments["seed"], "on_run": on}
+        transition = order_disorder(model, found.weights, temperatures, shells=pairs, **given)
     columns = temperature_table(found, transition, pairs)
     report["results"] |= _of_sampling(found, box, transition, lowest)
     explicit = None
@@ -231,12 +228,6 @@ def _hamiltonian(potential: Potential, system: System, arguments: dict, supercel
         found = alloy(potential, system, supercell=supercell, on_rows=on_rows, **options)
     write_alloy(path, found, fingerprint=fingerprint)
     return found, system
-
-
-def _default_temperatures(mean_field: float):
-    """From a third of the mean-field temperature, in which order often sets in, to one and a half times it."""
-    middle = max(mean_field, 100.0)
-    return np.linspace(0.35, 1.5, TEMPERATURES) * middle
 
 
 def _of_hamiltonian(found: Alloy) -> dict:

@@ -14,11 +14,12 @@ from collections.abc import Callable
 from math import lgamma
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
 from alchemjax.tasks.averages import Statistics, statistics, transition_temperature
-from alchemjax.tasks.lattice import LatticeModel, total_energy
+from alchemjax.tasks.lattice import LatticeModel, random_states, total_energy
 from alchemjax.tasks.sampling import (
     BLOCKS,
     Samples,
@@ -31,6 +32,10 @@ from alchemjax.units import KELVIN
 
 HOT = 1.5, 2.5, 6.0, 1e4  # of the largest temperature: to the random arrangement
 COLD = 0.3, 0.5, 0.7, 0.85  # of the smallest temperature: to the ordered one
+AROUND = 0.45, 1.55, 15  # of the temperature at which perfect order and disorder are equally stable
+COLDEST = 10.0  # K
+DRAWN = 32  # random arrangements
+TINY = 1e-12
 SURE = 3.0  # standard errors by which a branch must be metastable, to be one
 FINE = 1001  # temperatures, in looking for the crossing
 
@@ -55,10 +60,10 @@ class OrderDisorder(NamedTuple):
 
 def order_disorder(
     model: LatticeModel,
-    temperatures,
     weights,
-    shells=(),
+    temperatures=None,
     *,
+    shells=(),
     ordered=None,
     sweeps: int = 1000,
     equilibration: int = 250,
@@ -68,8 +73,9 @@ def order_disorder(
 ) -> OrderDisorder:
     """Whether and where the lattice orders: canonical chains from random arrangements and from the ordered one.
 
-    `temperatures` [K] should enclose the transition; more are added towards 0 and infinity. `ordered` is by default
-    the result of `ground_state`. `on_run(done, number)` is called after every run of one seed.
+    `temperatures` [K] should enclose the transition; more are added towards 0 and infinity. By default they are about
+    (U_random - U_0) / (k ln W), where perfect order and perfect disorder have the same free energy. `ordered` is by
+    default the result of `ground_state`. `on_run(done, number)` is called after every run of one seed.
 
     "first order": both branches live on beyond where their free energies are the same. "smooth": there is no such
     hysteresis, because the transition is continuous or because the box is small; `temperature` is that of the largest
@@ -78,13 +84,17 @@ def order_disorder(
 
     Errors: ValueError for arguments that do not fit the model.
     """
-    given = checked_temperatures(temperatures)
     check_whole("seeds", seeds, 1)
     check_whole("seed", seed, 0)
     if ordered is None:
         ordered, _ = ground_state(model, weights, seed=seed)
     cells = int(np.prod(np.shape(ordered)[:3]))
-    least = float(total_energy(model, ordered)) / cells
+    least, entropy = float(total_energy(model, ordered)) / cells, _arrangements(model, ordered) / cells
+    if temperatures is None:
+        keys = jax.random.split(jax.random.key(seed), DRAWN)
+        drawn = np.mean([total_energy(model, random_states(model, weights, key)) for key in keys]) / cells
+        temperatures = max((drawn - least) / (KELVIN * entropy), COLDEST) * np.linspace(*AROUND)
+    given = checked_temperatures(temperatures)
     heats = np.concatenate([np.array(COLD) * given[0], given, np.array(HOT) * given[-1]])
     runs: list[list[Samples]] = [[], []]
     for number in range(2 * seeds):
@@ -99,12 +109,13 @@ def order_disorder(
     missed = max(0.0, least - min(float(samples.energy.min()) for samples in both))
     here = slice(None, len(given)), slice(len(COLD), None)
     disordered, order = (_rows(one, part) for one, part in zip(found, here, strict=True))
-    one, one_error = _from_random(found[0], least, _arrangements(both[0]) / cells)
+    one, one_error = _from_random(found[0], least, entropy)
     two, two_error = _from_order(found[1], least)
     gap, error = two[here[1]] - one[here[0]], np.hypot(one_error[here[0]], two_error[here[1]])
     apart = _apart(both[0].energy[here[0]], both[1].energy[here[1]])
-    sure = np.logical_or.accumulate((gap > SURE * error)[::-1])[::-1]
-    crossing = np.flatnonzero((apart[:-1] | apart[1:]) & (gap[:-1] < 0) & (gap[1:] >= 0) & sure[1:])
+    crossing = np.flatnonzero(
+        (gap[:-1] < 0) & (gap[1:] >= 0) & _both_live(disordered, order, apart, gap / np.maximum(error, TINY))
+    )
     latent, at_edge, stable = 0.0, False, np.ones(len(given), bool)
     if len(crossing):
         kind = "first order"
@@ -129,6 +140,18 @@ def _apart(disordered, order):
     """At which temperatures the means over blocks leave half of the distance between the branches free."""
     one, two = (a.reshape(len(a), a.shape[1] * BLOCKS, -1).mean(-1) for a in (disordered, order))
     return one.min(1) - two.max(1) > (one.mean(1) - two.mean(1)) / 2
+
+
+def _both_live(disordered: Statistics, order: Statistics, apart, pulls):
+    """Between which temperatures the stable branch can change, with the other one alive on at least one side.
+
+    At the upper temperature the ordered lattice lives on, and somewhere it is surely metastable; or it has become
+    disordered in between, which its energy shows. Where the energy of the disordered lattice jumps instead, that one
+    was left in domains, and has ordered like the other.
+    """
+    sure = np.logical_or.accumulate((apart & (pulls > SURE))[::-1])[::-1]
+    jumps = np.abs(np.diff(order.energy)) > np.abs(np.diff(disordered.energy))
+    return sure[1:] | (apart[:-1] & ~apart[1:] & jumps & (pulls[:-1] < -SURE))
 
 
 def _joined(runs: list[Samples]) -> Samples:
@@ -158,11 +181,11 @@ def _rows(found: Statistics, which: slice) -> Statistics:
     return Statistics(*(column[which] for column in found))
 
 
-def _arrangements(samples: Samples) -> float:
-    """ln of the number of arrangements with the atoms of the box."""
-    states, total = samples.states[0, 0], 0.0
-    for sublattice in np.unique(samples.sublattice):
-        held = np.bincount(states[..., samples.sublattice == sublattice].ravel()).tolist()
+def _arrangements(model: LatticeModel, states) -> float:
+    """ln of the number of arrangements with the atoms of these states."""
+    states, total = np.asarray(states), 0.0
+    for sublattice in np.unique(model.sublattice):
+        held = np.bincount(states[..., np.asarray(model.sublattice) == sublattice].ravel()).tolist()
         total += lgamma(sum(held) + 1) - sum(lgamma(count + 1) for count in held)
     return total
 
