@@ -253,7 +253,7 @@ def alloy(
     third_order: ThirdOrder = True,
     supercell: Supercell = None,
     box: Box = None,
-    sweeps: Annotated[int, Option(**WHOLE, help="Of Monte Carlo, at every temperature; a quarter more before.")] = 1000,
+    sweeps: Annotated[int, Option(**WHOLE, help="Of Monte Carlo, at every temperature; a quarter more before.")] = 500,
     seeds: Annotated[
         int, Option(**WHOLE, help="Monte Carlo runs from random arrangements, and as many from the ordered one.")
     ] = 2,

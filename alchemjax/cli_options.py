@@ -159,12 +159,12 @@ ThirdOrder = Annotated[
         help="How strain changes interactions: counts in ordered alloys, and takes time.",
     ),
 ]
-Box = Annotated[str | None, Option(metavar="N,N,N", help="Cells in Monte Carlo. [default: 400 to 1000 mixed sites]")]
+Box = Annotated[str | None, Option(metavar="N,N,N", help="Cells in Monte Carlo. [default: 200 to 500 mixed sites]")]
 Temperatures = Annotated[
     str | None,
     Option(
         metavar="K,K,..",
-        help="Of Monte Carlo: 300,600,900, or first, last and number like 300:900:7. [default: 15 about the one at "
+        help="Of Monte Carlo: 300,600,900, or first, last and number like 300:900:7. [default: 12 about the one at "
         "which perfect order and perfect disorder are equally stable]",
     ),
 ]

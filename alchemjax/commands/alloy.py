@@ -41,7 +41,7 @@ from alchemjax.tasks.validate import explicit_system, one_hot, validate
 
 FILES = ("hamiltonian.json", "interactions.csv", "temperatures.csv", "ground_state.extxyz", "alloy.json", "alloy.png")
 SAME_ENERGY = 1e-6  # eV per cell
-BOX = 400, 1000  # mixed sites in Monte Carlo
+BOX = 200, 500  # mixed sites in Monte Carlo
 SHELLS = 3
 FAR = 12.0  # A, of shells
 
@@ -69,7 +69,7 @@ def run(arguments: dict) -> None:
     found, system = _hamiltonian(potential, system, arguments, supercell, fingerprint)
     report = provenance(arguments["file"], arguments, potential, system) | {"results": _of_hamiltonian(found)}
     strain = None
-    if found.stiffness is not None:
+    if found.own_strain is not None:
         strain = strain_by_displacements(found)
         report["results"]["strain_by_displacements"] = strain
     report["results"]["doubts"] = doubts(found)
@@ -87,7 +87,7 @@ def run(arguments: dict) -> None:
     given = {"sweeps": arguments["sweeps"], "equilibration": arguments["sweeps"] // 4, "seeds": arguments["seeds"]}
     on, bar = _bar("Monte Carlo")
     with bar:
-        ordered, lowest = ground_state(model, found.weights, seed=arguments["seed"])
+        ordered, lowest = ground_state(model, found.weights, sweeps=arguments["sweeps"], seed=arguments["seed"])
         given |= {"ordered": ordered, "seed": arguments["seed"], "on_run": on}
         transition = order_disorder(model, found.weights, temperatures, shells=pairs, **given)
     columns = temperature_table(found, transition, pairs)

@@ -32,7 +32,7 @@ from alchemjax.units import KELVIN
 
 HOT = 1.5, 2.5, 6.0, 1e4  # of the largest temperature: to the random arrangement
 COLD = 0.3, 0.5, 0.7, 0.85  # of the smallest temperature: to the ordered one
-AROUND = 0.45, 1.55, 15  # of the temperature at which perfect order and disorder are equally stable
+AROUND = 0.45, 1.55, 12  # of the temperature at which perfect order and disorder are equally stable
 COLDEST = 10.0  # K
 DRAWN = 32  # random arrangements
 TINY = 1e-12
