@@ -48,12 +48,16 @@ def _waves(axes, alloy: Alloy) -> None:
         if relaxed and alloy.pair_relaxation is None:
             continue
         energies = 1000 * concentration_waves(alloy, path.kpts, relaxed=relaxed).energy
+        energies[1:][np.diff(x) == 0] = np.nan  # where the path jumps, no line
         axes.plot(x, energies, color=colour, linewidth=1.2)
         axes.plot([], [], color=colour, label=label)
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     for tick in ticks:
         axes.axvline(tick, color="0.85", linewidth=0.6, zorder=0)
-    axes.set_xticks(ticks, [label.replace("G", "Γ") for label in labels])
+    named: dict[float, str] = {}
+    for tick, label in zip(ticks.tolist(), labels, strict=True):
+        named[tick] = f"{named[tick]}|{label}" if tick in named else label
+    axes.set_xticks(list(named), [label.replace("G", "Γ") for label in named.values()])
     axes.set_xlim(x[0], x[-1])
     axes.set_ylabel("Energy of concentration waves (meV)")
     axes.legend()
