@@ -165,6 +165,6 @@ Temperatures = Annotated[
     Option(
         metavar="K,K,..",
         help="Of Monte Carlo: 300,600,900, or first, last and number like 300:900:7. [default: 12 about the one at "
-        "which perfect order and perfect disorder are equally stable]",
+        "which the ordered arrangement disorders]",
     ),
 ]

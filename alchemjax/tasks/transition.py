@@ -33,9 +33,11 @@ from alchemjax.units import KELVIN
 HOT = 1.5, 2.5, 6.0, 1e4  # of the largest temperature: to the random arrangement
 COLD = 0.3, 0.5, 0.7, 0.85  # of the smallest temperature: to the ordered one
 AROUND = 0.45, 1.55, 12  # of the temperature at which perfect order and disorder are equally stable
+NEAR = 0.8, 1.15, 12  # of the temperatures between which order is lost
 COLDEST = 10.0  # K
 DRAWN = 32  # random arrangements
 TINY = 1e-12
+APART = 4.0  # standard errors by which energies of two branches differ
 SURE = 3.0  # standard errors by which a branch must be metastable, to be one
 FINE = 1001  # temperatures, in looking for the crossing
 
@@ -74,8 +76,8 @@ def order_disorder(
     """Whether and where the lattice orders: canonical chains from random arrangements and from the ordered one.
 
     `temperatures` [K] should enclose the transition; more are added towards 0 and infinity. By default they are about
-    (U_random - U_0) / (k ln W), where perfect order and perfect disorder have the same free energy. `ordered` is by
-    default the result of `ground_state`. `on_run(done, number)` is called after every run of one seed.
+    the one at which short runs lose their order. `ordered` is by default the result of `ground_state`.
+    `on_run(done, number)` is called after every run of one seed.
 
     "first order": both branches live on beyond where their free energies are the same. "smooth": there is no such
     hysteresis, because the transition is continuous or because the box is small; `temperature` is that of the largest
@@ -91,9 +93,7 @@ def order_disorder(
     cells = int(np.prod(np.shape(ordered)[:3]))
     least, entropy = float(total_energy(model, ordered)) / cells, _arrangements(model, ordered) / cells
     if temperatures is None:
-        keys = jax.random.split(jax.random.key(seed), DRAWN)
-        drawn = np.mean([total_energy(model, random_states(model, weights, key)) for key in keys]) / cells
-        temperatures = max((drawn - least) / (KELVIN * entropy), COLDEST) * np.linspace(*AROUND)
+        temperatures = _around_the_jump(model, weights, ordered, entropy, sweeps, seed)
     given = checked_temperatures(temperatures)
     heats = np.concatenate([np.array(COLD) * given[0], given, np.array(HOT) * given[-1]])
     runs: list[list[Samples]] = [[], []]
@@ -112,16 +112,15 @@ def order_disorder(
     one, one_error = _from_random(found[0], least, entropy)
     two, two_error = _from_order(found[1], least)
     gap, error = two[here[1]] - one[here[0]], np.hypot(one_error[here[0]], two_error[here[1]])
-    apart = _apart(both[0].energy[here[0]], both[1].energy[here[1]])
+    pure = _pure(both[0].energy[here[0]], both[1].energy[here[1]])
+    apart = disordered.energy - order.energy > APART * np.hypot(disordered.energy_error, order.energy_error)
     crossing = np.flatnonzero(
         (gap[:-1] < 0) & (gap[1:] >= 0) & _both_live(disordered, order, apart, gap / np.maximum(error, TINY))
     )
     latent, at_edge, stable = 0.0, False, np.ones(len(given), bool)
     if len(crossing):
         kind = "first order"
-        temperature, spread, latent = _crossing(
-            given, gap, error, disordered.energy - order.energy, apart, int(crossing[-1])
-        )
+        temperature, spread, latent = _crossing(given, gap, error, disordered, order, pure, int(crossing[-1]))
         stable = given < temperature
     elif apart.all() and gap[-1] < 0:
         kind, temperature, spread = "ordered throughout", np.nan, np.nan
@@ -136,8 +135,24 @@ def order_disorder(
     return OrderDisorder(given, disordered, order, *ends, kind, *numbers, stable, equilibrium, missed)
 
 
-def _apart(disordered, order):
-    """At which temperatures the means over blocks leave half of the distance between the branches free."""
+def _around_the_jump(model, weights, ordered, entropy: float, sweeps: int, seed: int):
+    """Temperatures about the largest step in the energy of chains from the ordered arrangement.
+
+    Looked for about (U_random - U_0) / (k ln W), at which perfect order and disorder have the same free energy.
+    """
+    keys = jax.random.split(jax.random.key(seed), DRAWN)
+    drawn = np.mean([total_energy(model, random_states(model, weights, key)) for key in keys])
+    apart = (drawn - float(total_energy(model, ordered))) / np.prod(np.shape(ordered)[:3])
+    heats = max(apart / (KELVIN * entropy), COLDEST) * np.linspace(*AROUND)
+    short = max(sweeps // 4, BLOCKS)
+    options = {"sweeps": short, "equilibration": short // 4, "seeds": 1, "seed": seed, "exchange": False}
+    energy = sample(model, heats, states=ordered, **options).energy.mean((1, 2))
+    step = int(np.argmax(np.diff(energy)))
+    return np.linspace(NEAR[0] * heats[step], NEAR[1] * heats[step + 1], NEAR[2])
+
+
+def _pure(disordered, order):
+    """At which temperatures no chain changed to the other branch: means over blocks leave half of their distance free."""
     one, two = (a.reshape(len(a), a.shape[1] * BLOCKS, -1).mean(-1) for a in (disordered, order))
     return one.min(1) - two.max(1) > (one.mean(1) - two.mean(1)) / 2
 
@@ -224,22 +239,27 @@ def _integral(found: Statistics, least: float, inverse, order: slice):
     return of_value @ value + of_slope @ slope, np.sqrt(squares)
 
 
-def _crossing(temperatures, gap, error, jump, apart, first: int):
+def _crossing(temperatures, gap, error, disordered: Statistics, order: Statistics, pure, first: int):
     """Where the free energies cross between two temperatures: K, its error, and the latent heat.
 
-    The slope of the gap by 1/kT is -`jump` where both branches are there: at both temperatures, or at one.
+    The slope of the gap by 1/kT is minus the difference of energies, where both branches are pure; where they are at
+    neither temperature the gap is interpolated, and each energy is that on its stable side.
     """
     two = slice(first, first + 2)
-    inverse, gap, jump = 1 / (KELVIN * temperatures[two]), gap[two], jump[two]
+    inverse, gap, error = 1 / (KELVIN * temperatures[two]), gap[two], error[two]
+    jump = (disordered.energy - order.energy)[two]
     t, step = np.linspace(0, 1, FINE), inverse[1] - inverse[0]
-    if apart[two].all():
+    if pure[two].all():
         ends = np.stack([2 * t**3 - 3 * t**2 + 1, 3 * t**2 - 2 * t**3], 1) @ gap
         curve = ends + np.stack([t**3 - 2 * t**2 + t, t**3 - t**2], 1) @ -jump * step
         root = np.interp(0, curve, t)
-        latent, spread = jump @ [1 - root, root], error[two].max()
-    else:
-        own = int(apart[first + 1])
-        latent, spread = jump[own], error[first + own]
+        latent, spread = jump @ [1 - root, root], error.max()
+    elif pure[two].any():
+        own = int(pure[first + 1])
+        latent, spread = jump[own], error[own]
         root = np.clip(own + gap[own] / (latent * step), 0, 1)
+    else:
+        root = gap[0] / (gap[0] - gap[1])
+        latent, spread = disordered.energy[first + 1] - order.energy[first], error.max()
     where = inverse[0] + root * step
     return 1 / (KELVIN * where), spread / (latent * KELVIN * where**2), latent
