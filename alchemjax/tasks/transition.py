@@ -114,9 +114,8 @@ def order_disorder(
     gap, error = two[here[1]] - one[here[0]], np.hypot(one_error[here[0]], two_error[here[1]])
     pure = _pure(both[0].energy[here[0]], both[1].energy[here[1]])
     apart = disordered.energy - order.energy > APART * np.hypot(disordered.energy_error, order.energy_error)
-    crossing = np.flatnonzero(
-        (gap[:-1] < 0) & (gap[1:] >= 0) & _both_live(disordered, order, apart, gap / np.maximum(error, TINY))
-    )
+    live = _both_live(disordered, order, apart, gap, np.maximum(error, TINY))
+    crossing = np.flatnonzero((gap[:-1] < 0) & (gap[1:] >= 0) & live)
     latent, at_edge, stable = 0.0, False, np.ones(len(given), bool)
     if len(crossing):
         kind = "first order"
@@ -152,21 +151,22 @@ def _around_the_jump(model, weights, ordered, entropy: float, sweeps: int, seed:
 
 
 def _pure(disordered, order):
-    """At which temperatures no chain changed to the other branch: means over blocks leave half of their distance free."""
+    """At which temperatures no chain changed branches: means over blocks leave half of the distance free."""
     one, two = (a.reshape(len(a), a.shape[1] * BLOCKS, -1).mean(-1) for a in (disordered, order))
     return one.min(1) - two.max(1) > (one.mean(1) - two.mean(1)) / 2
 
 
-def _both_live(disordered: Statistics, order: Statistics, apart, pulls):
-    """Between which temperatures the stable branch can change, with the other one alive on at least one side.
+def _both_live(disordered: Statistics, order: Statistics, apart, gap, error):
+    """Between which temperatures the stable branch can change: both branches are there,
 
-    At the upper temperature the ordered lattice lives on, and somewhere it is surely metastable; or it has become
-    disordered in between, which its energy shows. Where the energy of the disordered lattice jumps instead, that one
-    was left in domains, and has ordered like the other.
+    at both temperatures, while the gap surely grows; or at the upper one, and somewhere above order is surely
+    metastable; or at the lower one, above which order is lost. Where the energy of the disordered lattice jumps
+    instead, that one was left in domains, and has ordered like the other.
     """
-    sure = np.logical_or.accumulate((apart & (pulls > SURE))[::-1])[::-1]
-    jumps = np.abs(np.diff(order.energy)) > np.abs(np.diff(disordered.energy))
-    return sure[1:] | (apart[:-1] & ~apart[1:] & jumps & (pulls[:-1] < -SURE))
+    grows = apart[:-1] & apart[1:] & (np.diff(gap) > SURE * np.maximum(error[:-1], error[1:]))
+    sure = np.logical_or.accumulate((apart & (gap > SURE * error))[::-1])[::-1]
+    melts = np.abs(np.diff(order.energy)) > np.abs(np.diff(disordered.energy))
+    return grows | sure[1:] | (apart[:-1] & ~apart[1:] & melts & (gap[:-1] < -SURE * error[:-1]))
 
 
 def _joined(runs: list[Samples]) -> Samples:
