@@ -79,9 +79,9 @@ def order_disorder(
     the one at which short runs lose their order. `ordered` is by default the result of `ground_state`.
     `on_run(done, number)` is called after every run of one seed.
 
-    "first order": both branches live on beyond where their free energies are the same. "smooth": there is no such
-    hysteresis, because the transition is continuous or because the box is small; `temperature` is that of the largest
-    heat capacity (see `transition_temperature`). Otherwise one branch is the stable one at all temperatures.
+    "first order": both branches live on beyond where their free energies are the same. "smooth": there is no clear
+    hysteresis, because the transition is continuous or the box small; `temperature` is that of the largest heat
+    capacity of all chains (see `transition_temperature`). Otherwise one branch is the stable one at all temperatures.
     Order is one arrangement and its excitations: many arrangements of the same lowest energy are more stable than that.
 
     Errors: ValueError for arguments that do not fit the model.
@@ -126,7 +126,10 @@ def order_disorder(
     elif apart[0] and gap[0] > SURE * error[0]:
         kind, temperature, spread, stable = "disordered throughout", np.nan, np.nan, ~stable
     else:
-        kind, (temperature, spread, at_edge) = "smooth", _largest(_part(both[1], here[1]))
+        kind, (temperature, spread, at_edge) = (
+            "smooth",
+            _largest(_joined([_part(*one) for one in zip(both, here, strict=True)])),
+        )
     choose = lambda a, b: np.where(stable.reshape(-1, *[1] * (a.ndim - 1)), b, a)
     equilibrium = Statistics(*map(choose, disordered, order))
     ends = KELVIN * given * gap, KELVIN * given * error
