@@ -90,7 +90,7 @@ print(json.dumps([jax.device_count(), table.energy.tolist(), table.volume.tolist
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("relax", ["none", "cell"])
+@pytest.mark.parametrize("relax", ["cell"])
 def test_eight_devices_give_the_table_of_one(relax):
     tables = []
     for devices in (1, 8):

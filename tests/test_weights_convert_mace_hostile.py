@@ -349,6 +349,6 @@ def test_damaged_model_is_converted_soundly_or_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_model_damaged_in_thousands_of_ways_is_converted_soundly_or_refused(tmp_path):
-    outcomes = assert_sound_or_refused(2000, 20240107, tmp_path)
-    assert len(set(outcomes)) > 150
+def test_model_damaged_in_many_ways_is_converted_soundly_or_refused(tmp_path):
+    outcomes = assert_sound_or_refused(1000, 20240107, tmp_path)
+    assert len(set(outcomes)) > 100
