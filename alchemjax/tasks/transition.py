@@ -40,6 +40,7 @@ TINY = 1e-12
 APART = 4.0  # standard errors by which energies of two branches differ
 SURE = 3.0  # standard errors by which a branch must be metastable, to be one
 FINE = 1001  # temperatures, in looking for the crossing
+_PER_SEED = "energy", "grand", "composition", "correlations", "states"  # of samples
 
 
 class OrderDisorder(NamedTuple):
@@ -93,18 +94,18 @@ def order_disorder(
     cells = int(np.prod(np.shape(ordered)[:3]))
     least, entropy = float(total_energy(model, ordered)) / cells, _arrangements(model, ordered) / cells
     if temperatures is None:
-        temperatures = _around_the_jump(model, weights, ordered, entropy, sweeps, seed)
+        temperatures = _around_the_jump(model, weights, ordered, least, entropy, sweeps, seed)
     given = checked_temperatures(temperatures)
     heats = np.concatenate([np.array(COLD) * given[0], given, np.array(HOT) * given[-1]])
-    runs: list[list[Samples]] = [[], []]
+    starts = [(heats[len(COLD) :], {"weights": weights}), (heats[: -len(HOT)], {"states": ordered})]
+    runs: list[Samples] = []
     for number in range(2 * seeds):
-        own, start = (heats[len(COLD) :], {"weights": weights}) if number < seeds else (heats, {"states": ordered})
-        own = own if number < seeds else own[: -len(HOT)]
+        own, start = starts[number // seeds]
         options = {"sweeps": sweeps, "equilibration": equilibration, "seeds": 1, "seed": 2 * seed * seeds + number}
-        runs[number // seeds].append(sample(model, own, exchange=False, **start, **options))
+        runs.append(sample(model, own, exchange=False, **start, **options))
         if on_run is not None:
             on_run(number + 1, 2 * seeds)
-    both = [_joined(run) for run in runs]
+    both = _joined(runs[:seeds]), _joined(runs[seeds:])
     found = [statistics(samples, shells) for samples in both]
     missed = max(0.0, least - min(float(samples.energy.min()) for samples in both))
     here = slice(None, len(given)), slice(len(COLD), None)
@@ -126,10 +127,8 @@ def order_disorder(
     elif apart[0] and gap[0] > SURE * error[0]:
         kind, temperature, spread, stable = "disordered throughout", np.nan, np.nan, ~stable
     else:
-        kind, (temperature, spread, at_edge) = (
-            "smooth",
-            _largest(_joined([_part(*one) for one in zip(both, here, strict=True)])),
-        )
+        kind, chains = "smooth", _joined([_part(*one) for one in zip(both, here, strict=True)])
+        temperature, spread, at_edge = _largest(chains)
     choose = lambda a, b: np.where(stable.reshape(-1, *[1] * (a.ndim - 1)), b, a)
     equilibrium = Statistics(*map(choose, disordered, order))
     ends = KELVIN * given * gap, KELVIN * given * error
@@ -137,14 +136,14 @@ def order_disorder(
     return OrderDisorder(given, disordered, order, *ends, kind, *numbers, stable, equilibrium, missed)
 
 
-def _around_the_jump(model, weights, ordered, entropy: float, sweeps: int, seed: int):
+def _around_the_jump(model, weights, ordered, least: float, entropy: float, sweeps: int, seed: int):
     """Temperatures about the largest step in the energy of chains from the ordered arrangement.
 
     Looked for about (U_random - U_0) / (k ln W), at which perfect order and disorder have the same free energy.
     """
     keys = jax.random.split(jax.random.key(seed), DRAWN)
     drawn = np.mean([total_energy(model, random_states(model, weights, key)) for key in keys])
-    apart = (drawn - float(total_energy(model, ordered))) / np.prod(np.shape(ordered)[:3])
+    apart = drawn / np.prod(np.shape(ordered)[:3]) - least
     heats = max(apart / (KELVIN * entropy), COLDEST) * np.linspace(*AROUND)
     short = max(sweeps // 4, BLOCKS)
     options = {"sweeps": short, "equilibration": short // 4, "seeds": 1, "seed": seed, "exchange": False}
@@ -160,11 +159,11 @@ def _pure(disordered, order):
 
 
 def _both_live(disordered: Statistics, order: Statistics, apart, gap, error):
-    """Between which temperatures the stable branch can change: both branches are there,
+    """Between which temperatures the stable branch can change, because both branches are there.
 
-    at both temperatures, while the gap surely grows; or at the upper one, and somewhere above order is surely
-    metastable; or at the lower one, above which order is lost. Where the energy of the disordered lattice jumps
-    instead, that one was left in domains, and has ordered like the other.
+    They are at both temperatures, while the gap surely grows; or somewhere above order is surely metastable; or they
+    are at the lower one, and then order is lost. Where the energy of the disordered lattice jumps instead, that one
+    was left in domains, and has ordered like the other.
     """
     grows = apart[:-1] & apart[1:] & (np.diff(gap) > SURE * np.maximum(error[:-1], error[1:]))
     sure = np.logical_or.accumulate((apart & (gap > SURE * error))[::-1])[::-1]
@@ -176,9 +175,6 @@ def _joined(runs: list[Samples]) -> Samples:
     """The samples of one seed each as samples of all of them."""
     along = {name: np.concatenate([getattr(run, name) for run in runs], 1) for name in _PER_SEED}
     return runs[0]._replace(**along, moved=np.mean([run.moved for run in runs], axis=0))
-
-
-_PER_SEED = "energy", "grand", "composition", "correlations", "states"
 
 
 def _largest(samples: Samples) -> tuple[float, float, bool]:
