@@ -136,6 +136,22 @@ def test_a_transition_elsewhere_is_said_to_be_elsewhere(exact_chains, ends, kind
     assert found.stable.all() if kind == "ordered throughout" else not found.stable.any()
 
 
+def test_free_energies_of_two_levels_begin_at_the_ends():
+    """The coldest and the hottest temperature are not all but 0 and infinite here: what lies beyond them counts."""
+    gap, least = 0.05, -2.0
+    inverse = np.linspace(0.1, 4, 40)[::-1] / gap
+    chance = 1 / (1 + np.exp(inverse * gap))
+    none = np.zeros(len(inverse))
+    capacity = inverse**2 * gap**2 * chance * (1 - chance)
+    found = Statistics(1 / (KELVIN * inverse), least + gap * chance, none, capacity, none, none, none)
+    exact = inverse * least - np.log1p(np.exp(-inverse * gap))
+    from_order, error = transition._from_order(found, least)
+    np.testing.assert_allclose(from_order, exact, atol=3e-4)
+    assert error.max() < 1e-4
+    from_random, _ = transition._from_random(found, least, np.log(2))
+    np.testing.assert_allclose(from_random, exact, atol=3e-3)
+
+
 def test_domains_are_no_branch():
     energies = lambda *values: Statistics(None, np.array(values), *[None] * 5)
     ordered, apart, gap = energies(-10.0, -9.9, -9.8), np.array([True, False, False]), np.array([-50.0, 20, 20])
