@@ -40,6 +40,7 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.ordering import lattice_model as lattice_model
     from alchemjax.tasks.ordering import short_range_order as short_range_order
     from alchemjax.tasks.ordering import spinodal as spinodal
+    from alchemjax.tasks.pairs import pair_fluctuations as pair_fluctuations
     from alchemjax.tasks.relax import Relaxed as Relaxed
     from alchemjax.tasks.relax import relax as relax
     from alchemjax.tasks.sampling import anneal as anneal
@@ -74,6 +75,7 @@ _PUBLIC = {
     "random_energy": "tasks.alloy",
     "mean_square_displacements": "tasks.alloy",
     "strain_by_displacements": "tasks.alloy",
+    "pair_fluctuations": "tasks.pairs",
     "interactions": "tasks.ordering",
     "concentration_waves": "tasks.ordering",
     "instability": "tasks.ordering",

@@ -9,6 +9,8 @@ import sys
 import ase.io
 import numpy as np
 import pytest
+from ase.build import bulk
+from pair_potential import lennard_jones
 from typer.testing import CliRunner
 
 import alchemjax as aj
@@ -109,6 +111,7 @@ def test_second_derivatives_are_calculated_once(made, work):
         (["-x", "0.5", "--temperatures", "hot"], "--temperatures 'hot' is not understood"),
         (["-x", "0.5", "--sweeps", "2"], "--sweeps 2 must be a whole number, at least 8"),
         (["-x", "0.5", "--supercell", "a"], "--supercell 'a' is not understood"),
+        (["-x", "0.5", "--supercell", "0"], "supercell = 0.0 A must be a distance"),
         (
             ["-x", "0.5", "--box", "2,2", "--rigid", "--no-relax", "--supercell", "1,1,1"],
             "three positive whole numbers",
@@ -124,3 +127,22 @@ def test_wrong_inputs_get_one_sentence_and_leave_nothing(work, tmp_path, monkeyp
     assert sentence in done.output
     assert done.output.count("\n") == 1
     assert not list(tmp_path.glob("out/*"))
+    assert "unstable" in sentence or not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("quick_loops")
+@pytest.mark.parametrize("third_order", [True, False])
+def test_atoms_and_cell_move_with_and_without_third_derivatives(tmp_path, monkeypatch, third_order):
+    potential = lennard_jones(krypton=(1.5, 1.1))
+    monkeypatch.setattr("alchemjax.commands.alloy.prepare_jax", lambda: None)
+    monkeypatch.setattr("alchemjax.commands.alloy.load", lambda *_, **options: potential)
+    ase.io.write(tmp_path / "argon.cif", bulk("Ar", "fcc", 5.3))
+    command = f"alloy {tmp_path}/argon.cif --mix Ar=Ar,Kr -x 0.5 -o {tmp_path}/out --supercell 2,2,2 --box 2,2,2"
+    command += " --sweeps 16 --seeds 1 --validate 1 --temperatures 20,40,80 --no-plot"
+    option = [] if third_order else ["--no-third-order"]
+    done = CliRunner().invoke(app, [*command.split(), *option], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "out" / "alloy.json").read_text())["results"]
+    assert results["random_alloy_energy_with_displacements_per_site_eV"] < results["random_alloy_energy_per_site_eV"]
+    assert ("strain_by_displacements" in results) == third_order == ("with displacements" in done.output)
+    assert np.isfinite(results["validation"]["predicted_relaxed"]).all()

@@ -13,6 +13,7 @@ from rich.table import Table
 
 import alchemjax
 from alchemjax.atoms import to_atoms
+from alchemjax.calculate import with_fluctuations
 from alchemjax.commands.alloy_file import FORMAT, about_file, csv_table, read_alloy, write_alloy
 from alchemjax.commands.alloy_tables import interaction_table, temperature_table
 from alchemjax.commands.columns import plain
@@ -62,6 +63,7 @@ def run(arguments: dict) -> None:
     if arguments["relax"]:
         check_periodic(system, arguments["file"], "--no-relax")
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
+    with_fluctuations(potential, system, "site-exact", supercell)  # refuses what does not fit before a folder is made
     fingerprint = _fingerprint(potential, system, arguments, supercell)
     _open(out, fingerprint, overwrite=arguments["overwrite"])
     for name in FILES[1:]:

@@ -74,7 +74,7 @@ def evaluator(potential: Potential, crystal: Crystal) -> Callable:
     """A function of a traced function of (potential's arrays, point) and of inputs that it is mapped over.
 
     `evaluate(kind, inputs)` calls `kind(of, point, one)` for every one of the inputs, where `of(weights, positions,
-    strain)` is the energy [eV] and `point` the crystal's place.
+    strain)` are the energy and the site energies [eV] and `point` the crystal's place.
     """
     topology = topology_of(potential, crystal.system)
     structure, dtype = crystal.system.structure, potential.dtype
@@ -104,7 +104,7 @@ def _compiled(node_energies, config, kind: Callable):
         alpha = jnp.zeros((), positions.dtype)
 
         def of(weights, positions, strain):
-            return energy(node_energies, config, params, topology, positions, cell, weights, alpha, strain)[0]
+            return energy(node_energies, config, params, topology, positions, cell, weights, alpha, strain)
 
         point = Gradient(weights, positions, jnp.zeros((3, 3), positions.dtype))
         return jax.lax.map(partial(kind, of, point), inputs)
@@ -123,15 +123,15 @@ class Along(NamedTuple):
 def gradient_along(of, point: Gradient, given: tuple[Array, Gradient]) -> Along:
     """With other weights."""
     weights, direction = given
-    both = lambda *x: jax.value_and_grad(of, (0, 1, 2))(*x)
-    (energy, gradient), (_, row) = jax.jvp(both, (weights, *point[1:]), tuple(direction))
+    both = jax.value_and_grad(of, (0, 1, 2), has_aux=True)
+    ((energy, _), gradient), (_, row) = jax.jvp(both, (weights, *point[1:]), tuple(direction))
     return Along(energy, Gradient(*gradient), Gradient(*row))
 
 
 def row_along(of, point: Gradient, directions: tuple[Gradient, Gradient]) -> Gradient:
     """The derivative along one direction of the row of the Hessian along another."""
     one, two = map(tuple, directions)
-    row = lambda *x: jax.jvp(jax.grad(of, (0, 1, 2)), x, one)[1]
+    row = lambda *x: jax.jvp(jax.grad(lambda *x: of(*x)[0], (0, 1, 2)), x, one)[1]
     return Gradient(*jax.jvp(row, tuple(point), two)[1])
 
 
@@ -196,20 +196,38 @@ def moves_of(crystal: Crystal, fluctuations: Fluctuations):
     An operation is the image of every site of the supercell and the matrix by which row vectors turn. Those that do not
     take the lattice of the supercell to itself are no symmetry of it.
     """
-    variants, (matrix, origin, _) = fluctuations.variants, crystal.supercell
-    size, sites = crystal.cells, len(origin) // crystal.cells
-    cell = np.linalg.inv(matrix) @ completed_cell(crystal.system.structure)
-    fractional = crystal.system.structure.positions @ np.linalg.inv(cell)
-    allowed = ((matrix @ variants.rotation.transpose(0, 2, 1) @ adjugate(matrix)) % size == 0).all((1, 2))
-    image = variants.image[allowed]
+    cell = np.linalg.inv(crystal.supercell.matrix) @ completed_cell(crystal.system.structure)
+    allowed = _allowed(crystal, fluctuations)
+    image = fluctuations.variants.image[allowed]
     first = image.min(axis=0)
-    cell_of = numbering(crystal.supercell, sites)
     moves = []
-    for site in range(sites):
-        which = np.flatnonzero(allowed)[np.flatnonzero(image[:, first[site]] == site)[0]]
-        rotation, translation = variants.rotation[which], variants.translation[which]
-        there = variants.image[which][origin]
-        away = np.round(fractional @ rotation.T + translation - fractional[there]).astype(int)
-        away = away - away[first[site]]  # a translation of the lattice brings the site into the first cell
-        moves.append((cell_of(away) * sites + there, np.linalg.inv(cell) @ rotation.T @ cell))
+    for site in range(image.shape[1]):
+        which = allowed[np.flatnonzero(image[:, first[site]] == site)[0]]
+        turn = np.linalg.inv(cell) @ fluctuations.variants.rotation[which].T @ cell
+        moves.append((_image(crystal, fluctuations, which, first[site]), turn))
     return moves, first.tolist()
+
+
+def operations_of(crystal: Crystal, fluctuations: Fluctuations, site: int) -> list[Int[np.ndarray, "supersites"]]:
+    """The images of all sites of the supercell under the operations that leave this one of the first cell where it is."""
+    allowed = _allowed(crystal, fluctuations)
+    here = allowed[fluctuations.variants.image[allowed, site] == site]
+    return [_image(crystal, fluctuations, which, site) for which in here]
+
+
+def _allowed(crystal: Crystal, fluctuations: Fluctuations) -> Int[np.ndarray, "allowed"]:
+    """The operations that take the lattice of the supercell to itself."""
+    matrix, rotation = crystal.supercell.matrix, fluctuations.variants.rotation
+    whole = (matrix @ rotation.transpose(0, 2, 1) @ adjugate(matrix)) % crystal.cells == 0
+    return np.flatnonzero(whole.all((1, 2)))
+
+
+def _image(crystal: Crystal, fluctuations: Fluctuations, which: int, site: int) -> Int[np.ndarray, "supersites"]:
+    """Where an operation takes all sites, with the translation of the lattice that brings one into the first cell."""
+    variants, (matrix, origin, _) = fluctuations.variants, crystal.supercell
+    rotation, translation, sites = variants.rotation[which], variants.translation[which], len(variants.first)
+    structure = crystal.system.structure
+    fractional = structure.positions @ np.linalg.inv(np.linalg.inv(matrix) @ completed_cell(structure))
+    there = variants.image[which][origin]
+    away = np.round(fractional @ rotation.T + translation - fractional[there]).astype(int)
+    return numbering(crystal.supercell, sites)(away - away[site]) * sites + there

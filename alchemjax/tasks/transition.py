@@ -85,7 +85,7 @@ def order_disorder(
     capacity of all chains (see `transition_temperature`). Otherwise one branch is the stable one at all temperatures.
     Order is one arrangement and its excitations: many arrangements of the same lowest energy are more stable than that.
 
-    Errors: ValueError for arguments that do not fit the model.
+    Errors: ValueError for arguments that do not fit the model, and for a box of one arrangement.
     """
     check_whole("seeds", seeds, 1)
     check_whole("seed", seed, 0)
@@ -93,6 +93,10 @@ def order_disorder(
         ordered, _ = ground_state(model, weights, seed=seed)
     cells = int(np.prod(np.shape(ordered)[:3]))
     least, entropy = float(total_energy(model, ordered)) / cells, _arrangements(model, ordered) / cells
+    if entropy <= 0:
+        raise ValueError(
+            "the box has one arrangement only: nothing can be ordered; give weights between 0 and 1, or a larger box"
+        )
     if temperatures is None:
         temperatures = _around_the_jump(model, weights, ordered, least, entropy, sweeps, seed)
     given = checked_temperatures(temperatures)

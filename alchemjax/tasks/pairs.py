@@ -1,0 +1,100 @@
+"""What fluctuations of two sites at a time add to the energy of a random alloy: how far one site at a time is enough.
+
+    sum_(i<j) sum_kl w_ik w_jl (E(mean, i = k, j = l) - E(mean, i = k) - E(mean, j = l) + E(mean))
+
+is the next term of the series of `alchemjax.energy`, with the same notation; over pairs within the cutoff.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from alchemjax.calculate import check_kind, with_fluctuations
+from alchemjax.model.load import Potential
+from alchemjax.system.fluctuations import NO_CHANCE, Fluctuations
+from alchemjax.system.neighbours import find_pairs
+from alchemjax.system.system import System, checked_weights
+from alchemjax.tasks.hessian import Crystal, Gradient, evaluator, make_crystal, operations_of
+
+PAIR_LIMIT = 0.002  # eV per site: a larger term makes the energy of the random alloy doubtful
+
+
+def pair_fluctuations(
+    potential: Potential,
+    system: System,
+    weights=None,
+    *,
+    supercell=None,
+    on_rows: Callable[[int, int], None] | None = None,
+) -> float:
+    """What the energy of a random alloy lacks when sites fluctuate one at a time, to leading order [eV per cell].
+
+    Arguments as in `calculate`; `on_rows(done, number)` is called from time to time. Where the size of this is more
+    than a few meV per site, energies with fluctuations are as doubtful as that. Errors: ValueError as in `calculate`.
+    """
+    check_kind(potential, Potential)
+    check_kind(system, System)
+    weights = checked_weights(system, weights)
+    system = with_fluctuations(potential, system, "site-exact", supercell)
+    if system.fluctuations is None:
+        return 0.0
+    crystal = make_crystal(system, system.fluctuations, weights)
+    arrangements, factors = _arrangements(crystal, system.fluctuations, potential.cutoff)
+    if not len(factors):
+        return 0.0
+    energies = evaluator(potential, crystal)(_site_energies_with, arrangements, on_rows).sum(1)  # in float64
+    return float(factors @ energies)
+
+
+def _site_energies_with(of, point: Gradient, weights):
+    return of(weights, *point[1:])[1]
+
+
+def _arrangements(crystal: Crystal, fluctuations: Fluctuations, cutoff: float):
+    """Weights of the supercell [rows, superweights], and by what their energies are to be multiplied."""
+    mean, starts = crystal.system.weights, {}
+    for weight, site in enumerate(crystal.site.tolist()):
+        starts.setdefault(site, []).append(weight)
+    first = fluctuations.variants.first
+    factor: dict[tuple, float] = {}
+
+    def add(occupied: tuple, number: float) -> None:
+        factor[occupied] = factor.get(occupied, 0.0) + number
+
+    def states(site: int) -> list[tuple[int, float]]:
+        """Species by number, the vacancy after the last, and their chances."""
+        own = mean[starts[site]]
+        return [(k, float(w)) for k, w in enumerate([*own, 1 - own.sum()]) if w > NO_CHANCE]
+
+    near = find_pairs(crystal.system.structure, cutoff)
+    for i in sorted(set(first.tolist()) & starts.keys()):
+        copies = int((first == i).sum())
+        others = set(near.sender[near.receiver == i].tolist()) & starts.keys() - {i}
+        for j, same in _orbits(others, operations_of(crystal, fluctuations, i)):
+            if len(states(i)) < 2 or len(states(j)) < 2:
+                continue
+            number, alike = copies * same / 2, int(first[crystal.supercell.origin[j]])
+            for k, chance in states(i):
+                for l, other in states(j):
+                    add(((i, k), (j, l)), number * chance * other)
+                add(((i, k),), -number * chance)
+            for l, other in states(j):
+                add(((alike, l),), -number * other)
+            add((), number)
+    rows = np.tile(mean, (len(factor), 1))
+    for row, occupied in zip(rows, factor, strict=True):
+        for site, k in occupied:
+            row[starts[site]] = np.eye(len(starts[site]) + 1)[k][:-1]
+    return rows, np.array(list(factor.values()))
+
+
+def _orbits(sites: set[int], images: list[np.ndarray]) -> list[tuple[int, int]]:
+    """One of the sites of every kind, and how many there are."""
+    found = []
+    while sites:
+        site = min(sites)
+        orbit = {int(image[site]) for image in images}
+        found.append((site, len(orbit)))
+        sites = sites - orbit
+    return found
