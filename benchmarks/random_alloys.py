@@ -1,6 +1,7 @@
 """Random alloys: the energy with fluctuations of single sites against explicit supercells, ions on their ideal sites.
 
     python benchmarks/random_alloys.py [--decorations 8] [--json results.json] [SYSTEM ...]
+    python benchmarks/random_alloys.py --pairs     # what fluctuations of two sites at a time would add
     python benchmarks/random_alloys.py --cost      # energy and all gradients, against the mean field of the supercell
 
 Every arrangement is drawn with the exact composition in a cell of 64 atoms or more; its lattice constant is relaxed
@@ -79,7 +80,23 @@ def compare(potential, name, decorations):
             row[f"seconds {kind}"] = time.perf_counter() - started
             row[f"a {kind}"] = lattice_constant(relaxed, 1)
             row[f"energy {kind}"] = float(relaxed.output.energy) / len(unit)
+        row["pairs"] = pairs_of(potential, small._replace(structure=relaxed.structure), weights)
         yield row
+
+
+def pairs_of(potential, system, weights):
+    """What fluctuations of two sites at a time would add [eV/atom]."""
+    return aj.pair_fluctuations(potential, system, weights) / len(system.structure.positions)
+
+
+def pairs_alone(potential, name):
+    """Rows of composition and pairs, at the structure of `site-exact`."""
+    unit, mix, _, compositions = SYSTEMS[name]
+    system = aj.from_atoms(unit, mix=mix, weights=[0.0] * len(next(iter(mix.values()))))
+    for weights in compositions:
+        relaxed = aj.relax(potential, system, weights, fluctuations="site-exact", **OPTIONS)
+        pairs = pairs_of(potential, system._replace(structure=relaxed.structure), weights)
+        print(f"{name} {weights} {1000 * pairs:+.1f} meV/atom", flush=True)
 
 
 def cost(potential, turns):
@@ -113,6 +130,7 @@ def line(row):
     cells += [f"{row[f'a {kind}'] - row['a']:+.4f}" for kind in ("none", "site", "site-exact")]
     cells += [f"{1000 * row['energy_error']:.1f}"]
     cells += [f"{1000 * (row[f'energy {kind}'] - row['energy']):+.1f}" for kind in ("none", "site", "site-exact")]
+    cells += [f"{1000 * row['pairs']:+.1f}"]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -122,14 +140,21 @@ def main():
     parser.add_argument("--decorations", type=int, default=8)
     parser.add_argument("--json")
     parser.add_argument("--cost", action="store_true")
+    parser.add_argument("--pairs", action="store_true", help="fluctuations of two sites at a time alone")
     given = parser.parse_args()
     use_two_cores()
     if given.cost:
         cost(aj.load("sevennet-0"), turns=15)
         return
     potential, rows = aj.load("sevennet-0"), []
-    print("| system | x | a, explicit (A) | mean field | site | site-exact | s.e. | mean field | site | site-exact |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    if given.pairs:
+        for name in given.systems:
+            pairs_alone(potential, name)
+        return
+    names = (
+        "system | x | a, explicit (A) | mean field | site | site-exact | s.e. | mean field | site | site-exact | pairs"
+    )
+    print(f"| {names} |\n{'|---' * 11}|")
     for name in given.systems:
         for row in compare(potential, name, given.decorations):
             rows.append(row)

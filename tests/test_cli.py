@@ -22,6 +22,7 @@ import alchemjax as aj
 from alchemjax import cli
 from alchemjax.cli import app
 from alchemjax.commands import compositions, options, results, session, store, sweep
+from alchemjax.commands.session import doubts_about
 from alchemjax.system.sites import Group, make_sites
 from alchemjax.units import EV_PER_A3_IN_GPA
 
@@ -140,6 +141,11 @@ def test_energies_of_a_random_alloy_are_those_of_calculate_and_called_so(sweeps,
     assert abs(energies[0] - energies[1]) > 1e-4
     for folder, expected in zip(("mean", "out"), energies, strict=True):
         assert rows_of(tmp_path / folder)[1]["energy_eV"] == pytest.approx(float(expected), rel=2e-6)
+    pairs = aj.pair_fluctuations(potential, system, [0.5, 0.5], supercell=[1, 1, 2]) / 2
+    assert [row["pair_fluctuations_per_site_eV"] for row in rows_of(tmp_path / "out")] == pytest.approx(
+        [0, pairs, 0], abs=1e-7
+    )
+    assert "pair_fluctuations_per_site_eV" not in rows_of(tmp_path / "mean")[1]
     sweeps(tmp_path / "out", "--points", 3, "--fluctuations", "site", "--supercell", "1,1,2", status=2)
     command = ["relax", work / "nacl.cif", "--mix", "Na=Na,K", "--weights", "0.5,0.5", "--model", work / "model"]
     said = run(*command, "--no-cell", "--no-positions", *options, "-o", tmp_path / "out.cif").stdout
@@ -147,6 +153,14 @@ def test_energies_of_a_random_alloy_are_those_of_calculate_and_called_so(sweeps,
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["energy"]["supercell"]["sites"] == 4
     assert report["results"]["energy_eV"] == pytest.approx(float(energies[1]), rel=2e-6)
+    assert report["results"]["pair_fluctuations_per_site_eV"] == pytest.approx(pairs, abs=1e-7)
+
+
+def test_an_energy_of_a_random_alloy_is_called_uncertain_where_pairs_would_add_much():
+    assert doubts_about(np.array([0.0019, -0.0019, 0])) == []
+    (sentence,) = doubts_about(np.array([0.001, -0.0044, 0.0021, np.nan]))
+    assert sentence.startswith("at 2 of 4 compositions") and "(up to -4.4)" in sentence
+    assert doubts_about(np.array([0.003]))[0].startswith("fluctuations of two sites")
 
 
 def test_the_structures_keep_weights_energies_and_forces(sweeps, tmp_path):

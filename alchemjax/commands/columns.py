@@ -37,6 +37,10 @@ UNITS = {  # of the columns of sweep.csv and log.csv; weights have none
     "mixing_energy_per_site_eV": ("eV", f"energy per site {ENDS}"),
     "enthalpy_per_site_eV": ("eV", "energy plus pressure times volume, divided by the number of all sites"),
     "mixing_enthalpy_per_site_eV": ("eV", f"enthalpy per site {ENDS}"),
+    "pair_fluctuations_per_site_eV": (
+        "eV",
+        "what fluctuations of two sites at a time would add to the energy per site of a random alloy",
+    ),
     "volume_A3": ("A^3", "volume of the cell"),
     "a_A": ("A", "length of the lattice vector a"),
     "b_A": ("A", "length of the lattice vector b"),

@@ -23,10 +23,11 @@ from alchemjax.commands.options import (
     parse_weights,
     relaxation_options,
 )
-from alchemjax.commands.session import energy_kind, prepare_jax, provenance, read_system, warn
+from alchemjax.commands.session import doubts_about, energy_kind, prepare_jax, provenance, read_system, warn
 from alchemjax.io import load, write_atomically
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_weights
+from alchemjax.tasks.pairs import pair_fluctuations
 from alchemjax.tasks.relax import Relaxed, relax
 from alchemjax.units import EV_PER_A3_IN_GPA
 
@@ -56,14 +57,20 @@ def run(arguments: dict) -> None:
     relaxed = relax(potential, system, alpha=arguments["alpha"], positions=arguments["positions"], **options)
     system = system._replace(fluctuations=relaxed.fluctuations)
     report = provenance(arguments["file"], arguments, potential, system) | {"results": _results(system, relaxed)}
+    pairs = None
+    if relaxed.fluctuations is not None:
+        pairs = pair_fluctuations(potential, system._replace(structure=relaxed.structure))
+        report["results"]["pair_fluctuations_per_site_eV"] = pairs = pairs / len(relaxed.structure.positions)
     write_atomically(out, lambda path: _write_structure(path, system, relaxed))
     write_atomically(report_file, lambda path: path.write_text(json.dumps(plain(report), indent=1) + "\n"))
     if not relaxed.converged:
         left = f"{relaxed.max_force:.2g} eV/A and {relaxed.max_stress * EV_PER_A3_IN_GPA:.2g} GPa"
         warn(f"not converged after {relaxed.steps} steps ({left} are left); try more --max-steps")
+    for sentence in doubts_about(np.array([0.0 if pairs is None else pairs])):
+        warn(sentence)
     moved = arguments["cell"] or arguments["positions"]
     title = "single point" if not moved else "converged" if relaxed.converged else "NOT converged"
-    Console(highlight=False, markup=False).print(_summary(title, system, relaxed))
+    Console(highlight=False, markup=False).print(_summary(title, system, relaxed, pairs))
     for sentence in vacancies(system.sites, system.weights[None]):
         print(sentence)
     print(f"{out}, {report_file}")
@@ -140,7 +147,7 @@ def _largest_force(relaxed: Relaxed) -> float:
     return float(np.linalg.norm(relaxed.output.forces, axis=1).max())
 
 
-def _summary(title: str, system: System, relaxed: Relaxed) -> Table:
+def _summary(title: str, system: System, relaxed: Relaxed, pairs: float | None) -> Table:
     table = Table(title=title, show_edge=False)
     for name in ("", "start", "relaxed"):
         table.add_column(name, justify="left" if not name else "right")
@@ -154,6 +161,8 @@ def _summary(title: str, system: System, relaxed: Relaxed) -> Table:
     table.add_row("kind of energy", "", energy_kind(system))
     table.add_row("energy (eV)", "", f"{float(relaxed.output.energy):.6f}")
     table.add_row("energy per site (eV)", "", f"{float(relaxed.output.energy) / len(relaxed.output.forces):.6f}")
+    if pairs is not None:
+        table.add_row("not counted: pairs of sites (eV per site)", "", f"{pairs:+.6f}")
     table.add_row("largest force (eV/A)", "", f"{_largest_force(relaxed):.2g}")
     table.add_row("steps", "", str(relaxed.steps))
     return table

@@ -17,6 +17,7 @@ from alchemjax.io import read
 from alchemjax.model.load import Potential
 from alchemjax.selftest import check_compiler
 from alchemjax.system.system import System
+from alchemjax.tasks.pairs import PAIR_LIMIT
 
 
 def warn(sentence: str) -> None:
@@ -103,6 +104,19 @@ def energy_kind(system: System) -> str:
     if system.fluctuations is not None:
         return "random alloy"
     return "mean field" if system.sites.groups else "ordinary atoms"
+
+
+def doubts_about(per_site: np.ndarray) -> list[str]:
+    """What to say of fluctuations of pairs [eV per site], one for each composition."""
+    large = np.abs(per_site) > PAIR_LIMIT
+    if not large.any():
+        return []
+    where = "" if len(per_site) == 1 else f"at {large.sum()} of {len(per_site)} compositions "
+    most = 1000 * per_site[large][np.abs(per_site[large]).argmax()]
+    return [
+        f"{where}fluctuations of two sites at a time would add more than {1000 * PAIR_LIMIT:g} meV per site (up to "
+        f"{most:+.1f}) to the energy of the random alloy: it is as uncertain as that"
+    ]
 
 
 def _energy_facts(system: System) -> dict:

@@ -21,11 +21,20 @@ from alchemjax.commands.compositions import (
 )
 from alchemjax.commands.options import check_periodic, check_relaxation, parse_mix, relaxation_options
 from alchemjax.commands.results import file_names, structures_of, write_all, write_files
-from alchemjax.commands.session import energy_kind, fingerprint_of, prepare_jax, provenance, read_system, warn
+from alchemjax.commands.session import (
+    doubts_about,
+    energy_kind,
+    fingerprint_of,
+    prepare_jax,
+    provenance,
+    read_system,
+    warn,
+)
 from alchemjax.commands.store import close, finished, opened, store_batch, stored_batches
 from alchemjax.io import load
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System, checked_alpha
+from alchemjax.tasks.pairs import pair_fluctuations
 from alchemjax.tasks.sweep import Plan, Table, join, make_plan, sweep_batches
 from alchemjax.units import EV_PER_A3_IN_GPA
 
@@ -52,10 +61,13 @@ def run(arguments: dict) -> None:
         return
     with opened(out, fingerprint, overwrite=arguments["overwrite"]) as batches:
         table, seconds = _calculate(potential, system, plan, batches)
+        pairs = None if plan.fluctuations is None else _pair_fluctuations(potential, system, table)
         report = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, system)
-        report |= {"wall_time_s": round(seconds, 3)} | _report(system, plan, table, len(rows))
+        report |= {"wall_time_s": round(seconds, 3)} | _report(system, plan, table, len(rows), pairs)
         write_all(out, system, report, plot=arguments["plot"])
         close(batches)
+    for sentence in report["warnings"]:
+        warn(sentence)
     _say_summary(out, system, plan, table, len(rows), seconds)
 
 
@@ -111,16 +123,7 @@ def _fingerprint(potential: Potential, system: System, plan: Plan) -> str:
 def _calculate(potential: Potential, system: System, plan: Plan, batches: Path) -> tuple[Table, float]:
     """The batches that are not stored yet, with a progress bar; the whole table and the seconds it took."""
     tables, seconds = stored_batches(batches)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=(console := Console(stderr=True)),
-        disable=not console.is_terminal,
-    )
-    with bar:
+    with _bar() as bar:
         done = sum(len(t.energy) for t in tables)
         task = bar.add_task("compositions", total=len(plan.weights), completed=done)
 
@@ -138,17 +141,38 @@ def _calculate(potential: Potential, system: System, plan: Plan, batches: Path) 
     return join(tables), seconds
 
 
-def _report(system: System, plan: Plan, table: Table, given: int) -> dict:
+def _bar() -> Progress:
+    console, columns = Console(stderr=True), (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    )
+
+
+def _pair_fluctuations(potential: Potential, system: System, table: Table) -> np.ndarray:
+    """Of every row, in eV; NaN for what fell apart."""
+    found = np.full(len(table.energy), np.nan)
+    with _bar() as bar:
+        for k in bar.track(np.flatnonzero(np.isfinite(table.energy)), description="pairs of sites"):
+            structure = system.structure._replace(positions=table.positions[k], cell=table.cell[k])
+            found[k] = pair_fluctuations(potential, system._replace(structure=structure), table.weights[k])
+    return found
+
+
+def _report(system: System, plan: Plan, table: Table, given: int, pairs: np.ndarray | None = None) -> dict:
     """What `sweep.json` says of the calculation."""
     columns = sweep_columns(system, table, float(plan.limits.pressure))
     if system.coupling == "correlated":
         columns["correlation_alpha"] = plan.alpha
+    warnings = _warnings(table)
+    if pairs is not None:
+        columns["pair_fluctuations_per_site_eV"] = per_site = pairs / len(system.structure.positions)
+        warnings += doubts_about(per_site)
     if given < len(plan.weights):
         columns["added_end_member"] = (np.arange(len(plan.weights)) >= given).astype(int)
     limits = {f"{name}_limit": value for name, value in plan.limits._asdict().items()}
     return {
         "relaxation": {"relax": plan.relax, "batch": plan.batch, "free_strains": plan.freedom.strains} | limits,
-        "warnings": _warnings(table),
+        "warnings": warnings,
         "columns": units_of(columns),
         "table": columns,
         "structures": structures_of(table),
@@ -171,8 +195,6 @@ def _warnings(table: Table) -> list[str]:
 
 
 def _say_summary(out: Path, system: System, plan: Plan, table: Table, given: int, seconds: float) -> None:
-    for sentence in _warnings(table):
-        warn(sentence)
     lost = int((~table.converged).sum())
     state = "single points" if plan.relax == "none" else f"{lost} of them not converged" if lost else "all converged"
     parts = [(given, "composition"), (len(table.energy) - given, "end member")]

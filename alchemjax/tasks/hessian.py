@@ -209,7 +209,7 @@ def moves_of(crystal: Crystal, fluctuations: Fluctuations):
 
 
 def operations_of(crystal: Crystal, fluctuations: Fluctuations, site: int) -> list[Int[np.ndarray, "supersites"]]:
-    """The images of all sites of the supercell under the operations that leave this one of the first cell where it is."""
+    """Where the operations that leave this site of the first cell where it is take all sites of the supercell."""
     allowed = _allowed(crystal, fluctuations)
     here = allowed[fluctuations.variants.image[allowed, site] == site]
     return [_image(crystal, fluctuations, which, site) for which in here]

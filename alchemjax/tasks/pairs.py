@@ -8,7 +8,6 @@ is the next term of the series of `alchemjax.energy`, with the same notation; ov
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
 
 from alchemjax.calculate import check_kind, with_fluctuations
 from alchemjax.model.load import Potential
@@ -30,13 +29,16 @@ def pair_fluctuations(
 ) -> float:
     """What the energy of a random alloy lacks when sites fluctuate one at a time, to leading order [eV per cell].
 
-    Arguments as in `calculate`; `on_rows(done, number)` is called from time to time. Where the size of this is more
-    than a few meV per site, energies with fluctuations are as doubtful as that. Errors: ValueError as in `calculate`.
+    Arguments as in `calculate`; the supercell is by default that of the system's fluctuations, if it has some.
+    `on_rows(done, number)` is called from time to time. Energies with fluctuations are as uncertain as this is large.
+    Errors: ValueError as in `calculate`.
     """
     check_kind(potential, Potential)
     check_kind(system, System)
     weights = checked_weights(system, weights)
-    system = with_fluctuations(potential, system, "site-exact", supercell)
+    if supercell is None and system.fluctuations is not None:
+        supercell = system.fluctuations.supercell.matrix
+    system = with_fluctuations(potential, system._replace(fluctuations=None), "site-exact", supercell)
     if system.fluctuations is None:
         return 0.0
     crystal = make_crystal(system, system.fluctuations, weights)
