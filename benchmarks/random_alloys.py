@@ -151,10 +151,8 @@ def main():
         for name in given.systems:
             pairs_alone(potential, name)
         return
-    names = (
-        "system | x | a, explicit (A) | mean field | site | site-exact | s.e. | mean field | site | site-exact | pairs"
-    )
-    print(f"| {names} |\n{'|---' * 11}|")
+    energies = "mean field | site | site-exact"
+    print(f"| system | x | a, explicit (A) | {energies} | s.e. | {energies} | pairs |\n{'|---' * 11}|")
     for name in given.systems:
         for row in compare(potential, name, given.decorations):
             rows.append(row)
