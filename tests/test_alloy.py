@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.geometry import minkowski_reduce
-from pair_potential import lennard_jones
+from pair_potential import CUBE, A, lennard_jones, mixed_argon, wurtzite
 
 import alchemjax as aj
 from alchemjax.calculate import with_fluctuations
@@ -43,18 +43,6 @@ from alchemjax.units import KELVIN
 
 pytestmark = pytest.mark.usefixtures("quick_loops")
 
-A = 5.22  # A, near the minimum of the Lennard-Jones crystal
-
-
-def argon(species=("Ar", "Kr"), weights=(0.4, 0.6), *, cubic=False, a=A):
-    return aj.from_atoms(bulk("Ar", "fcc", a, cubic=cubic), mix={"Ar": species}, weights=list(weights))
-
-
-def two_sublattices():
-    """Wurtzite, large enough for argon, with vacancies on one sublattice."""
-    atoms = bulk("ArKr", "wurtzite", a=5.4, c=8.9, u=0.37)
-    return aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr"), "Kr": ("Kr",)}, weights=[0.3, 0.7, 0.8])
-
 
 @pytest.fixture(scope="module")
 def pairs_alone():
@@ -70,7 +58,7 @@ def potential():
 @pytest.fixture(scope="module")
 def relaxed_argon(potential):
     """At zero stress, which second derivatives by strain need."""
-    system = argon()
+    system = mixed_argon()
     relaxed = aj.relax(potential, system, cell=True, stress_tolerance=1e-10, force_tolerance=1e-8)
     assert relaxed.converged
     return system._replace(structure=relaxed.structure)
@@ -79,9 +67,6 @@ def relaxed_argon(potential):
 @pytest.fixture(scope="module")
 def argon_alloy(potential, relaxed_argon):
     return alloy(potential, relaxed_argon, supercell=CUBE)
-
-
-CUBE = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) * 2  # 32 cells of a face-centred lattice
 
 
 def explicit_energies(potential, system, alloy, states, shape):
@@ -98,12 +83,12 @@ def arrangements(alloy, shape, number=5):
 # --- the energy of arrangements ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("make", "shape"), [(argon, (3, 3, 3)), (two_sublattices, (2, 2, 1))])
+@pytest.mark.parametrize(("make", "shape"), [(mixed_argon, (3, 3, 3)), (wurtzite, (2, 2, 1))])
 def test_energy_of_every_arrangement_is_exact_where_energies_are_quadratic(pairs_alone, make, shape):
     system = make()
     found = alloy(pairs_alone, system, relaxed=False, supercell=list(shape))
     states = arrangements(found, shape)
-    states.append(np.zeros_like(states[0]) if make is argon else states[0])  # far from the mean too
+    states.append(np.zeros_like(states[0]) if make is mixed_argon else states[0])  # far from the mean too
     explicit = explicit_energies(pairs_alone, system, found, states, shape)
     model = lattice_model(found, shape, relaxed=False)
     predicted = [float(total_energy(model, one)) for one in states]
@@ -315,7 +300,7 @@ def test_forces_and_energies_that_are_not_quadratic_give_doubts(potential, argon
     (sentence,) = doubts(argon_alloy._replace(largest_force=0.2))
     assert "0.2 eV/A" in sentence
     assert doubts(argon_alloy._replace(largest_force=0.2, displacement=None)) == []
-    pressed = alloy(potential, argon(a=A + 0.05), supercell=CUBE, third_order=False)
+    pressed = alloy(potential, mixed_argon(a=A + 0.05), supercell=CUBE, third_order=False)
     assert any("per cent more" in sentence for sentence in doubts(pressed))
     (sentence,) = doubts(argon_alloy._replace(field=argon_alloy.second_order + 0.02))
     assert "+20.0 meV" in sentence
@@ -333,7 +318,7 @@ def test_strain_by_displacements_lowers_the_energy(argon_alloy):
 
 
 def test_a_larger_cell_of_the_same_crystal_has_the_same_alloy(potential, argon_alloy, relaxed_argon):
-    cubic = argon(cubic=True, a=np.linalg.norm(relaxed_argon.structure.cell[0]) * 2**0.5)
+    cubic = mixed_argon(cubic=True, a=np.linalg.norm(relaxed_argon.structure.cell[0]) * 2**0.5)
     other = alloy(potential, cubic, supercell=[2, 2, 2])
     assert random_energy(other) == pytest.approx(4 * random_energy(argon_alloy), abs=1e-9)
     np.testing.assert_allclose(other.stiffness, 4 * argon_alloy.stiffness, atol=1e-8)
@@ -353,7 +338,7 @@ def shells_of(given):
 
 
 def test_order_of_species_does_not_count(potential, argon_alloy, relaxed_argon):
-    swapped = argon(("Kr", "Ar"), (0.6, 0.4))._replace(structure=relaxed_argon.structure)
+    swapped = mixed_argon(("Kr", "Ar"), (0.6, 0.4))._replace(structure=relaxed_argon.structure)
     other = alloy(potential, swapped, supercell=CUBE, third_order=False)
     np.testing.assert_allclose(pair_energies(other)[..., ::-1, ::-1], pair_energies(argon_alloy), atol=1e-10)
     np.testing.assert_allclose(other.field[:, ::-1], argon_alloy.field, atol=1e-10)
@@ -373,7 +358,7 @@ def test_one_cell_alone_has_no_displacements(potential, relaxed_argon):
 
 
 def test_nearest_images_are_found_in_skew_supercells(pairs_alone):
-    system, skew = argon(), np.array([[1, 0, 46], [0, 2, 31], [0, 0, 56]])
+    system, skew = mixed_argon(), np.array([[1, 0, 46], [0, 2, 31], [0, 0, 56]])
     found = alloy(pairs_alone, system, relaxed=False, supercell=skew)
     given, cell = interactions(found), skew @ system.structure.cell
     reduced = minkowski_reduce(cell)[0]
@@ -555,7 +540,7 @@ def test_wrong_inputs_get_a_sentence(potential, argon_alloy):
     with pytest.raises(ValueError, match="no site of this system is mixed"):
         alloy(potential, aj.from_atoms(bulk("Ar", "fcc", A)))
     with pytest.raises(ValueError, match="is pure: nothing can be ordered"):
-        alloy(potential, argon(weights=(1, 0)))
+        alloy(potential, mixed_argon(weights=(1, 0)))
     slab = bulk("Ar", "fcc", A, cubic=True) * (1, 1, 2)
     slab.center(vacuum=8.0, axis=2)
     slab = aj.from_atoms(slab, mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
@@ -563,7 +548,7 @@ def test_wrong_inputs_get_a_sentence(potential, argon_alloy):
     with pytest.raises(ValueError, match="if a direction is vacuum, make it non-periodic"):
         alloy(potential, slab, supercell=[2, 2, 1])
     with pytest.raises(ValueError, match="unstable at the mean composition"):
-        alloy(potential, argon(a=6.6), supercell=CUBE)
+        alloy(potential, mixed_argon(a=6.6), supercell=CUBE)
     rigid = simple_cubic(0.1)
     with pytest.raises(ValueError, match="knows no displacements"):
         mean_square_displacements(rigid)
@@ -574,4 +559,4 @@ def test_wrong_inputs_get_a_sentence(potential, argon_alloy):
     with pytest.raises(ValueError, match="three positive whole numbers"):
         lattice_model(rigid, (0, 1, 1))
     with pytest.raises(ValueError, match="leave nothing to compare"):
-        validate(potential, argon(), argon_alloy, random=0, ground_state=False)
+        validate(potential, mixed_argon(), argon_alloy, random=0, ground_state=False)

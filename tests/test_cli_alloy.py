@@ -10,7 +10,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
-from pair_potential import lennard_jones
+from pair_potential import A, lennard_jones
 from typer.testing import CliRunner
 
 import alchemjax as aj
@@ -136,7 +136,7 @@ def test_atoms_and_cell_move_with_and_without_third_derivatives(tmp_path, monkey
     potential = lennard_jones(krypton=(1.5, 1.1))
     monkeypatch.setattr("alchemjax.commands.alloy.prepare_jax", lambda: None)
     monkeypatch.setattr("alchemjax.commands.alloy.load", lambda *_, **options: potential)
-    ase.io.write(tmp_path / "argon.cif", bulk("Ar", "fcc", 5.3))
+    ase.io.write(tmp_path / "argon.cif", bulk("Ar", "fcc", A))
     command = f"alloy {tmp_path}/argon.cif --mix Ar=Ar,Kr -x 0.5 -o {tmp_path}/out --supercell 2,2,2 --box 2,2,2"
     command += " --sweeps 16 --seeds 1 --validate 1 --temperatures 20,40,80 --no-plot"
     option = [] if third_order else ["--no-third-order"]

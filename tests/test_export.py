@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from pair_potential import lennard_jones
+from pair_potential import CUBE, A, lennard_jones, mixed_argon, wurtzite
 
 import alchemjax as aj
 from alchemjax.system.supercell import make_supercell
@@ -17,24 +17,12 @@ from alchemjax.tasks.lattice import random_states
 
 pytestmark = pytest.mark.usefixtures("quick_loops")
 
-CUBE = np.array([[-1, 1, 1], [1, -1, 1], [1, 1, -1]]) * 2  # 32 cells of a face-centred lattice
-
-
-def argon(weights=(0.4, 0.6), **options):
-    return aj.from_atoms(bulk("Ar", "fcc", 5.22, **options), mix={"Ar": ("Ar", "Kr")}, weights=list(weights))
-
 
 def left_handed():
     """With vacancies."""
-    atoms = bulk("Ar", "fcc", 5.22)
+    atoms = bulk("Ar", "fcc", A)
     atoms.set_cell(atoms.cell[[1, 0, 2]])
     return aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr")}, weights=[0.3, 0.5])
-
-
-def wurtzite():
-    """Vacancies on one of two mixed sublattices."""
-    atoms = bulk("ArKr", "wurtzite", a=5.4, c=8.9, u=0.37)
-    return aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr"), "Kr": ("Kr",)}, weights=[0.3, 0.7, 0.8])
 
 
 def partly_mixed():
@@ -49,7 +37,7 @@ def potential():
 
 @pytest.fixture(scope="module")
 def relaxed_argon(potential):
-    system = argon()
+    system = mixed_argon()
     relaxed = aj.relax(potential, system, cell=True, stress_tolerance=1e-10, force_tolerance=1e-8)
     system = system._replace(structure=relaxed.structure)
     return system, aj.alloy(potential, system, third_order=False, supercell=CUBE)
@@ -97,8 +85,8 @@ def arrangements(alloy, model, number=4):
 @pytest.mark.parametrize(
     ("make", "shape"),
     [
-        (argon, (3, 3, 3)),
-        (lambda: argon(cubic=True), (2, 2, 2)),
+        (mixed_argon, (3, 3, 3)),
+        (lambda: mixed_argon(cubic=True), (2, 2, 2)),
         (left_handed, (3, 3, 3)),
         (wurtzite, (2, 2, 1)),
         (partly_mixed, (2, 2, 1)),
@@ -203,7 +191,7 @@ def test_wrong_inputs_get_a_sentence(potential, relaxed_argon):
     with pytest.raises(ValueError, match="cutoff = -1 A must be positive"):
         aj.to_icet(alloy, cutoff=-1)
     with pytest.raises(ValueError, match="the system has 4 sites, the alloy 1"):
-        aj.to_icet(alloy, argon(cubic=True))
+        aj.to_icet(alloy, mixed_argon(cubic=True))
     with pytest.raises(ValueError, match="periodic in every direction"):
         aj.to_icet(alloy._replace(structure=alloy.structure._replace(pbc=np.array([True, True, False]))))
     partly = aj.alloy(potential, partly_mixed(), relaxed=False, supercell=[1, 1, 1])

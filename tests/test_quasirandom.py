@@ -5,8 +5,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from ase.build import bulk
-from pair_potential import lennard_jones
+from pair_potential import lennard_jones, wurtzite
 
 import alchemjax as aj
 from alchemjax.tasks.lattice import random_states
@@ -22,10 +21,8 @@ def potential():
 
 
 @pytest.fixture(scope="module")
-def wurtzite(potential):
-    """Two mixed sublattices, one with vacancies."""
-    atoms = bulk("ArKr", "wurtzite", a=5.4, c=8.9, u=0.37)
-    system = aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr"), "Kr": ("Kr",)}, weights=[0.3, 0.7, 0.8])
+def two_sublattices(potential):
+    system = wurtzite()
     return system, aj.alloy(potential, system, relaxed=False, supercell=[2, 2, 1])
 
 
@@ -44,9 +41,9 @@ def mismatch(alloy, states):
     return np.abs(np.array(means) - [(share**2).sum() for share in shares]).max()
 
 
-def test_its_pairs_are_as_frequent_as_in_the_random_alloy(wurtzite):
+def test_its_pairs_are_as_frequent_as_in_the_random_alloy(two_sublattices):
     pytest.importorskip("sqsgenerator")
-    _, alloy = wurtzite
+    _, alloy = two_sublattices
     model = aj.lattice_model(alloy, (3, 3, 2))
     drawn = [np.asarray(random_states(model, alloy.weights, jax.random.key(k))) for k in range(20)]
     found = quasirandom_states(alloy, drawn[0])
@@ -57,9 +54,9 @@ def test_its_pairs_are_as_frequent_as_in_the_random_alloy(wurtzite):
     assert mismatch(alloy, found) < 0.2 * np.median([mismatch(alloy, one) for one in drawn])
 
 
-def test_validation_says_which_arrangement_it_is(potential, wurtzite):
+def test_validation_says_which_arrangement_it_is(potential, two_sublattices):
     pytest.importorskip("sqsgenerator")
-    system, alloy = wurtzite
+    system, alloy = two_sublattices
     options = {"shape": (2, 2, 1), "random": 2, "ground_state": False}
     found = validate(potential, system, alloy, **options)
     assert found.kinds == ("random", "random", "SQS")
@@ -69,8 +66,8 @@ def test_validation_says_which_arrangement_it_is(potential, wurtzite):
     assert alone.kinds == ("SQS",)
 
 
-def test_without_the_package_it_gets_a_sentence(monkeypatch, potential, wurtzite):
+def test_without_the_package_it_gets_a_sentence(monkeypatch, potential, two_sublattices):
     monkeypatch.setitem(sys.modules, "sqsgenerator", None)
-    system, alloy = wurtzite
+    system, alloy = two_sublattices
     with pytest.raises(ImportError, match="needs sqsgenerator; run: pip install sqsgenerator"):
         validate(potential, system, alloy, shape=(2, 2, 1), sqs=True)
