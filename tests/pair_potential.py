@@ -53,9 +53,7 @@ def node_energies(params, config: Config, graph):
     return params["shift"][graph.node_species] + felt / 2 + config.embedding * felt**2
 
 
-def lennard_jones(
-    dtype="float64", *, strength=1.0, embedding=0.0, krypton=(1.1, 1.1), cutoff=CUTOFF
-) -> Potential:
+def lennard_jones(dtype="float64", *, strength=1.0, embedding=0.0, krypton=(1.1, 1.1), cutoff=CUTOFF) -> Potential:
     """The potential; with strength 0 sites do not see each other. `krypton`: its charges, repulsion and attraction."""
     params = {"charge": jnp.array([(1.0, 1.0), krypton], dtype), "shift": jnp.array([0.0, -0.3], dtype)}
     return Potential(

@@ -24,7 +24,7 @@ TEMPERATURES, PRESSURES = (20.0, 28.0), (0.0, 0.06 * GPA)  # K, eV/A^3
 SEEDS = 4
 
 
-def crystal_potential():
+def nearest():
     """Reaches the nearest neighbours only: any crystal will do, and this one is quick."""
     return lennard_jones(cutoff=5.2, strength=1.2)
 
@@ -62,7 +62,7 @@ def test_kinetic_energies_are_distributed_canonically_and_equally_over_sites(the
     atoms.symbols[2:] = "Kr"  # twice as heavy
     temperature, kT = 30.0, 30 * KELVIN
     out = md(
-        crystal_potential(), aj.from_atoms(atoms), steps=4000, timestep=6.0, temperature=temperature, every=100, chunk=1000,
+        nearest(), aj.from_atoms(atoms), steps=4000, timestep=6.0, temperature=temperature, every=100, chunk=1000,
         thermostat=thermostat, thermostat_time=150.0, replicas=24, skin=0.9,
     )  # fmt: skip
     settled = slice(10, None)
@@ -132,7 +132,7 @@ def run_isobars(crystal):
         for seed in range(SEEDS)
     ]
     out = md(
-        crystal_potential(), aj.from_atoms(crystal), steps=5000, timestep=8.0, thermostat_time=200.0, cell="hydrostatic",
+        nearest(), aj.from_atoms(crystal), steps=5000, timestep=8.0, thermostat_time=200.0, cell="hydrostatic",
         barostat_time=250.0, bulk_modulus=1.7 * GPA, replicas=replicas, every=20, chunk=500, skin=0.9,
     )  # fmt: skip
     settled = type(out)(*(a[60:] for a in out))
@@ -161,7 +161,7 @@ def compare_with_fixed_volumes(isobars, crystal):
         atoms = crystal.copy()
         atoms.set_cell(atoms.cell * (volume / crystal.get_volume()) ** (1 / 3), scale_atoms=True)
         out = md(
-            crystal_potential(), aj.from_atoms(atoms), steps=2200, timestep=8.0, thermostat_time=200.0, replicas=replicas,
+            nearest(), aj.from_atoms(atoms), steps=2200, timestep=8.0, thermostat_time=200.0, replicas=replicas,
             every=10, chunk=500, skin=0.9,
         )  # fmt: skip
         of_all_momenta = out.pressure[40:] + np.repeat(TEMPERATURES, SEEDS) * KELVIN / volume
@@ -209,7 +209,7 @@ def test_every_strain_of_a_free_cell_has_its_virial_theorem():
     """
     crystal, temperature, pressure = bulk("Ar", "fcc", 5.3, cubic=True).repeat((2, 2, 1)), 20.0, 0.03 * GPA
     out = md(
-        crystal_potential(), aj.from_atoms(crystal), steps=2500, timestep=8.0, thermostat_time=200.0, cell=True,
+        nearest(), aj.from_atoms(crystal), steps=2500, timestep=8.0, thermostat_time=200.0, cell=True,
         temperature=temperature, pressure=pressure, barostat_time=250.0, bulk_modulus=1.7 * GPA, replicas=8, every=10,
         chunk=500, skin=0.9, thermostat="csvr",
     )  # fmt: skip

@@ -75,6 +75,7 @@ def test_notebook_runs_in_smoke_mode(path, tmp_path, monkeypatch):
     from nbclient.exceptions import CellExecutionError
 
     monkeypatch.setenv("ALCHEMJAX_SMOKE", "1")
+    monkeypatch.setenv("XLA_FLAGS", "")  # their network is large: code that is compiled quickly would be too slow
     if WHEEL is not None:
         monkeypatch.setenv("ALCHEMJAX_SEVENN_WHEEL", str(Path(WHEEL).resolve()))
         monkeypatch.setenv("ALCHEMJAX_MODELS", str(tmp_path / "models"))

@@ -33,6 +33,7 @@ from alchemjax.tasks.alloy import (
     strain_by_displacements,
 )
 from alchemjax.tasks.averages import shells
+from alchemjax.tasks.lattice import counts_of, random_states
 from alchemjax.tasks.ordering import box_of, instability, lattice_model, spinodal
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import ground_state
@@ -65,9 +66,9 @@ def run(arguments: dict) -> None:
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     with_fluctuations(potential, system, "site-exact", supercell)  # refuses what does not fit before a folder is made
     fingerprint = _fingerprint(potential, system, arguments, supercell)
+    if box is not None and (np.array(box)[~system.structure.pbc] > 1).any():
+        raise ValueError(f"--box {arguments['box']} repeats a direction without periodicity; give 1 there")
     _open(out, fingerprint, overwrite=arguments["overwrite"])
-    for name in FILES[1:]:
-        (out / name).unlink(missing_ok=True)
     found, system = _hamiltonian(potential, system, arguments, supercell, fingerprint)
     report = provenance(arguments["file"], arguments, potential, system) | {"results": _of_hamiltonian(found)}
     strain = None
@@ -78,7 +79,9 @@ def run(arguments: dict) -> None:
     for sentence in report["results"]["doubts"]:
         warn(sentence)
     box = _default_box(found) if box is None else box
-    model, inside = lattice_model(found, box), _composition_of(box, found)
+    model = lattice_model(found, box)
+    held = counts_of(model, random_states(model, found.weights, jax.random.key(0)))
+    inside = held / held.sum(1, keepdims=True)
     asked = np.stack([found.weights[found.sublattice == s].mean(0) for s in np.unique(found.sublattice)])
     if np.abs(inside - asked).max() > WEIGHT_TOLERANCE:
         warn(f"{box} cells hold the composition {inside.round(4).tolist()}, not {asked.round(4).tolist()}; see --box")
@@ -103,6 +106,8 @@ def run(arguments: dict) -> None:
             )
         report["results"]["validation"] = explicit._asdict()
     report["table"] = columns
+    for name in FILES[1:]:
+        (out / name).unlink(missing_ok=True)
     write_atomically(out / "interactions.csv", lambda path: path.write_text(csv_table(interaction_table(found))))
     write_atomically(out / "temperatures.csv", lambda path: path.write_text(csv_table(columns)))
     write_atomically(out / "ground_state.extxyz", lambda path: _write_arrangement(path, system, found, box, ordered))
@@ -193,13 +198,6 @@ def _open(out: Path, fingerprint: str, *, overwrite: bool) -> None:
 def _default_box(found: Alloy) -> tuple[int, ...]:
     share = len(found.site) / len(found.structure.positions)
     return box_of(found, *(round(number / share) for number in BOX), even=True)
-
-
-def _composition_of(box, found: Alloy) -> np.ndarray:
-    """Mean weights [sublattices, states] of an arrangement in the box."""
-    cells = int(np.prod(box))
-    there = [found.weights[found.sublattice == s] for s in np.unique(found.sublattice)]
-    return np.stack([np.round(cells * rows.sum(0)) / (cells * len(rows)) for rows in there])
 
 
 def _bar(what: str) -> tuple[Callable[[int, int], None], Progress]:
@@ -318,6 +316,7 @@ def _of_transition(transition: OrderDisorder, sites: int, box) -> tuple[str, str
             f"{number}, first order, latent heat {1000 * transition.latent_heat / sites:.1f} meV per site"
         )
     if transition.kind == "smooth":
-        edge = ", at the edge of --temperatures" if transition.at_edge else ""
-        return "largest heat capacity (Monte Carlo)", number + edge if np.isfinite(transition.temperature) else "-"
+        if transition.at_edge:
+            number = f"at the edge of --temperatures, {transition.temperature:.0f} K, {where}: give others"
+        return "largest heat capacity (Monte Carlo)", number if np.isfinite(transition.temperature) else "-"
     return "order-disorder transition", f"{transition.kind} the --temperatures, {where}"

@@ -29,7 +29,11 @@ def plot_alloy(
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
         figure = Figure(figsize=(2.2 * PANEL[0], 2 * PANEL[1]), layout=layout)
         panels = figure.subplots(2, 2).ravel()
-        _waves(panels[0], alloy)
+        if alloy.structure.pbc.any():
+            _waves(panels[0], alloy)
+        else:
+            panels[0].set_axis_off()
+            panels[0].text(0.5, 0.5, "no waves: nothing is periodic", ha="center", transform=panels[0].transAxes)
         _order(panels[1], columns)
         _heat(panels[2], columns, transition)
         if validation is None:
@@ -66,19 +70,22 @@ def _waves(axes, alloy: Alloy) -> None:
 def _order(axes, columns: Mapping[str, Any]) -> None:
     temperatures = np.asarray(columns["temperature_K"])
     names = [name for name in columns if name.startswith("alpha_") and f"alpha_error_{name[6:]}" in columns]
-    for name, colour in zip(names, COLOURS, strict=False):
+    for number, name in enumerate(names):
+        colour, marker = COLOURS[number % len(COLOURS)], "osD^v<>"[number // len(COLOURS) % 7]
         own = name[6:]
-        pair, distance = own.rsplit("_", 1)
+        pair, rest = own.split("_", 1)
+        distance, where = rest.split("A", 1)
+        between = where.replace("_sublattices_", ", sites ").replace("_", " ")
         axes.errorbar(
-            temperatures, columns[name], columns[f"alpha_error_{own}"], color=colour, fmt="o", capsize=2,
-            label=f"{pair}, {distance.removesuffix('A')} Å",
+            temperatures, columns[name], columns[f"alpha_error_{own}"], color=colour, fmt=marker, capsize=2,
+            label=f"{pair}, {distance} Å{between}",
         )  # fmt: skip
         axes.plot(temperatures, columns[f"alpha_mean_field_{own}"], color=colour, linewidth=1.0)
     axes.plot([], [], color=LINEAR, linewidth=1.0, label="Krivoglaz-Clapp-Moss")
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.set_xlabel("Temperature (K)")
     axes.set_ylabel("Warren-Cowley parameter")
-    axes.legend()
+    axes.legend(fontsize="x-small" if len(names) > len(COLOURS) else None, ncols=1 + len(names) // 6)
 
 
 def _heat(axes, columns: Mapping[str, Any], transition: OrderDisorder) -> None:

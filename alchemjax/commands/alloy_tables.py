@@ -1,5 +1,7 @@
 """Tables of an alloy: what depends on temperature, and pair interactions by shell."""
 
+from itertools import combinations, product
+
 import numpy as np
 
 from alchemjax.tasks.alloy import Alloy
@@ -33,6 +35,7 @@ def temperature_table(found: Alloy, transition: OrderDisorder, pairs) -> dict:
         )
         for k, m in _unlike(found, shell.sublattices):
             name = f"{found.species[k]}-{found.species[m]}_{shell.distance:.2f}A{_between(found, shell.sublattices)}"
+            name += f"_shell_{number}" if f"alpha_{name}" in columns else ""  # at almost the same distance
             columns[f"alpha_{name}"] = averages.warren_cowley[:, number, k, m]
             columns[f"alpha_error_{name}"] = averages.warren_cowley_error[:, number, k, m]
             of = lambda wave, near=near, k=k, m=m: wave.alpha[near][:, k, m].mean() if near.any() else np.nan
@@ -69,8 +72,18 @@ def _shell_distances(distance):
     return means[shell][np.argsort(order)]
 
 
+def _exchanges(found: Alloy, one: int, two: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Two states of each of two sublattices; of one and the same, the same two."""
+    first, second = (np.flatnonzero((found.weights[found.sublattice == s] > 0).any(axis=0)) for s in (one, two))
+    pairs = [[(a, b) for a, b in combinations(states.tolist(), 2)] for states in (first, second)]
+    return [(pair, pair) for pair in pairs[0]] if one == two else list(product(*pairs))
+
+
 def interaction_table(found: Alloy) -> dict:
-    """By shell: E_kk + E_mm - E_km - E_mk, positive where unlike neighbours are favoured."""
+    """By shell: E_km + E_ln - E_kn - E_lm, k, l being states of one site and m, n of the other.
+
+    With k = m and l = n it is positive where unlike neighbours are favoured.
+    """
     rows: list[dict] = []
     given = {name: interactions(found, relaxed=name == "relaxed") for name in ("rigid", "relaxed")}
     distance = _shell_distances(given["rigid"].distance)
@@ -80,17 +93,18 @@ def interaction_table(found: Alloy) -> dict:
             if one > two:
                 continue
             here = (distance == d) & (kinds == (one, two)).all(1)
-            for k, m in _unlike(found, (one, two)):
+            for (k, l), (m, n) in _exchanges(found, one, two):
                 row = {
                     "distance_A": d,
                     "sublattice": one,
                     "other": two,
                     "pairs_per_cell": here.sum() / (1 + (one == two)),
                 }
-                row["states"] = f"{found.species[k]}-{found.species[m]}"
+                names = [f"{found.species[a]}-{found.species[b]}" for a, b in dict.fromkeys([(k, l), (m, n)])]
+                row["states"] = "/".join(names)
                 for name, part in given.items():
                     e = part.energy[here]
-                    exchange = e[:, k, k] + e[:, m, m] - e[:, k, m] - e[:, m, k]
+                    exchange = e[:, k, m] + e[:, l, n] - e[:, k, n] - e[:, l, m]
                     row[f"{name}_meV"] = 1000 * exchange.mean()
                 rows.append(row)
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"distance_A": []}

@@ -198,14 +198,18 @@ def moves_of(crystal: Crystal, fluctuations: Fluctuations):
     """
     cell = np.linalg.inv(crystal.supercell.matrix) @ completed_cell(crystal.system.structure)
     allowed = _allowed(crystal, fluctuations)
-    image = fluctuations.variants.image[allowed]
-    first = image.min(axis=0)
+    image, first = fluctuations.variants.image[allowed], first_of(crystal, fluctuations)
     moves = []
-    for site in range(image.shape[1]):
+    for site in range(len(first)):
         which = allowed[np.flatnonzero(image[:, first[site]] == site)[0]]
         turn = np.linalg.inv(cell) @ fluctuations.variants.rotation[which].T @ cell
         moves.append((_image(crystal, fluctuations, which, first[site]), turn))
     return moves, first.tolist()
+
+
+def first_of(crystal: Crystal, fluctuations: Fluctuations) -> Int[np.ndarray, "sites"]:
+    """The first of the sites that are equivalent to each site of the cell, by the rotations that the supercell has."""
+    return np.asarray(fluctuations.variants.image)[_allowed(crystal, fluctuations)].min(axis=0)
 
 
 def operations_of(crystal: Crystal, fluctuations: Fluctuations, site: int) -> list[Int[np.ndarray, "supersites"]]:

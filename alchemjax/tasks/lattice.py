@@ -121,6 +121,14 @@ def random_states(model: LatticeModel, weights, key) -> Int[Array, "n1 n2 n3 sit
     return arranger(checked_model(model), weights)(key)
 
 
+def counts_of(model: LatticeModel, states) -> Int[np.ndarray, "sublattices states"]:
+    """How often an arrangement [n1, n2, n3, sites] holds every state on every sublattice."""
+    sublattice, number = np.asarray(model.sublattice), model.field.shape[1]
+    states = np.asarray(states)
+    held = [states[..., sublattice == which].ravel() for which in range(sublattice.max() + 1)]
+    return np.array([np.bincount(own, minlength=number) for own in held])
+
+
 def arranger(model: LatticeModel, weights) -> Callable:
     """`random_states` of a checked model, as a traced function of the key alone."""
     cells, weights = model.pair.shape[:3], np.asarray(weights, float)

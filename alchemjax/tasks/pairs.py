@@ -2,7 +2,8 @@
 
     sum_(i<j) sum_kl w_ik w_jl (E(mean, i = k, j = l) - E(mean, i = k) - E(mean, j = l) + E(mean))
 
-is the next term of the series of `alchemjax.energy`, with the same notation; over pairs within the cutoff.
+is the next term of the series of `alchemjax.energy`, with the same notation. Pairs further apart than the cutoff, which
+see each other through others, add less and are left out; so are the terms of three sites.
 """
 
 from collections.abc import Callable
@@ -11,10 +12,11 @@ import numpy as np
 
 from alchemjax.calculate import check_kind, with_fluctuations
 from alchemjax.model.load import Potential
-from alchemjax.system.fluctuations import NO_CHANCE, Fluctuations
+from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.neighbours import find_pairs
+from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.hessian import Crystal, Gradient, evaluator, make_crystal, operations_of
+from alchemjax.tasks.hessian import Crystal, Gradient, evaluator, first_of, make_crystal, operations_of
 
 PAIR_LIMIT = 0.002  # eV per site: a larger term makes the energy of the random alloy doubtful
 
@@ -27,11 +29,11 @@ def pair_fluctuations(
     supercell=None,
     on_rows: Callable[[int, int], None] | None = None,
 ) -> float:
-    """What the energy of a random alloy lacks when sites fluctuate one at a time, to leading order [eV per cell].
+    """What fluctuations of two neighbouring sites at a time would add to the energy of a random alloy [eV per cell].
 
+    It tells to about a factor of two how uncertain energies with fluctuations of one site at a time are.
     Arguments as in `calculate`; the supercell is by default that of the system's fluctuations, if it has some.
-    `on_rows(done, number)` is called from time to time. Energies with fluctuations are as uncertain as this is large.
-    Errors: ValueError as in `calculate`.
+    `on_rows(done, number)` is called from time to time. Errors: ValueError as in `calculate`.
     """
     check_kind(potential, Potential)
     check_kind(system, System)
@@ -58,7 +60,7 @@ def _arrangements(crystal: Crystal, fluctuations: Fluctuations, cutoff: float):
     mean, starts = crystal.system.weights, {}
     for weight, site in enumerate(crystal.site.tolist()):
         starts.setdefault(site, []).append(weight)
-    first = fluctuations.variants.first
+    first = first_of(crystal, fluctuations)
     factor: dict[tuple, float] = {}
 
     def add(occupied: tuple, number: float) -> None:
@@ -67,7 +69,7 @@ def _arrangements(crystal: Crystal, fluctuations: Fluctuations, cutoff: float):
     def states(site: int) -> list[tuple[int, float]]:
         """Species by number, the vacancy after the last, and their chances."""
         own = mean[starts[site]]
-        return [(k, float(w)) for k, w in enumerate([*own, 1 - own.sum()]) if w > NO_CHANCE]
+        return [(k, float(w)) for k, w in enumerate([*own, 1 - own.sum()]) if w > WEIGHT_TOLERANCE]
 
     near = find_pairs(crystal.system.structure, cutoff)
     for i in sorted(set(first.tolist()) & starts.keys()):

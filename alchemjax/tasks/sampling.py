@@ -373,4 +373,5 @@ def checked_temperatures(temperatures) -> Float[np.ndarray, "temperatures"]:
 def check_whole(name: str, value, least: int) -> None:
     """Errors: ValueError for what is not a whole number, or less than `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**31:
-        raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}")
+        most = " and less than 2147483648" if isinstance(value, int | np.integer) and value > 0 else ""
+        raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}{most}")

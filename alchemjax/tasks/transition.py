@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from alchemjax.tasks.averages import Statistics, statistics, transition_temperature
-from alchemjax.tasks.lattice import LatticeModel, random_states, total_energy
+from alchemjax.tasks.lattice import LatticeModel, counts_of, random_states, total_energy
 from alchemjax.tasks.sampling import (
     BLOCKS,
     Samples,
@@ -39,6 +39,7 @@ DRAWN = 32  # random arrangements
 TINY = 1e-12
 APART = 4.0  # standard errors by which energies of two branches differ
 SURE = 3.0  # standard errors by which a branch must be metastable, to be one
+MANY = 5.0  # ln of a number that equivalent ordered arrangements do not exceed: of one, the free energy is too high
 FINE = 1001  # temperatures, in looking for the crossing
 _PER_SEED = "energy", "grand", "composition", "correlations", "states"  # of samples
 
@@ -91,8 +92,14 @@ def order_disorder(
     check_whole("seed", seed, 0)
     if ordered is None:
         ordered, _ = ground_state(model, weights, seed=seed)
+    held = counts_of(model, ordered)
+    if (held != counts_of(model, random_states(model, weights, jax.random.key(0)))).any():
+        raise ValueError(
+            f"the ordered arrangement holds {held.tolist()} atoms of each state by sublattice, which are not those "
+            "of the weights; give an arrangement of this composition"
+        )
     cells = int(np.prod(np.shape(ordered)[:3]))
-    least, entropy = float(total_energy(model, ordered)) / cells, _arrangements(model, ordered) / cells
+    least, entropy = float(total_energy(model, ordered)) / cells, _arrangements(held) / cells
     if entropy <= 0:
         raise ValueError(
             "the box has one arrangement only: nothing can be ordered; give weights between 0 and 1, or a larger box"
@@ -105,7 +112,8 @@ def order_disorder(
     runs: list[Samples] = []
     for number in range(2 * seeds):
         own, start = starts[number // seeds]
-        options = {"sweeps": sweeps, "equilibration": equilibration, "seeds": 1, "seed": 2 * seed * seeds + number}
+        own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
+        options = {"sweeps": sweeps, "equilibration": equilibration, "seeds": 1, "seed": own_seed}
         runs.append(sample(model, own, exchange=False, **start, **options))
         if on_run is not None:
             on_run(number + 1, 2 * seeds)
@@ -128,11 +136,13 @@ def order_disorder(
         stable = given < temperature
     elif apart.all() and gap[-1] < 0:
         kind, temperature, spread = "ordered throughout", np.nan, np.nan
-    elif apart[0] and gap[0] > SURE * error[0]:
+    elif apart[0] and gap[0] > max(SURE * error[0], MANY / cells):
         kind, temperature, spread, stable = "disordered throughout", np.nan, np.nan, ~stable
     else:
-        kind, chains = "smooth", _joined([_part(*one) for one in zip(both, here, strict=True)])
-        temperature, spread, at_edge = _largest(chains)
+        kind, chains = "smooth", [_part(*one) for one in zip(both, here, strict=True)]
+        temperature, spread, at_edge = _largest(_joined(chains))
+        if apart.any():  # some chains are left in domains: what they change is an error too
+            spread = np.hypot(spread, temperature - _largest(chains[1])[0])
     choose = lambda a, b: np.where(stable.reshape(-1, *[1] * (a.ndim - 1)), b, a)
     equilibrium = Statistics(*map(choose, disordered, order))
     ends = KELVIN * given * gap, KELVIN * given * error
@@ -199,13 +209,9 @@ def _rows(found: Statistics, which: slice) -> Statistics:
     return Statistics(*(column[which] for column in found))
 
 
-def _arrangements(model: LatticeModel, states) -> float:
-    """ln of the number of arrangements with the atoms of these states."""
-    states, total = np.asarray(states), 0.0
-    for sublattice in np.unique(model.sublattice):
-        held = np.bincount(states[..., np.asarray(model.sublattice) == sublattice].ravel()).tolist()
-        total += lgamma(sum(held) + 1) - sum(lgamma(count + 1) for count in held)
-    return total
+def _arrangements(held) -> float:
+    """ln of the number of arrangements with so many atoms of each state on each sublattice."""
+    return sum(lgamma(sum(row) + 1) - sum(lgamma(count + 1) for count in row) for row in held.tolist())
 
 
 def _from_random(found: Statistics, least: float, entropy: float):
