@@ -72,7 +72,7 @@ def _shell_distances(distance):
     return means[shell][np.argsort(order)]
 
 
-def _exchanges(found: Alloy, one: int, two: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def _exchanges(found: Alloy, one: int, two: int) -> list:
     """Two states of each of two sublattices; of one and the same, the same two."""
     first, second = (np.flatnonzero((found.weights[found.sublattice == s] > 0).any(axis=0)) for s in (one, two))
     pairs = [[(a, b) for a, b in combinations(states.tolist(), 2)] for states in (first, second)]
