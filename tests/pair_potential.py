@@ -71,7 +71,7 @@ def lennard_jones(dtype="float64", *, strength=1.0, embedding=0.0, krypton=(1.1,
 
 def ideal_gas() -> Potential:
     """Sites that do not see each other, and hardly look."""
-    return lennard_jones(strength=0.0)._replace(config=Config(cutoff=0.5, strength=0.0), cutoff=0.5)
+    return lennard_jones(strength=0.0, cutoff=0.5)
 
 
 def mixed_argon(species=("Ar", "Kr"), weights=(0.4, 0.6), *, cubic=False, a=A):

@@ -212,3 +212,12 @@ def test_ground_state_of_a_large_box_is_found_in_small_ones():
 def test_smaller_boxes_hold_the_composition():
     states, _ = ground_state(ising((1, 6, 6), -1), [[35 / 36, 1 / 36]], sweeps=20, chains=1)
     assert states.sum() == 1
+
+
+def test_an_ordered_arrangement_of_another_composition_and_a_box_of_one_are_refused():
+    few = np.zeros((1, 4, 4, 1), int)
+    few[0, 0, 0] = 1
+    with pytest.raises(ValueError, match=r"holds \[\[15, 1\]\] atoms of each state by sublattice"):
+        order_disorder(ising((1, 4, 4), -1), [[0.5, 0.5]], ordered=few)
+    with pytest.raises(ValueError, match="has one arrangement only"):
+        order_disorder(ising((1, 4, 4), -1), [[1.0, 0.0]], ordered=0 * few)

@@ -8,7 +8,7 @@ import ase.io
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 import alchemjax
@@ -18,7 +18,7 @@ from alchemjax.commands.alloy_file import FORMAT, about_file, csv_table, read_al
 from alchemjax.commands.alloy_tables import interaction_table, temperature_table
 from alchemjax.commands.columns import plain
 from alchemjax.commands.options import check_periodic, parse_mix, parse_supercell, parse_weights
-from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system, warn
+from alchemjax.commands.session import fingerprint_of, prepare_jax, progress_bar, provenance, read_system, warn
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import WEIGHT_TOLERANCE
@@ -33,8 +33,8 @@ from alchemjax.tasks.alloy import (
     strain_by_displacements,
 )
 from alchemjax.tasks.averages import shells
-from alchemjax.tasks.lattice import counts_of, random_states
-from alchemjax.tasks.ordering import box_of, instability, lattice_model, spinodal
+from alchemjax.tasks.lattice import nearest_counts
+from alchemjax.tasks.ordering import box_of, check_box, instability, lattice_model, spinodal
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import ground_state
 from alchemjax.tasks.states import mixed_states
@@ -66,8 +66,8 @@ def run(arguments: dict) -> None:
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     with_fluctuations(potential, system, "site-exact", supercell)  # refuses what does not fit before a folder is made
     fingerprint = _fingerprint(potential, system, arguments, supercell)
-    if box is not None and (np.array(box)[~system.structure.pbc] > 1).any():
-        raise ValueError(f"--box {arguments['box']} repeats a direction without periodicity; give 1 there")
+    if box is not None:
+        check_box(system.structure, np.array(box), f"--box {arguments['box']}")
     _open(out, fingerprint, overwrite=arguments["overwrite"])
     found, system = _hamiltonian(potential, system, arguments, supercell, fingerprint)
     report = provenance(arguments["file"], arguments, potential, system) | {"results": _of_hamiltonian(found)}
@@ -80,7 +80,7 @@ def run(arguments: dict) -> None:
         warn(sentence)
     box = _default_box(found) if box is None else box
     model = lattice_model(found, box)
-    held = counts_of(model, random_states(model, found.weights, jax.random.key(0)))
+    held = nearest_counts(model, found.weights)
     inside = held / held.sum(1, keepdims=True)
     asked = np.stack([found.weights[found.sublattice == s].mean(0) for s in np.unique(found.sublattice)])
     if np.abs(inside - asked).max() > WEIGHT_TOLERANCE:
@@ -201,9 +201,7 @@ def _default_box(found: Alloy) -> tuple[int, ...]:
 
 
 def _bar(what: str) -> tuple[Callable[[int, int], None], Progress]:
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    bar = progress_bar(MofNCompleteColumn(), TimeElapsedColumn())
     task = bar.add_task(what, total=None)
     return (lambda done, number: bar.update(task, completed=done, total=number)), bar
 

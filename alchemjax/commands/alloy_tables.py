@@ -54,9 +54,14 @@ def _mean_field_order(found: Alloy, temperature: float):
 
 def _unlike(found: Alloy, sublattices) -> list[tuple[int, int]]:
     """Pairs of different states that two sublattices hold."""
-    one, two = (np.flatnonzero((found.weights[found.sublattice == s] > 0).any(axis=0)) for s in sublattices)
+    one, two = (_held(found, s) for s in sublattices)
     same = sublattices[0] == sublattices[1]
-    return [(k, m) for k in one.tolist() for m in two.tolist() if k < m or (k != m and not same)]
+    return [(k, m) for k in one for m in two if k < m or (k != m and not same)]
+
+
+def _held(found: Alloy, sublattice: int) -> list[int]:
+    """The states that a sublattice holds."""
+    return np.flatnonzero((found.weights[found.sublattice == sublattice] > 0).any(axis=0)).tolist()
 
 
 def _between(found: Alloy, sublattices) -> str:
@@ -74,8 +79,7 @@ def _shell_distances(distance):
 
 def _exchanges(found: Alloy, one: int, two: int) -> list:
     """Two states of each of two sublattices; of one and the same, the same two."""
-    first, second = (np.flatnonzero((found.weights[found.sublattice == s] > 0).any(axis=0)) for s in (one, two))
-    pairs = [[(a, b) for a, b in combinations(states.tolist(), 2)] for states in (first, second)]
+    pairs = [list(combinations(_held(found, s), 2)) for s in (one, two)]
     return [(pair, pair) for pair in pairs[0]] if one == two else list(product(*pairs))
 
 

@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn, TimeRemainingColumn
 
 import alchemjax
 from alchemjax.atoms import to_atoms
@@ -37,7 +36,7 @@ from alchemjax.commands.run_folder import (
     stored,
 )
 from alchemjax.commands.schedule import read_schedule
-from alchemjax.commands.session import fingerprint_of, prepare_jax, provenance, read_system
+from alchemjax.commands.session import fingerprint_of, prepare_jax, progress_bar, provenance, read_system
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
@@ -179,15 +178,7 @@ def _last(out: Path, fingerprint: str, plan: Plan) -> Checkpoint | None:
 def _run(potential, system: System, plan: Plan, out: Path, frames: int, fingerprint: str, last):
     """Go on from the checkpoint or from the start; the seconds that it all took, and steps/s once compiled."""
     sizes, seconds = ({}, 0.0) if last is None else (dict(last.sizes), last.seconds)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f}%"),
-        TimeRemainingColumn(),
-        console=(console := Console(stderr=True)),
-        disable=not console.is_terminal,
-    )
-    with bar:
+    with progress_bar(TextColumn("{task.percentage:3.0f}%"), TimeRemainingColumn()) as bar:
         done = -1 if last is None else int(last.state.step[0])
         task = bar.add_task("compiling", total=int(plan.constants.steps), completed=max(done, 0))
         begun, before, compiled = time.monotonic(), seconds, None

@@ -57,16 +57,17 @@ def run(arguments: dict) -> None:
     relaxed = relax(potential, system, alpha=arguments["alpha"], positions=arguments["positions"], **options)
     system = system._replace(fluctuations=relaxed.fluctuations)
     report = provenance(arguments["file"], arguments, potential, system) | {"results": _results(system, relaxed)}
-    pairs = None
+    pairs, doubts = None, []
     if relaxed.fluctuations is not None:
         pairs = pair_fluctuations(potential, system._replace(structure=relaxed.structure))
         report["results"]["pair_fluctuations_per_site_eV"] = pairs = pairs / len(relaxed.structure.positions)
+        doubts = doubts_about(np.array([pairs]))
     write_atomically(out, lambda path: _write_structure(path, system, relaxed))
     write_atomically(report_file, lambda path: path.write_text(json.dumps(plain(report), indent=1) + "\n"))
     if not relaxed.converged:
         left = f"{relaxed.max_force:.2g} eV/A and {relaxed.max_stress * EV_PER_A3_IN_GPA:.2g} GPa"
         warn(f"not converged after {relaxed.steps} steps ({left} are left); try more --max-steps")
-    for sentence in doubts_about(np.array([0.0 if pairs is None else pairs])):
+    for sentence in doubts:
         warn(sentence)
     moved = arguments["cell"] or arguments["positions"]
     title = "single point" if not moved else "converged" if relaxed.converged else "NOT converged"

@@ -10,6 +10,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import platformdirs
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 
 import alchemjax
 from alchemjax.commands.columns import plain
@@ -18,6 +20,13 @@ from alchemjax.model.load import Potential
 from alchemjax.selftest import check_compiler
 from alchemjax.system.system import System
 from alchemjax.tasks.pairs import PAIR_LIMIT
+
+
+def progress_bar(*columns: ProgressColumn) -> Progress:
+    """Name, bar and more columns on stderr; nothing where that is no terminal."""
+    console = Console(stderr=True)
+    named = TextColumn("{task.description}"), BarColumn(), *columns
+    return Progress(*named, console=console, disable=not console.is_terminal)
 
 
 def warn(sentence: str) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 import alchemjax
 from alchemjax.calculate import topology_of
@@ -26,6 +25,7 @@ from alchemjax.commands.session import (
     energy_kind,
     fingerprint_of,
     prepare_jax,
+    progress_bar,
     provenance,
     read_system,
     warn,
@@ -142,10 +142,7 @@ def _calculate(potential: Potential, system: System, plan: Plan, batches: Path) 
 
 
 def _bar() -> Progress:
-    console, columns = Console(stderr=True), (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    )
+    return progress_bar(MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 
 
 def _pair_fluctuations(potential: Potential, system: System, table: Table) -> np.ndarray:

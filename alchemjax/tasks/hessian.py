@@ -190,48 +190,44 @@ def along(crystal: Crystal, *, weight=None, site=None, axis=None, strain=None) -
     return Gradient(weights, positions, np.zeros((3, 3)) if strain is None else strain)
 
 
+class Operations(NamedTuple):
+    """Those of the space group that take the lattice of the supercell to itself."""
+
+    numbers: Int[np.ndarray, "operations"]  # in that of the crystal
+    image: Int[np.ndarray, "operations sites"]
+    first: Int[np.ndarray, "sites"]  # first of the sites that are equivalent to each
+    of_supercell: Callable  # where one, by its number, takes all sites, bringing the given one into the first cell
+
+
+def operations_of(crystal: Crystal, fluctuations: Fluctuations) -> Operations:
+    """The symmetry of the supercell, which may lack rotations of the crystal."""
+    variants, (matrix, origin, _) = fluctuations.variants, crystal.supercell
+    sites, structure = len(variants.first), crystal.system.structure
+    whole = (matrix @ variants.rotation.transpose(0, 2, 1) @ adjugate(matrix)) % crystal.cells == 0
+    numbers = np.flatnonzero(whole.all((1, 2)))
+    fractional = structure.positions @ np.linalg.inv(completed_cell(structure)) @ matrix
+    cell_of = numbering(crystal.supercell, sites)
+
+    def of_supercell(number: int, site: int) -> Int[np.ndarray, "supersites"]:
+        there = variants.image[number][origin]
+        moved = fractional @ variants.rotation[number].T + variants.translation[number]
+        away = np.round(moved - fractional[there]).astype(int)
+        return cell_of(away - away[site]) * sites + there
+
+    image = np.asarray(variants.image)[numbers]
+    return Operations(numbers, image, image.min(axis=0), of_supercell)
+
+
 def moves_of(crystal: Crystal, fluctuations: Fluctuations):
     """For every site of the cell how an operation takes the first of its equivalents there, and which that is.
 
-    An operation is the image of every site of the supercell and the matrix by which row vectors turn. Those that do not
-    take the lattice of the supercell to itself are no symmetry of it.
+    An operation is the image of every site of the supercell and the matrix by which row vectors turn.
     """
     cell = np.linalg.inv(crystal.supercell.matrix) @ completed_cell(crystal.system.structure)
-    allowed = _allowed(crystal, fluctuations)
-    image, first = fluctuations.variants.image[allowed], first_of(crystal, fluctuations)
+    numbers, image, first, of_supercell = operations_of(crystal, fluctuations)
     moves = []
-    for site in range(len(first)):
-        which = allowed[np.flatnonzero(image[:, first[site]] == site)[0]]
-        turn = np.linalg.inv(cell) @ fluctuations.variants.rotation[which].T @ cell
-        moves.append((_image(crystal, fluctuations, which, first[site]), turn))
+    for site, start in enumerate(first.tolist()):
+        number = numbers[np.flatnonzero(image[:, start] == site)[0]]
+        turn = np.linalg.inv(cell) @ fluctuations.variants.rotation[number].T @ cell
+        moves.append((of_supercell(number, start), turn))
     return moves, first.tolist()
-
-
-def first_of(crystal: Crystal, fluctuations: Fluctuations) -> Int[np.ndarray, "sites"]:
-    """The first of the sites that are equivalent to each site of the cell, by the rotations that the supercell has."""
-    return np.asarray(fluctuations.variants.image)[_allowed(crystal, fluctuations)].min(axis=0)
-
-
-def operations_of(crystal: Crystal, fluctuations: Fluctuations, site: int) -> list[Int[np.ndarray, "supersites"]]:
-    """Where the operations that leave this site of the first cell where it is take all sites of the supercell."""
-    allowed = _allowed(crystal, fluctuations)
-    here = allowed[fluctuations.variants.image[allowed, site] == site]
-    return [_image(crystal, fluctuations, which, site) for which in here]
-
-
-def _allowed(crystal: Crystal, fluctuations: Fluctuations) -> Int[np.ndarray, "allowed"]:
-    """The operations that take the lattice of the supercell to itself."""
-    matrix, rotation = crystal.supercell.matrix, fluctuations.variants.rotation
-    whole = (matrix @ rotation.transpose(0, 2, 1) @ adjugate(matrix)) % crystal.cells == 0
-    return np.flatnonzero(whole.all((1, 2)))
-
-
-def _image(crystal: Crystal, fluctuations: Fluctuations, which: int, site: int) -> Int[np.ndarray, "supersites"]:
-    """Where an operation takes all sites, with the translation of the lattice that brings one into the first cell."""
-    variants, (matrix, origin, _) = fluctuations.variants, crystal.supercell
-    rotation, translation, sites = variants.rotation[which], variants.translation[which], len(variants.first)
-    structure = crystal.system.structure
-    fractional = structure.positions @ np.linalg.inv(np.linalg.inv(matrix) @ completed_cell(structure))
-    there = variants.image[which][origin]
-    away = np.round(fractional @ rotation.T + translation - fractional[there]).astype(int)
-    return numbering(crystal.supercell, sites)(away - away[site]) * sites + there

@@ -129,22 +129,34 @@ def counts_of(model: LatticeModel, states) -> Int[np.ndarray, "sublattices state
     return np.array([np.bincount(own, minlength=number) for own in held])
 
 
-def arranger(model: LatticeModel, weights) -> Callable:
-    """`random_states` of a checked model, as a traced function of the key alone."""
-    cells, weights = model.pair.shape[:3], np.asarray(weights, float)
+def nearest_counts(model: LatticeModel, weights) -> Int[np.ndarray, "sublattices states"]:
+    """As `counts_of`, of the arrangements that are closest to the mean weights of the sites of a checked model.
+
+    Errors: ValueError for weights that do not fit the model.
+    """
+    weights = np.asarray(weights, float)
     check_shape("weights", weights, model.field.shape)
     if (weights < 0).any() or np.abs(weights.sum(1) - 1).max() > 1e-5 or weights[~model.allowed].any():
         raise ValueError("weights must be at least 0, add up to 1 on every site and be 0 where states are not allowed")
-    number = int(np.prod(cells))
-    order = np.arange(number * len(weights)).reshape(number, -1)
-    places, atoms = [], []
+    number, found = int(np.prod(model.pair.shape[:3])), []
     for which in range(model.sublattice.max() + 1):
         on = model.sublattice == which
         wanted = number * weights[on].sum(0)
         counts = np.floor(wanted + 1e-6).astype(int)
         rest = number * on.sum() - counts.sum()
         counts[np.argsort(counts - wanted, kind="stable")[:rest]] += 1
-        places.append(order[:, on].ravel())
+        found.append(counts)
+    return np.array(found)
+
+
+def arranger(model: LatticeModel, weights) -> Callable:
+    """`random_states` of a checked model, as a traced function of the key alone."""
+    cells, held = model.pair.shape[:3], nearest_counts(model, weights)
+    number = int(np.prod(cells))
+    order = np.arange(number * len(model.sublattice)).reshape(number, -1)
+    places, atoms = [], []
+    for which, counts in enumerate(held):
+        places.append(order[:, model.sublattice == which].ravel())
         atoms.append(np.repeat(np.arange(len(counts)), counts).astype(np.int32))
 
     def arrange(key):

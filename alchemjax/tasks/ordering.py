@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
-from alchemjax.system.structure import completed_cell
+from alchemjax.system.structure import Structure, completed_cell
 from alchemjax.system.supercell import numbering
 from alchemjax.tasks.alloy import Alloy, long_waves, pair_energies, single_sites
 from alchemjax.tasks.lattice import LatticeModel, Strains, with_images
@@ -96,13 +96,10 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
     """The energy of all arrangements in a box of shape n1 x n2 x n3 cells.
 
     Interactions are taken at their shortest distance and folded into the box; the box strains as a whole.
-    Errors: ValueError for a shape that is no three positive numbers, or repeats a direction without periodicity.
+    Errors: ValueError as in `check_box`.
     """
     shape = np.asarray(shape)
-    if shape.shape != (3,) or shape.dtype.kind not in "iu" or (shape < 1).any():
-        raise ValueError(f"shape = {shape.tolist()} must be three positive whole numbers: cells along every vector")
-    if (shape[~alloy.structure.pbc] > 1).any():
-        raise ValueError(f"shape = {shape.tolist()} repeats a direction without periodicity; give 1 there")
+    check_box(alloy.structure, shape)
     mixed, states = alloy.weights.shape
     pair = np.zeros((*shape, mixed, mixed, states, states))
     given = interactions(alloy, relaxed=relaxed)
@@ -119,6 +116,18 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
     constants = np.asarray(alloy.energy), *with_images(field, pair), alloy.allowed, alloy.sublattice
     strains = Strains(*with_images(force, strained), np.linalg.inv(alloy.stiffness) / shape.prod())
     return LatticeModel(*constants, strains)
+
+
+def check_box(structure: Structure, shape: np.ndarray, shown: str | None = None) -> None:
+    """Errors: ValueError for no three positive whole numbers, or more cells than 1 along a direction without periods.
+
+    `shown` is what the shape is called.
+    """
+    shown = f"shape = {shape.tolist()}" if shown is None else shown
+    if shape.shape != (3,) or shape.dtype.kind not in "iu" or (shape < 1).any():
+        raise ValueError(f"{shown} must be three positive whole numbers: cells along every vector")
+    if (shape[~structure.pbc] > 1).any():
+        raise ValueError(f"{shown} repeats a direction without periodicity; give 1 there")
 
 
 def box_of(alloy: Alloy, least: int, most: int, *, even: bool = False) -> tuple[int, ...]:

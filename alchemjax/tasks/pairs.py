@@ -6,7 +6,9 @@ is the next term of the series of `alchemjax.energy`, with the same notation. Pa
 see each other through others, add less and are left out; so are the terms of three sites.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.hessian import Crystal, Gradient, evaluator, first_of, make_crystal, operations_of
+from alchemjax.tasks.hessian import Crystal, Gradient, evaluator, make_crystal, operations_of
 
 PAIR_LIMIT = 0.002  # eV per site: a larger term makes the energy of the random alloy doubtful
 
@@ -57,40 +59,30 @@ def _site_energies_with(of, point: Gradient, weights):
 
 def _arrangements(crystal: Crystal, fluctuations: Fluctuations, cutoff: float):
     """Weights of the supercell [rows, superweights], and by what their energies are to be multiplied."""
-    mean, starts = crystal.system.weights, {}
-    for weight, site in enumerate(crystal.site.tolist()):
-        starts.setdefault(site, []).append(weight)
-    first = first_of(crystal, fluctuations)
-    factor: dict[tuple, float] = {}
-
-    def add(occupied: tuple, number: float) -> None:
-        factor[occupied] = factor.get(occupied, 0.0) + number
-
-    def states(site: int) -> list[tuple[int, float]]:
-        """Species by number, the vacancy after the last, and their chances."""
-        own = mean[starts[site]]
-        return [(k, float(w)) for k, w in enumerate([*own, 1 - own.sum()]) if w > WEIGHT_TOLERANCE]
-
+    mean, site_of = crystal.system.weights, crystal.site
+    own = {site: np.flatnonzero(site_of == site) for site in np.unique(site_of).tolist()}
+    chances = {site: np.append(mean[which], 1 - mean[which].sum()) for site, which in own.items()}  # vacancy last
+    states = {site: np.flatnonzero(chance > WEIGHT_TOLERANCE).tolist() for site, chance in chances.items()}
+    mixed = {site for site in states if len(states[site]) > 1}
+    numbers, image, first, of_supercell = operations_of(crystal, fluctuations)
     near = find_pairs(crystal.system.structure, cutoff)
-    for i in sorted(set(first.tolist()) & starts.keys()):
-        copies = int((first == i).sum())
-        others = set(near.sender[near.receiver == i].tolist()) & starts.keys() - {i}
-        for j, same in _orbits(others, operations_of(crystal, fluctuations, i)):
-            if len(states(i)) < 2 or len(states(j)) < 2:
-                continue
-            number, alike = copies * same / 2, int(first[crystal.supercell.origin[j]])
-            for k, chance in states(i):
-                for l, other in states(j):
-                    add(((i, k), (j, l)), number * chance * other)
-                add(((i, k),), -number * chance)
-            for l, other in states(j):
-                add(((alike, l),), -number * other)
-            add((), number)
-    rows = np.tile(mean, (len(factor), 1))
-    for row, occupied in zip(rows, factor, strict=True):
-        for site, k in occupied:
-            row[starts[site]] = np.eye(len(starts[site]) + 1)[k][:-1]
-    return rows, np.array(list(factor.values()))
+    factors: defaultdict[tuple, float] = defaultdict(float)  # by what some sites hold
+    for i in sorted(set(first.tolist()) & mixed):
+        images = [of_supercell(number, i) for number in numbers[image[:, i] == i]]
+        others = set(near.sender[near.receiver == i].tolist()) & mixed - {i}
+        for j, same in _orbits(others, images):
+            pairs, alike = int((first == i).sum()) * same / 2, int(first[crystal.supercell.origin[j]])
+            for k, l in product(states[i], states[j]):
+                factors[(i, k), (j, l)] += pairs * chances[i][k] * chances[j][l]
+            for site in (i, alike):
+                for k in states[site]:
+                    factors[((site, k),)] -= pairs * chances[site][k]
+            factors[()] += pairs
+    rows = np.tile(mean, (len(factors), 1))
+    for row, held in zip(rows, factors, strict=True):
+        for site, k in held:
+            row[own[site]] = np.arange(len(own[site])) == k
+    return rows, np.array(list(factors.values()))
 
 
 def _orbits(sites: set[int], images: list[np.ndarray]) -> list[tuple[int, int]]:

@@ -19,7 +19,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from alchemjax.tasks.averages import Statistics, statistics, transition_temperature
-from alchemjax.tasks.lattice import LatticeModel, counts_of, random_states, total_energy
+from alchemjax.tasks.lattice import (
+    LatticeModel,
+    checked_model,
+    counts_of,
+    nearest_counts,
+    random_states,
+    total_energy,
+)
 from alchemjax.tasks.sampling import (
     BLOCKS,
     Samples,
@@ -93,7 +100,7 @@ def order_disorder(
     if ordered is None:
         ordered, _ = ground_state(model, weights, seed=seed)
     held = counts_of(model, ordered)
-    if (held != counts_of(model, random_states(model, weights, jax.random.key(0)))).any():
+    if (held != nearest_counts(checked_model(model), weights)).any():
         raise ValueError(
             f"the ordered arrangement holds {held.tolist()} atoms of each state by sublattice, which are not those "
             "of the weights; give an arrangement of this composition"
