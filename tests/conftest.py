@@ -233,23 +233,17 @@ def small_natural():
 # --- for the command line ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def work(tmp_path_factory):
-    """A folder with structures and a model of random weights that compiles quickly."""
-    import ase.io
-    from ase.build import bulk
+def write_model(folder, species, modalities=None):
+    """A model of random weights that compiles quickly, in files."""
     from safetensors.numpy import save_file
 
     from alchemjax.model import sevennet
 
-    species = ("Cl", "K", "Li", "Na", "O")
-    folder = tmp_path_factory.mktemp("cli")
-    ase.io.write(folder / "nacl.cif", bulk("NaCl", "rocksalt", 5.6))
     architecture = {
         "cutoff": 5.0,
         "cutoff_function": {"name": "polynomial", "p": 6},
         "lmax": 1,
-        "modalities": None,
+        "modalities": modalities,
         "multiplicities": [[3], [3, 2], [3]],
         "normalize_sph": True,
         "radial_basis": 4,
@@ -262,11 +256,22 @@ def work(tmp_path_factory):
     tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     tensors["bessel_frequencies"] = np.float32(np.pi / 5) * np.arange(1, 5, dtype=np.float32)
     tensors["denominators"] = np.full(shapes["denominators"], 0.3, np.float32)
-    (folder / "model").mkdir()
-    save_file(tensors, folder / "model" / "model.safetensors")
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
     config = {"format_version": 1, "family": "sevennet", "name": "tiny", "species": species, "dtype": "float32"}
     config |= {"architecture": architecture, "source": {"licence": None}}
-    (folder / "model" / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory):
+    """A folder with a structure and a small model."""
+    import ase.io
+    from ase.build import bulk
+
+    folder = tmp_path_factory.mktemp("cli")
+    ase.io.write(folder / "nacl.cif", bulk("NaCl", "rocksalt", 5.6))
+    write_model(folder / "model", ("Cl", "K", "Li", "Na", "O"))
     return folder
 
 
