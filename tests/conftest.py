@@ -1,5 +1,6 @@
 """Settings of every test, and small potentials and structures that compile quickly."""
 
+import csv
 import gc
 import json
 import os
@@ -272,6 +273,83 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     ase.io.write(folder / "nacl.cif", bulk("NaCl", "rocksalt", 5.6))
     write_model(folder / "model", ("Cl", "K", "Li", "Na", "O"))
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, work):
+    """Call the command line in this process, compiling without optimisation and without a cache."""
+    monkeypatch.setattr("alchemjax.commands.sweep.prepare_jax", lambda: None)
+    monkeypatch.setattr("alchemjax.commands.relax.prepare_jax", lambda: None)
+    from typer.testing import CliRunner
+
+    from alchemjax.cli import app
+
+    monkeypatch.setenv("COLUMNS", "200")
+    jax.config.update("jax_disable_most_optimizations", True)
+
+    def call(*arguments, status=0):
+        result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+        assert result.exit_code == status, result.output
+        return result
+
+    yield call
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def sweeps(run, work):
+    """Call `alchemjax sweep` on rock salt with the tiny model."""
+    standard = ["--model", work / "model", "--relax", "none", "--batch", 2, "--no-plot", "--mix", "Na=Na,K"]
+
+    def call(out, *arguments, status=0, file=work / "nacl.cif"):
+        return run("sweep", file, *standard, "-o", out, *arguments, status=status)
+
+    return call
+
+
+def rows_of(folder):
+    with open(folder / "sweep.csv", newline="") as file:
+        return [{k: float(v) if v else np.nan for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def in_shell(work, *arguments, code="from alchemjax.cli import main; main()", **environment):
+    """Run Python with these arguments in a process of its own; the processes of one session share a cache."""
+    settings = {
+        "XDG_CACHE_HOME": str(work / "cache"),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    environment = os.environ | settings | environment
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def bad(work):
+    """Files with something wrong in each."""
+    import ase.io
+    from ase import Atoms
+
+    folder = work / "bad"
+    folder.mkdir()
+    (folder / "empty.cif").write_text("")
+    (folder / "broken.cif").write_text("data_x\n_cell_length_a 3.0\nloop_\n_atom_site_label\nNa1 what\n")
+    ase.io.write(folder / "flat.extxyz", Atoms("NaCl", [[0, 0, 0], [2, 0, 0]], cell=np.diag([4, 4, 0]), pbc=True))
+    ase.io.write(folder / "near.extxyz", Atoms("NaCl", [[0, 0, 0], [0.05, 0, 0]], cell=np.eye(3) * 5, pbc=True))
+    ase.io.write(folder / "molecule.extxyz", Atoms("NaCl", [[0, 0, 0], [2.5, 0, 0]]))
+    (folder / "file").write_text("not a folder")
+    for name, text in {
+        "names": "Na:Na,Ce:Zr\n1,0\n",
+        "number": "Na:Na,Na:K\n1,0\nhalf,0\n",
+        "over": "Na:Na,Na:K\n0.7,0.7\n",
+        "negative": "Na:Na,Na:K\n1.5,-0.5\n",
+        "nan": "Na:Na,Na:K\nnan,0\n",
+        "short": "Na:Na,Na:K\n1\n",
+        "none": "Na:Na,Na:K\n",
+        "empty": "",
+    }.items():
+        (folder / f"{name}.csv").write_text(text)
     return folder
 
 
