@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -130,19 +131,37 @@ def test_wrong_inputs_get_one_sentence_and_leave_nothing(work, tmp_path, monkeyp
     assert "unstable" in sentence or not (tmp_path / "out").exists()
 
 
-@pytest.mark.usefixtures("quick_loops")
-@pytest.mark.parametrize("third_order", [True, False])
-def test_atoms_and_cell_move_with_and_without_third_derivatives(tmp_path, monkeypatch, third_order):
+@pytest.fixture
+def argon(tmp_path, monkeypatch, quick_loops):
+    """Call the command in this process, for argon and krypton."""
     potential = lennard_jones(krypton=(1.5, 1.1))
     monkeypatch.setattr("alchemjax.commands.alloy.prepare_jax", lambda: None)
     monkeypatch.setattr("alchemjax.commands.alloy.load", lambda *_, **options: potential)
     ase.io.write(tmp_path / "argon.cif", bulk("Ar", "fcc", A))
     command = f"alloy {tmp_path}/argon.cif --mix Ar=Ar,Kr -x 0.5 -o {tmp_path}/out --supercell 2,2,2 --box 2,2,2"
-    command += " --sweeps 16 --seeds 1 --validate 1 --temperatures 20,40,80 --no-plot"
-    option = [] if third_order else ["--no-third-order"]
-    done = CliRunner().invoke(app, [*command.split(), *option], catch_exceptions=False)
-    assert done.exit_code == 0, done.output
+    command += " --sweeps 16 --seeds 1 --temperatures 20,40,80 --no-plot"
+
+    def call(*arguments):
+        done = CliRunner().invoke(app, [*command.split(), *arguments], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done
+
+    return call
+
+
+@pytest.mark.parametrize("third_order", [True, False])
+def test_atoms_and_cell_move_with_and_without_third_derivatives(argon, tmp_path, third_order):
+    done = argon("--validate", "1", *([] if third_order else ["--no-third-order"]))
     results = json.loads((tmp_path / "out" / "alloy.json").read_text())["results"]
     assert results["random_alloy_energy_with_displacements_per_site_eV"] < results["random_alloy_energy_per_site_eV"]
     assert ("strain_by_displacements" in results) == third_order == ("with displacements" in done.output)
     assert np.isfinite(results["validation"]["predicted_relaxed"]).all()
+
+
+def test_a_random_alloy_that_did_not_relax_is_called_so_every_time(argon, monkeypatch):
+    def stop_early(*arguments, **options):
+        return aj.relax(*arguments, **options, max_steps=0)
+
+    monkeypatch.setattr("alchemjax.commands.alloy.relax", stop_early)
+    for done in (argon("--validate", "0", "--rigid"), argon("--validate", "0", "--rigid")):
+        assert re.search(r"the random alloy did not relax \([0-9.e-]+ eV/A are left\)", done.output)

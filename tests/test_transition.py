@@ -114,7 +114,9 @@ def test_equilibrium_is_that_of_the_stable_branch(exact_chains):
     assert found.equilibrium.warren_cowley[:, 0, 0, 1] == pytest.approx(np.where(found.stable, *alpha))
 
 
-def test_temperatures_are_chosen_about_the_one_at_which_order_is_lost(exact_chains):
+@pytest.mark.parametrize("around", [transition.AROUND, (2.0, 6.0, 12)])  # the second is too hot
+def test_temperatures_are_chosen_about_the_one_at_which_order_is_lost(exact_chains, monkeypatch, around):
+    monkeypatch.setattr(transition, "AROUND", around)
     found = order_disorder(one_of_three(), WEIGHTS, ordered=ORDERED, sweeps=2000)
     assert found.temperatures[0] < 250 and METASTABLE[1] < found.temperatures[-1] < 500
     assert found.kind == "first order"

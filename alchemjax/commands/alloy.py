@@ -211,20 +211,24 @@ def _bar(what: str) -> tuple[Callable[[int, int], None], Progress]:
 
 def _hamiltonian(potential: Potential, system: System, arguments: dict, supercell, fingerprint: str):
     """The alloy, from its file if that is there, and the system at its relaxed structure."""
-    path = arguments["out"] / FILES[0]
-    if about_file(path).get("fingerprint") == fingerprint:
+    path, left = arguments["out"] / FILES[0], None
+    about = about_file(path)
+    if stored := about.get("fingerprint") == fingerprint:
+        left = about.get("unrelaxed_eV_per_A")
+    elif arguments["relax"]:
+        relaxed = relax(potential, system, cell=True, fluctuations="site-exact", supercell=supercell)
+        left = None if relaxed.converged else float(relaxed.max_force)
+        system = system._replace(structure=relaxed.structure)
+    if left is not None:
+        warn(f"the random alloy did not relax ({left:.2g} eV/A are left); look at its structure")
+    if stored:
         found = read_alloy(path)
         return found, system._replace(structure=found.structure)
-    if arguments["relax"]:
-        relaxed = relax(potential, system, cell=True, fluctuations="site-exact", supercell=supercell)
-        if not relaxed.converged:
-            warn(f"the random alloy did not relax ({relaxed.max_force:.2g} eV/A are left); look at its structure")
-        system = system._replace(structure=relaxed.structure)
     on_rows, bar = _bar("derivatives")
     with bar:
         options = {"relaxed": not arguments["rigid"], "third_order": arguments["third_order"]}
         found = alloy(potential, system, supercell=supercell, on_rows=on_rows, **options)
-    write_alloy(path, found, fingerprint=fingerprint)
+    write_alloy(path, found, fingerprint=fingerprint, unrelaxed_eV_per_A=left)
     return found, system
 
 

@@ -160,7 +160,8 @@ def order_disorder(
 def _around_the_jump(model, weights, ordered, least: float, entropy: float, sweeps: int, seed: int):
     """Temperatures about the largest step in the energy of chains from the ordered arrangement.
 
-    Looked for about (U_random - U_0) / (k ln W), at which perfect order and disorder have the same free energy.
+    Looked for about (U_random - U_0) / (k ln W), at which perfect order and disorder have the same free energy, and
+    lower where the coldest chain has lost its order.
     """
     keys = jax.random.split(jax.random.key(seed), DRAWN)
     drawn = np.mean([total_energy(model, random_states(model, weights, key)) for key in keys])
@@ -168,7 +169,11 @@ def _around_the_jump(model, weights, ordered, least: float, entropy: float, swee
     heats = max(apart / (KELVIN * entropy), COLDEST) * np.linspace(*AROUND)
     short = max(sweeps // 4, BLOCKS)
     options = {"sweeps": short, "equilibration": short // 4, "seeds": 1, "seed": seed, "exchange": False}
-    energy = sample(model, heats, states=ordered, **options).energy.mean((1, 2))
+    while True:
+        energy = sample(model, heats, states=ordered, **options).energy.mean((1, 2))
+        if energy[0] - least < (energy[-1] - least) / 2 or heats[0] < COLDEST:
+            break
+        heats = heats * AROUND[0] / AROUND[1]
     step = int(np.argmax(np.diff(energy)))
     return np.linspace(NEAR[0] * heats[step], NEAR[1] * heats[step + 1], NEAR[2])
 
