@@ -7,7 +7,8 @@ import sys
 
 import numpy as np
 import pytest
-from ase.build import bulk
+from conftest import ROOT
+from pair_potential import lennard_jones, mixed_argon
 
 import alchemjax as aj
 from alchemjax.tasks.sweep import join, make_plan, sweep_batches
@@ -17,12 +18,12 @@ COMPOSITIONS = [[1, 0], [0.75, 0.25], [0.5, 0.5], [0.3, 0.4], [0, 1]]
 
 @pytest.fixture(scope="module")
 def potential():
-    return aj.load("sevennet-0")
+    return lennard_jones()
 
 
 @pytest.fixture(scope="module")
 def system():
-    return aj.from_atoms(bulk("NaCl", "rocksalt", a=5.7), mix={"Na": ("Na", "K")})
+    return mixed_argon()
 
 
 def test_single_points_equal_calculate(potential, system):
@@ -30,18 +31,16 @@ def test_single_points_equal_calculate(potential, system):
     assert np.ptp(table.energy) > 0.1
     for k, weights in enumerate(COMPOSITIONS):
         out = aj.calculate(potential, system, weights)
-        assert abs(out.energy - table.energy[k]) < 1e-5
-        assert np.abs(out.forces - table.forces[k]).max() < 1e-5
-        assert np.abs(out.stress - table.stress[k]).max() < 1e-6
-        assert np.abs(out.weights_gradient - table.weights_gradient[k]).max() < 1e-5
+        for name in ("energy", "forces", "stress", "weights_gradient"):
+            np.testing.assert_allclose(getattr(table, name)[k], getattr(out, name), atol=1e-12)
 
 
 def test_relaxed_rows_equal_relax(potential, system):
     table = aj.sweep(potential, system, COMPOSITIONS[:3], "cell")
-    assert table.converged.all() and np.ptp(table.volume) > 1
+    assert table.converged.all() and np.ptp(table.energy) > 0.01
     alone = aj.relax(potential, system, COMPOSITIONS[1], cell=True)
-    assert abs(alone.output.energy - table.energy[1]) < 2e-4
-    assert abs(np.linalg.det(alone.structure.cell) / table.volume[1]) == pytest.approx(1, abs=1e-3)
+    assert abs(alone.output.energy - table.energy[1]) < 1e-8
+    assert abs(np.linalg.det(alone.structure.cell) / table.volume[1]) == pytest.approx(1, abs=1e-6)
 
 
 def test_a_sweep_continued_after_any_batch_has_the_identical_table(potential, system):
@@ -79,29 +78,29 @@ def test_a_wrong_sweep_gets_one_sentence(potential, system, arguments, options, 
 
 DEVICES = """
 import json, sys
+sys.path.insert(0, "tests")
 import jax, numpy as np
+jax.config.update("jax_enable_x64", True)
 import alchemjax as aj
-from ase.build import bulk
-system = aj.from_atoms(bulk("NaCl", "rocksalt", a=5.7), mix={"Na": ("Na", "K")})
+from pair_potential import lennard_jones, mixed_argon
 x = np.linspace(0, 1, 9)
-table = aj.sweep(aj.load("sevennet-0"), system, np.stack([1 - x, x], 1), sys.argv[1])
+table = aj.sweep(lennard_jones(), mixed_argon(), np.stack([1 - x, x], 1), "cell")
 print(json.dumps([jax.device_count(), table.energy.tolist(), table.volume.tolist()]))
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("relax", ["cell"])
-def test_eight_devices_give_the_table_of_one(relax):
+def test_eight_devices_give_the_table_of_one():
     tables = []
     for devices in (1, 8):
         flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         run = subprocess.run(
-            [sys.executable, "-c", DEVICES, relax], env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", DEVICES], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
         )
         count, energy, volume = json.loads(run.stdout)
         assert count == devices
         tables.append((np.array(energy), np.array(volume)))
-    assert np.ptp(tables[0][0]) > 0.1
-    np.testing.assert_allclose(tables[0][0], tables[1][0], atol=2e-4)
-    np.testing.assert_allclose(tables[0][1], tables[1][1], rtol=1e-3)
+    assert np.ptp(tables[0][0]) > 0.01
+    np.testing.assert_allclose(tables[0][0], tables[1][0], atol=1e-8)
+    np.testing.assert_allclose(tables[0][1], tables[1][1], rtol=1e-6)
