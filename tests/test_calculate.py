@@ -11,8 +11,8 @@ import alchemjax as aj
 
 
 @pytest.fixture(scope="module")
-def potential():
-    return aj.load("sevennet-0")
+def potential(work):
+    return aj.load(work / "model")
 
 
 def salt(**options):

@@ -174,7 +174,7 @@ def test_a_run_killed_at_random_times_ends_with_the_log_of_one_that_was_not(work
         process = subprocess.Popen([*command, "-o", str(tmp_path / "cut")], env=environment, stderr=subprocess.PIPE)
         grown = log.stat().st_size if log.exists() else 0
         begun = time.monotonic()
-        while kills < 3 and process.poll() is None and time.monotonic() < begun + 120:
+        while kills < 2 and process.poll() is None and time.monotonic() < begun + 120:
             if log.exists() and log.stat().st_size > grown + 200:  # it is running, not compiling
                 time.sleep(random.uniform(0, 0.3))
                 process.send_signal(signal.SIGKILL)
@@ -186,7 +186,7 @@ def test_a_run_killed_at_random_times_ends_with_the_log_of_one_that_was_not(work
         kills += 1
         steps.append(len(log.read_text().splitlines()))
     assert process.returncode == 0, error
-    assert kills == 3 and steps == sorted(steps) and steps[0] < 550, "it was killed while it ran"
+    assert kills == 2 and steps == sorted(steps) and steps[0] < 550, "it was killed while it ran"
     for name in ("log.csv", "trajectory.extxyz"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not list((tmp_path / "cut").glob(".*"))
