@@ -106,18 +106,15 @@ def test_sevennet_0_in_float32_is_near_the_float64_numbers(name):
 
 @pytest.mark.slow
 def test_programs_compiled_as_users_have_them_give_the_same_numbers():
-    tests = ["tests/test_selftest.py", "tests/test_parity.py", "-k", "selftest or (sevennet_0_in and gan_wurtzite)"]
+    tests = ["tests/test_selftest.py", "tests/test_parity.py", "-k", "selftest or (sevennet_0_in_float32 and gan_wurtzite)"]
     command = [sys.executable, "-m", "pytest", "-q", *tests]
     run = subprocess.run(command, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout
-    assert run.stdout.splitlines()[-1].startswith("6 passed"), run.stdout
+    assert run.stdout.splitlines()[-1].startswith("5 passed"), run.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    ["nacl_prim2_rattled", "gan_wurtzite16_rattled", "mos2_layer_TTF_zero_c_vector", "water_molecule_nonperiodic"],
-)
+@pytest.mark.parametrize("name", ["mos2_layer_TTF_zero_c_vector", "water_molecule_nonperiodic"])
 def test_calculate_gives_forces_and_stress_of_the_original_or_no_stress_without_a_volume(potential64, name):
     structure = structure_of(name)
     system = make_system(structure, make_sites(STRUCTURES[name]["symbols"]), [])
@@ -166,7 +163,7 @@ OTHERS = [model for model in GOLDEN["models"] if model != "sevennet-0"]
 @pytest.mark.parametrize("other", OTHERS, indirect=True)
 def test_the_other_checkpoints_in_float64_give_the_numbers_of_the_original(other):
     model, potential = other
-    for name in STRUCTURES:
+    for name in SMALL:
         assert_equal_to_original(potential, name, model)
 
 

@@ -33,10 +33,9 @@ def rattled(a=5.7, seed=0):
     return aj.from_atoms(atoms, mix={"Na": ("Na", "K")})
 
 
-@pytest.mark.parametrize("weights", [[1.0, 0.0], [0.4, 0.6], [0.5, 0.3]])
-def test_a_sheared_and_a_squeezed_start_relax_to_the_same_cell(potential, weights):
-    first = aj.relax(potential, rattled(5.5), weights, cell=True)
-    second = aj.relax(potential, rattled(6.1, seed=3), weights, cell=True)
+def test_a_sheared_and_a_squeezed_start_relax_to_the_same_cell(potential):
+    first = aj.relax(potential, rattled(5.5), [0.5, 0.3], cell=True)
+    second = aj.relax(potential, rattled(6.1, seed=3), [0.5, 0.3], cell=True)
     assert first.converged and second.converged
     assert abs(volume(first.structure) / volume(second.structure) - 1) < 1e-3
     lengths = np.linalg.norm(first.structure.cell, axis=1)
