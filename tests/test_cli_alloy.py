@@ -2,10 +2,7 @@
 
 import csv
 import json
-import os
 import re
-import subprocess
-import sys
 
 import ase.io
 import numpy as np
@@ -20,13 +17,17 @@ from alchemjax.cli import app
 QUICK = "--rigid --no-relax --supercell 2,2,2 --box 2,2,2 --sweeps 16 --seeds 2 --temperatures 300,600,1200".split()
 
 
-def run(work, *arguments):
-    start = [sys.executable, "-c", "from alchemjax.cli import main; main()", "alloy", "nacl.cif"]
-    command = [*start, "--mix", "Na=Na,K", "--model", "model"]
-    # with these emitters Monte Carlo is 15 times as quick; see quick_loops
-    flags = os.environ["XLA_FLAGS"].replace("--xla_cpu_use_fusion_emitters=false", "")
-    environment = os.environ | {"XLA_FLAGS": flags}
-    return subprocess.run([*command, *arguments], cwd=work, env=environment, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def run(work, quick_loops):
+    """Call the command in this process, for rock salt and the small model."""
+    start = ["alloy", str(work / "nacl.cif"), "--mix", "Na=Na,K", "--model", str(work / "model")]
+
+    def call(out, *arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("alchemjax.commands.alloy.prepare_jax", lambda: None)
+            return CliRunner().invoke(app, [*start, "-o", str(out), *arguments], catch_exceptions=False)
+
+    return call
 
 
 def rows_of(path):
@@ -35,9 +36,9 @@ def rows_of(path):
 
 
 @pytest.fixture(scope="module")
-def made(work):
-    done = run(work, "-x", "0.5", "-o", "alloy", "--validate", "2", *QUICK)
-    assert done.returncode == 0, done.stderr
+def made(run, work):
+    done = run(work / "alloy", "-x", "0.5", "--validate", "2", *QUICK)
+    assert done.exit_code == 0, done.output
     return work / "alloy", done
 
 
@@ -53,7 +54,7 @@ def test_the_report_says_what_the_library_computes(made, work):
     assert report["model"]["sha256"] == potential.sha256 and report["arguments"]["x"] == 0.5
     explicit = results["validation"]
     assert [kind for kind in explicit["kinds"] if kind != "SQS"] == ["random", "random", "ground state"]
-    assert explicit["message"] in done.stdout + done.stderr
+    assert explicit["message"] in done.output
     assert "random alloy, ideal sites" in done.stdout and "relaxed" not in done.stdout
 
 
@@ -90,15 +91,15 @@ def test_ground_state_is_a_structure_of_the_right_composition(made):
     assert (made[0] / "alloy.png").stat().st_size > 10_000
 
 
-def test_second_derivatives_are_calculated_once(made, work):
+def test_second_derivatives_are_calculated_once(made, run):
     folder, _ = made
     stamp = (folder / "hamiltonian.json").stat().st_mtime_ns
-    done = run(work, "-x", "0.5", "-o", "alloy", "--validate", "0", "--no-plot", *QUICK)
-    assert done.returncode == 0, done.stderr
+    done = run(folder, "-x", "0.5", "--validate", "0", "--no-plot", *QUICK)
+    assert done.exit_code == 0, done.output
     assert (folder / "hamiltonian.json").stat().st_mtime_ns == stamp
     assert "validation" not in json.loads((folder / "alloy.json").read_text())["results"]
-    other = run(work, "-x", "0.25", "-o", "alloy", *QUICK)
-    assert other.returncode == 2 and "holds an alloy of other input" in other.stderr
+    other = run(folder, "-x", "0.25", *QUICK)
+    assert other.exit_code == 2 and "holds an alloy of other input" in other.stderr
     assert (folder / "hamiltonian.json").stat().st_mtime_ns == stamp
 
 
@@ -120,10 +121,8 @@ def test_second_derivatives_are_calculated_once(made, work):
         (["-x", "0.5", "--no-relax", "--supercell", "1,1,1"], "unstable at the mean composition"),
     ],
 )
-def test_wrong_inputs_get_one_sentence_and_leave_nothing(work, tmp_path, monkeypatch, arguments, sentence):
-    monkeypatch.setattr("alchemjax.commands.alloy.prepare_jax", lambda: None)
-    start = ["alloy", str(work / "nacl.cif"), "--mix", "Na=Na,K", "--model", str(work / "model")]
-    done = CliRunner().invoke(app, [*start, *arguments, "-o", str(tmp_path / "out")], catch_exceptions=False)
+def test_wrong_inputs_get_one_sentence_and_leave_nothing(run, tmp_path, arguments, sentence):
+    done = run(tmp_path / "out", *arguments)
     assert done.exit_code == 2
     assert sentence in done.output
     assert done.output.count("\n") == 1
