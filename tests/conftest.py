@@ -20,7 +20,8 @@ from jaxtyping import install_import_hook
 
 # tests spend their time on compilation, and these flags halve it; some tests run once more without them (test_parity)
 QUICK = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 if "XLA_FLAGS" not in os.environ:  # workers and the processes of tests inherit them
     trial = [sys.executable, "-c", "import jax; jax.devices()"]  # which ends at a flag that XLA does not know
