@@ -155,9 +155,10 @@ def test_free_energies_of_two_levels_begin_at_the_ends():
 
 
 def test_domains_are_no_branch():
-    energies = lambda *values: Statistics(None, np.array(values), *[None] * 5)
+    flat = {"temperatures": np.arange(3.0), "heat_capacity": np.zeros(3)}
+    energies = lambda *values: Statistics(*[None] * 7)._replace(energy=np.array(values), **flat)
     ordered, apart, gap = energies(-10.0, -9.9, -9.8), np.array([True, False, False]), np.array([-50.0, 20, 20])
-    both_live = lambda disordered, order: transition._both_live(disordered, order, apart, gap, np.ones(3)).tolist()
+    both_live = lambda disordered, order: transition._both_live(disordered, order, apart, gap, np.ones(3), 5.0).tolist()
     assert both_live(energies(-8.0, -9.9, -9.8), ordered) == [False, False]  # left in domains at the first temperature
     assert both_live(energies(-8.0, -7.9, -7.8), energies(-10.0, -7.9, -7.8)) == [True, False]  # order melts
 
@@ -181,6 +182,44 @@ def test_without_hysteresis_both_paths_give_one_free_energy_and_the_maximum_of_t
     assert np.abs((found.free_energy - same) / found.free_energy_error).max() < 4
     assert 2 < found.temperature * KELVIN / J < 3
     assert found.random.energy == pytest.approx(found.ordered.energy, abs=5 * found.random.energy_error.max())
+
+
+@pytest.fixture(scope="module")
+def small_square(quick_loops):
+    """The antiferromagnet of 4 x 4 sites; `in_domains` changes what comes from random arrangements."""
+
+    def found(in_domains):
+        with pytest.MonkeyPatch.context() as patch:
+            right = transition.sample
+
+            def sample(model, temperatures, **options):
+                samples = right(model, temperatures, **options)
+                return in_domains(samples, temperatures) if "weights" in options else samples
+
+            patch.setattr(transition, "sample", sample)
+            heats, settings = np.linspace(1.2, 3.2, 6) * J / KELVIN, {"sweeps": 1000, "seeds": 2, "equilibration": 100}
+            start = checkerboard((1, 4, 4))
+            return order_disorder(ising((1, 4, 4), -1), [[0.5, 0.5]], heats, ordered=start, **settings)
+
+    return found
+
+
+@pytest.mark.parametrize(("left", "hottest"), [(0.1, 1.4), (0.2, 2.3), (1.0, 2.3)])
+def test_random_chains_left_in_domains_are_no_branch(small_square, left, hottest):
+    """By `left` J per site, below `hottest` J/k. One of two ordered arrangements seems less stable than all."""
+    energy = lambda samples, at: samples.energy + left * J * (KELVIN * at < hottest * J)[:, None, None]
+    found = small_square(lambda samples, at: samples._replace(energy=energy(samples, at)))
+    assert found.random.energy[0] - found.ordered.energy[0] == pytest.approx(left * J, abs=0.03 * J)
+    assert found.kind == "smooth"
+
+
+def test_an_error_contains_what_chains_left_in_domains_change(small_square, monkeypatch):
+    ends = {4: (300.0, 3.0, False), 2: (304.0, 1.0, False)}  # of all chains, and of those from order
+    monkeypatch.setattr(transition, "_largest", lambda samples: ends[samples.energy.shape[1]])
+    found = small_square(
+        lambda samples, at: samples._replace(energy=samples.energy + 0.1 * J * (at < 200)[:, None, None])
+    )
+    assert (found.kind, found.temperature, found.error) == ("smooth", 300, 5)
 
 
 def test_a_start_that_is_not_the_ordered_arrangement_is_noticed():

@@ -134,7 +134,7 @@ def order_disorder(
     gap, error = two[here[1]] - one[here[0]], np.hypot(one_error[here[0]], two_error[here[1]])
     pure = _pure(both[0].energy[here[0]], both[1].energy[here[1]])
     apart = disordered.energy - order.energy > APART * np.hypot(disordered.energy_error, order.energy_error)
-    live = _both_live(disordered, order, apart, gap, np.maximum(error, TINY))
+    live = _both_live(disordered, order, apart, gap, np.maximum(error, TINY), MANY / cells)
     crossing = np.flatnonzero((gap[:-1] < 0) & (gap[1:] >= 0) & live)
     latent, at_edge, stable = 0.0, False, np.ones(len(given), bool)
     if len(crossing):
@@ -184,17 +184,26 @@ def _pure(disordered, order):
     return one.min(1) - two.max(1) > (one.mean(1) - two.mean(1)) / 2
 
 
-def _both_live(disordered: Statistics, order: Statistics, apart, gap, error):
+def _both_live(disordered: Statistics, order: Statistics, apart, gap, error, many: float):
     """Between which temperatures the stable branch can change, because both branches are there.
 
-    They are at both temperatures, while the gap surely grows; or somewhere above order is surely metastable; or they
-    are at the lower one, and then order is lost. Where the energy of the disordered lattice jumps instead, that one
-    was left in domains, and has ordered like the other.
+    Somewhere above, order is surely metastable, by more than its equivalent arrangements (`many`) explain. Or the gap
+    surely grows while both are there, or is surely negative while they last, and where they end it is order that is
+    lost: its energy jumps by more than the heat capacity explains. Where that of the disordered lattice does instead,
+    that one was left in domains.
     """
+    sure = np.logical_or.accumulate((apart & (gap > np.maximum(SURE * error, many)))[::-1])[::-1]
     grows = apart[:-1] & apart[1:] & (np.diff(gap) > SURE * np.maximum(error[:-1], error[1:]))
-    sure = np.logical_or.accumulate((apart & (gap > SURE * error))[::-1])[::-1]
-    melts = np.abs(np.diff(order.energy)) > np.abs(np.diff(disordered.energy))
-    return grows | sure[1:] | (apart[:-1] & ~apart[1:] & melts & (gap[:-1] < -SURE * error[:-1]))
+    ends = apart[:-1] & ~apart[1:]
+    melts = ends & (_jumps(order) > _jumps(disordered))
+    lost = np.array([melts[k:][ends[k:]][:1].any() for k in range(len(ends))], bool)  # at the next end
+    return sure[1:] | (lost & (grows | (ends & (gap[:-1] < -SURE * error[:-1]))))
+
+
+def _jumps(found: Statistics):
+    """By how much energies of neighbouring temperatures differ from the integral of the heat capacity [eV]."""
+    explained = KELVIN * np.diff(found.temperatures) * (found.heat_capacity[1:] + found.heat_capacity[:-1]) / 2
+    return np.abs(np.diff(found.energy) - explained)
 
 
 def _joined(runs: list[Samples]) -> Samples:
