@@ -280,12 +280,12 @@ def work(tmp_path_factory):
 @pytest.fixture
 def run(monkeypatch, work):
     """Call the command line in this process, compiling without optimisation and without a cache."""
-    monkeypatch.setattr("alchemjax.commands.sweep.prepare_jax", lambda: None)
-    monkeypatch.setattr("alchemjax.commands.relax.prepare_jax", lambda: None)
     from typer.testing import CliRunner
 
     from alchemjax.cli import app
 
+    monkeypatch.setattr("alchemjax.commands.sweep.prepare_jax", lambda: None)
+    monkeypatch.setattr("alchemjax.commands.relax.prepare_jax", lambda: None)
     monkeypatch.setenv("COLUMNS", "200")
     jax.config.update("jax_disable_most_optimizations", True)
 
@@ -312,6 +312,13 @@ def sweeps(run, work):
 def rows_of(folder):
     with open(folder / "sweep.csv", newline="") as file:
         return [{k: float(v) if v else np.nan for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def assert_one_sentence(result, message):
+    """What a refused command says."""
+    assert result.stderr.startswith("alchemjax: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def in_shell(work, *arguments, code="from alchemjax.cli import main; main()", **environment):

@@ -17,17 +17,18 @@ from alchemjax.cli import app
 QUICK = "--rigid --no-relax --supercell 2,2,2 --box 2,2,2 --sweeps 16 --seeds 2 --temperatures 300,600,1200".split()
 
 
+def call(file, out, *arguments):
+    """The command in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("alchemjax.commands.alloy.prepare_jax", lambda: None)
+        return CliRunner().invoke(app, ["alloy", str(file), "-o", str(out), *arguments], catch_exceptions=False)
+
+
 @pytest.fixture(scope="module")
 def run(work, quick_loops):
-    """Call the command in this process, for rock salt and the small model."""
-    start = ["alloy", str(work / "nacl.cif"), "--mix", "Na=Na,K", "--model", str(work / "model")]
-
-    def call(out, *arguments):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("alchemjax.commands.alloy.prepare_jax", lambda: None)
-            return CliRunner().invoke(app, [*start, "-o", str(out), *arguments], catch_exceptions=False)
-
-    return call
+    """Call the command for rock salt and the small model."""
+    standard = ["--mix", "Na=Na,K", "--model", str(work / "model")]
+    return lambda out, *arguments: call(work / "nacl.cif", out, *standard, *arguments)
 
 
 def rows_of(path):
@@ -132,20 +133,18 @@ def test_wrong_inputs_get_one_sentence_and_leave_nothing(run, tmp_path, argument
 
 @pytest.fixture
 def argon(tmp_path, monkeypatch, quick_loops):
-    """Call the command in this process, for argon and krypton."""
+    """Call the command for argon and krypton."""
     potential = lennard_jones(krypton=(1.5, 1.1))
-    monkeypatch.setattr("alchemjax.commands.alloy.prepare_jax", lambda: None)
     monkeypatch.setattr("alchemjax.commands.alloy.load", lambda *_, **options: potential)
     ase.io.write(tmp_path / "argon.cif", bulk("Ar", "fcc", A))
-    command = f"alloy {tmp_path}/argon.cif --mix Ar=Ar,Kr -x 0.5 -o {tmp_path}/out --supercell 2,2,2 --box 2,2,2"
-    command += " --sweeps 16 --seeds 1 --temperatures 20,40,80 --no-plot"
+    standard = "--mix Ar=Ar,Kr -x 0.5 --supercell 2,2,2 --box 2,2,2 --sweeps 16 --seeds 1 --temperatures 20,40,80"
 
-    def call(*arguments):
-        done = CliRunner().invoke(app, [*command.split(), *arguments], catch_exceptions=False)
+    def succeed(*arguments):
+        done = call(tmp_path / "argon.cif", tmp_path / "out", *standard.split(), "--no-plot", *arguments)
         assert done.exit_code == 0, done.output
         return done
 
-    return call
+    return succeed
 
 
 @pytest.mark.parametrize("third_order", [True, False])

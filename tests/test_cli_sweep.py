@@ -8,7 +8,7 @@ import ase.io
 import jax
 import numpy as np
 import pytest
-from conftest import rows_of
+from conftest import assert_one_sentence, rows_of
 
 import alchemjax as aj
 from alchemjax.commands import results, store, sweep
@@ -260,9 +260,7 @@ def test_compositions_that_do_not_converge_are_counted_and_marked(sweeps, tmp_pa
 def test_a_wrong_command_is_one_sentence_and_no_folder(sweeps, bad, tmp_path, arguments, message):
     given = [str(a).format(bad=bad) for a in arguments]
     result = sweeps(tmp_path / "out", *given, status=2)
-    assert result.stderr.startswith("alchemjax: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert_one_sentence(result, message)
     assert result.stdout == ""
     assert not (tmp_path / "out").exists()
     assert (bad / "file").read_text() == "not a folder"
@@ -280,9 +278,7 @@ def test_a_wrong_command_is_one_sentence_and_no_folder(sweeps, bad, tmp_path, ar
 )
 def test_a_wrong_structure_is_one_sentence_and_no_folder(sweeps, bad, tmp_path, name, message):
     result = sweeps(tmp_path / "out", "--points", 3, file=bad / name, status=2)
-    assert result.stderr.startswith("alchemjax: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert_one_sentence(result, message)
     assert not (tmp_path / "out").exists()
 
 

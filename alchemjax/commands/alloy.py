@@ -213,23 +213,27 @@ def _hamiltonian(potential: Potential, system: System, arguments: dict, supercel
     """The alloy, from its file if that is there, and the system at its relaxed structure."""
     path, left = arguments["out"] / FILES[0], None
     about = about_file(path)
-    if stored := about.get("fingerprint") == fingerprint:
-        left = about.get("unrelaxed_eV_per_A")
-    elif arguments["relax"]:
-        relaxed = relax(potential, system, cell=True, fluctuations="site-exact", supercell=supercell)
-        left = None if relaxed.converged else float(relaxed.max_force)
-        system = system._replace(structure=relaxed.structure)
-    if left is not None:
-        warn(f"the random alloy did not relax ({left:.2g} eV/A are left); look at its structure")
-    if stored:
+    if about.get("fingerprint") == fingerprint:
+        _warn_of_force(about.get("unrelaxed_eV_per_A"))
         found = read_alloy(path)
         return found, system._replace(structure=found.structure)
+    if arguments["relax"]:
+        relaxed = relax(potential, system, cell=True, fluctuations="site-exact", supercell=supercell)
+        left = None if relaxed.converged else float(relaxed.max_force)
+        _warn_of_force(left)
+        system = system._replace(structure=relaxed.structure)
     on_rows, bar = _bar("derivatives")
     with bar:
         options = {"relaxed": not arguments["rigid"], "third_order": arguments["third_order"]}
         found = alloy(potential, system, supercell=supercell, on_rows=on_rows, **options)
     write_alloy(path, found, fingerprint=fingerprint, unrelaxed_eV_per_A=left)
     return found, system
+
+
+def _warn_of_force(left: float | None) -> None:
+    """Say what a relaxation that did not converge has left [eV/A]."""
+    if left is not None:
+        warn(f"the random alloy did not relax ({left:.2g} eV/A are left); look at its structure")
 
 
 def _of_hamiltonian(found: Alloy) -> dict:
