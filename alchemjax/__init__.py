@@ -30,6 +30,10 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.averages import shells as shells
     from alchemjax.tasks.averages import statistics as statistics
     from alchemjax.tasks.averages import transition_temperature as transition_temperature
+    from alchemjax.tasks.elasticity import Elasticity as Elasticity
+    from alchemjax.tasks.elasticity import elasticity as elasticity
+    from alchemjax.tasks.equilibrium import Equilibrium as Equilibrium
+    from alchemjax.tasks.equilibrium import relaxed as relaxed
     from alchemjax.tasks.jax_md import jax_md as jax_md
     from alchemjax.tasks.lattice import total_energy as total_energy
     from alchemjax.tasks.md import Trajectory as Trajectory
@@ -63,6 +67,10 @@ _PUBLIC = {
     "Output": "calculate",
     "relax": "tasks.relax",
     "Relaxed": "tasks.relax",
+    "elasticity": "tasks.elasticity",
+    "Elasticity": "tasks.elasticity",
+    "relaxed": "tasks.equilibrium",
+    "Equilibrium": "tasks.equilibrium",
     "sweep": "tasks.sweep",
     "Table": "tasks.sweep",
     "md": "tasks.md",

@@ -1,0 +1,315 @@
+"""The relaxed state as a differentiable function of composition; traced.
+
+At rest the enthalpy G = E + p V has no slope along positions and strain, y. So (implicit function theorem)
+
+    dG/dy (y, w) = 0        dy/dw = -(d2G/dy2)^-1 d2G/dy dw
+
+and the same for the coupling's alpha. The linear equations are solved by conjugate gradients with Hessian-vector
+products; what translations, and rotations of molecules and chains, would add is left out. Derivatives of any order and
+in both directions go through it.
+"""
+
+from collections.abc import Callable, Hashable
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jax.custom_derivatives import SymbolicZero
+from jax.scipy.sparse.linalg import cg
+from jaxtyping import Array, Bool, Float, Int
+
+from alchemjax.calculate import (
+    Derivatives,
+    check_kind,
+    derivatives,
+    precision,
+    topology_of,
+    traced_weights,
+    with_fluctuations,
+)
+from alchemjax.energy import energy
+from alchemjax.model.load import Potential
+from alchemjax.system.fluctuations import Variants
+from alchemjax.system.sites import listed_weights
+from alchemjax.system.structure import volume, wrapped
+from alchemjax.system.system import System, checked_alpha, checked_weights
+from alchemjax.system.topology import Topology
+from alchemjax.tasks.fire import Limits, initial_state, outran, residual, run, strained
+from alchemjax.tasks.freedom import Freedom, keeps_symmetry, make_freedom
+from alchemjax.tasks.relax import make_limits
+
+REACH = 0.8  # A, skin of the one list of neighbours that a relaxation has
+NEWTON = 8  # most steps of Newton's method after FIRE
+SOLVED = {"float32": 1e-5, "float64": 1e-12}  # relative residual at which conjugate gradients end
+UNSOLVED = 1e3  # a residual so many times as large is a failure
+MOST_SOLVING = 1000  # steps of conjugate gradients
+ZERO = 1e-4  # of the largest singular value; what rotates a linear molecule about its axis has less
+
+
+class Equilibrium(NamedTuple):
+    """A relaxed state; all numbers but those that judge it are differentiable. See `relaxed`."""
+
+    positions: Float[Array, "sites 3"]  # A
+    cell: Float[Array, "3 3"]  # A
+    weights: Float[Array, "weights"]
+    energy: Float[Array, ""]  # eV
+    forces: Float[Array, "sites 3"]  # eV/A
+    stress: Float[Array, "3 3"] | None  # eV/A^3, tension positive; None without a cell volume
+    converged: Bool[Array, ""]
+    steps: Int[Array, ""]  # of FIRE
+    max_force: Float[Array, ""]  # eV/A, over what may move
+    max_stress: Float[Array, ""]  # eV/A^3, of the allowed stress plus pressure
+
+
+class Kind(NamedTuple):
+    """What is static under jit."""
+
+    node_energies: Callable
+    config: Hashable
+    pbc: tuple[bool, ...]
+
+
+class Problem(NamedTuple):
+    """What the state at rest depends on."""
+
+    params: dict
+    topology: Topology | Variants
+    positions: Float[Array, "sites 3"]  # where the topology was made [A]
+    cell: Float[Array, "3 3"]
+    freedom: Freedom
+    limits: Limits
+    weights: Float[Array, "weights"]
+    alpha: Float[Array, ""]
+
+
+class Variables(NamedTuple):
+    """What a relaxation moves: x = X (1 + S), cell = cell_0 (1 + S)."""
+
+    reference: Float[Array, "sites 3"]  # X [A]
+    strain: Float[Array, "6"]  # amplitudes of the allowed strains, times the square root of the number of sites [A]
+
+
+def relaxed(
+    potential: Potential,
+    system: System,
+    weights=None,
+    *,
+    alpha=None,
+    positions: bool = True,
+    cell=False,
+    pressure: float = 0.0,
+    fixed_sites=(),
+    fixed_axes=(),
+    force_tolerance: float = 0.005,
+    stress_tolerance: float = 5e-6,
+    max_steps: int = 500,
+    fluctuations: str = "none",
+    supercell=None,
+) -> Equilibrium:
+    """The state of `relax` as a function of `weights` and `alpha` that JAX differentiates, compiles and maps.
+
+    Arguments as in `relax`; derivatives are those of the exact minimum next to which the relaxation ends (Newton's
+    method makes its residual as small as the dtype allows), without and with `jax.jit` and `jax.vmap`. Give `system` a
+    structure near the relaxed one, as `relax` finds: the list of neighbours is made there, once, and holds for strains
+    of some 7 per cent. A state that needs more has `converged` False, as one that needs more than `max_steps`.
+    Derivatives of a state that is not converged are NaN, and so are derivatives that do not exist.
+
+    Errors: ValueError as in `relax`; values of traced weights are not checked.
+    """
+    free = {"positions": positions, "cell": cell, "fixed_sites": fixed_sites, "fixed_axes": fixed_axes}
+    limits = {"force": force_tolerance, "stress": stress_tolerance, "steps": max_steps, "pressure": pressure}
+    symmetric = keeps_symmetry(cell, fixed_sites, fixed_axes)
+    chosen = {"kind": fluctuations, "supercell": supercell, "symmetric": symmetric}
+    found = evaluated(equilibrium, potential, system, weights, alpha, free, limits, chosen)
+    return found._replace(stress=None) if volume(system.structure) is None else found
+
+
+def evaluated(of: Callable, potential: Potential, system: System, weights, alpha, free, limits, fluctuations):
+    """`of(kind, problem, offset)` compiled, in NumPy's arrays unless something is traced.
+
+    `offset` [A] leads from the problem's sites, near the origin, to the given ones. The last three are arguments of
+    `make_freedom`, `make_limits` and `with_fluctuations`.
+    """
+    check_kind(potential, Potential)
+    check_kind(system, System)
+    freedom = make_freedom(system.structure, **free)
+    limits = make_limits(system, freedom, **limits)
+    system = with_fluctuations(potential, system, **fluctuations)
+    weights = listed_weights(system.sites, system.weights if weights is None else weights)
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((weights, alpha)))
+    if traced:
+        weights = traced_weights(potential, system, weights)
+        alpha = checked_alpha(system, None, alpha)
+    else:
+        weights = checked_weights(system, weights)
+        alpha = checked_alpha(system, weights, alpha)
+    structure = wrapped(system.structure)
+    topology = topology_of(potential, system._replace(structure=structure), skin=REACH)
+    kind = Kind(potential.node_energies, potential.config, tuple(structure.pbc.tolist()))
+    with precision(potential):
+        cast = lambda a: jnp.asarray(a, potential.dtype)
+        place = structure.positions, structure.cell
+        place, freedom, limits, weights, alpha = jax.tree.map(cast, (place, freedom, limits, weights, alpha))
+        limits = limits._replace(steps=limits.steps.astype(int))
+        problem = Problem(potential.params, topology, *place, freedom, limits, weights, alpha)
+        found = _compiled(of, kind)(problem, cast(system.structure.positions - structure.positions))
+        return found if traced else jax.tree.map(np.asarray, found)
+
+
+@lru_cache(maxsize=32)
+def _compiled(of: Callable, kind: Kind):
+    return jax.jit(partial(of, kind))
+
+
+def equilibrium(kind: Kind, problem: Problem, offset) -> Equilibrium:
+    """The relaxed state; traced."""
+    return described(kind, problem, offset, *at_rest(kind, problem))
+
+
+def described(kind: Kind, problem: Problem, offset, y: Variables, steps, settled) -> Equilibrium:
+    """What there is to know about a state."""
+    out = _derivatives(kind, problem, y)
+    force, stress = lax.stop_gradient(_left(problem, y, out))
+    positions, cell = place(problem, y._replace(reference=y.reference + offset))
+    return Equilibrium(
+        positions=positions,
+        cell=cell,
+        weights=problem.weights,
+        energy=out.energy,
+        forces=-out.positions,
+        stress=out.strain / jnp.abs(jnp.linalg.det(cell)),
+        converged=settled,
+        steps=steps,
+        max_force=force,
+        max_stress=stress,
+    )
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def at_rest(kind: Kind, problem: Problem) -> tuple[Variables, Int[Array, ""], Bool[Array, ""]]:
+    """Where the slope is zero, steps of FIRE, and whether it is within the limits."""
+    one = lambda tree: jax.tree.map(lambda a: a[None], tree)
+    state = one(initial_state(problem.positions, len(problem.weights)))._replace(stale=jnp.zeros(1, bool))
+    skin = jnp.asarray(REACH, problem.cell.dtype)
+    state = run(
+        *kind[:2], problem.params, one(problem.topology), problem.cell, problem.freedom, problem.limits, skin,
+        one(problem.weights), one(problem.alpha), problem.limits.steps + 1, state,
+    )  # fmt: skip
+    state = jax.tree.map(lambda a: a[0], state)
+    start = Variables(state.reference, state.strain * _scale(problem))
+
+    def newton(carry):
+        """Where the last step led becomes the state if it halved the slope; then the next step."""
+        y, there, least, _, number = carry
+        slope, along = jax.linearize(partial(_slope, kind, problem), there)
+        size = _norm(slope)
+        better = size < least / 2
+        y = jax.tree.map(partial(jnp.where, better), there, y)
+        step = _solution(kind, problem, there, along, slope)
+        there = jax.tree.map(jnp.subtract, there, step)
+        return y, there, jnp.where(better, size, least), better, number + 1
+
+    carry = start, start, jnp.asarray(jnp.inf, problem.cell.dtype), jnp.ones((), bool), jnp.zeros((), int)
+    y, *_ = lax.while_loop(lambda carry: carry[3] & (carry[4] < NEWTON), newton, carry)
+    state = state._replace(reference=y.reference, strain=y.strain / _scale(problem))
+    force, stress = _left(problem, y, _derivatives(kind, problem, y))
+    settled = (force <= problem.limits.force) & (stress <= problem.limits.stress)
+    return y, state.step, settled & ~outran(kind.config.cutoff, skin, problem.cell, problem.freedom, state)
+
+
+@partial(at_rest.defjvp, symbolic_zeros=True)
+def _at_rest_jvp(kind: Kind, primals, tangents):
+    """dy = -(d2G/dy2)^-1 (d2G/dy dproblem) dproblem"""
+    (problem,), (change,) = primals, tangents
+    y, steps, settled = at_rest(kind, problem)
+    leaves, tree = jax.tree.flatten(problem)
+    changes = tree.flatten_up_to(change)
+    moving = [k for k, d in enumerate(changes) if not isinstance(d, SymbolicZero)]
+
+    def slope_with(*moved):
+        every = dict(enumerate(leaves)) | dict(zip(moving, moved, strict=True))
+        return _slope(kind, tree.unflatten(every.values()), y)
+
+    _, pushed = jax.jvp(slope_with, [leaves[k] for k in moving], [changes[k] for k in moving])
+    answer = response(kind, problem, y, pushed)
+    answer = jax.tree.map(lambda a: jnp.where(settled, -a, jnp.nan), answer)
+    nothing = lambda a: np.zeros(a.shape, jax.dtypes.float0)
+    return (y, steps, settled), (answer, nothing(steps), nothing(settled))
+
+
+def place(problem: Problem, y: Variables):
+    """(positions, cell)"""
+    return strained(problem.cell, y.reference, y.strain / _scale(problem), problem.freedom.strains)
+
+
+def curvature(kind: Kind, problem: Problem, y: Variables) -> Callable:
+    """The Hessian d2G/dy2, a linear function of Variables."""
+    return jax.linearize(partial(_slope, kind, problem), y)[1]
+
+
+def response(kind: Kind, problem: Problem, y: Variables, force: Variables) -> Variables:
+    """(d2G/dy2)^-1 force, NaN where there is none."""
+    solve = partial(_solution, kind, problem, y)
+    return lax.custom_linear_solve(curvature(kind, problem, y), force, solve, symmetric=True)
+
+
+def _slope(kind: Kind, problem: Problem, y: Variables) -> Variables:
+    """dG/dy"""
+
+    def enthalpy(y):
+        x, cell = place(problem, y)
+        total = energy(*kind[:2], problem.params, problem.topology, x, cell, problem.weights, problem.alpha)[0]
+        return total + problem.limits.pressure * jnp.abs(jnp.linalg.det(cell))
+
+    by = jax.grad(enthalpy)(y)
+    return by._replace(reference=by.reference * problem.freedom.free)
+
+
+def _derivatives(kind: Kind, problem: Problem, y: Variables) -> Derivatives:
+    return derivatives(*kind[:2], *problem[:2], *place(problem, y), problem.weights, problem.alpha)
+
+
+def _left(problem: Problem, y: Variables, out: Derivatives):
+    """The largest force and stress that are left, over what may move."""
+    return residual(problem.freedom, problem.limits, y.strain / _scale(problem), place(problem, y)[1], out)[2:]
+
+
+def _solution(kind: Kind, problem: Problem, at: Variables, along: Callable, right: Variables) -> Variables:
+    """x with along(x) = right, both without what moves all sites alike; NaN where there is none."""
+    tolerance = SOLVED[str(right.strain.dtype)]
+    modes = _zero_modes(kind.pbc, problem, at.reference)
+
+    def without(y: Variables) -> Variables:
+        own = jnp.einsum("msx,sx->m", modes, y.reference)
+        return y._replace(reference=y.reference - jnp.einsum("m,msx->sx", own, modes))
+
+    right = without(right)
+    found, _ = cg(lambda y: without(along(y)), right, tol=tolerance, maxiter=MOST_SOLVING)
+    missing = _norm(jax.tree.map(jnp.subtract, without(along(found)), right))
+    solved = missing <= UNSOLVED * tolerance * _norm(right)
+    return jax.tree.map(lambda a: jnp.where(solved, a, jnp.nan), found)
+
+
+def _zero_modes(pbc, problem: Problem, x) -> Float[Array, "modes sites 3"]:
+    """Orthonormal displacements that cost no energy: translations, and rotations of molecules and chains."""
+    axes = jnp.eye(3, dtype=x.dtype)
+    modes = jnp.broadcast_to(axes[:, None], (3, *x.shape))
+    if sum(pbc) < 2:
+        turning = problem.cell[np.array(pbc)] if any(pbc) else axes
+        modes = jnp.concatenate([modes, jnp.cross(turning[:, None], (x - jnp.mean(x, axis=0, keepdims=True))[None])])
+    left, size, _ = jnp.linalg.svd(modes.reshape(len(modes), -1).T, full_matrices=False)
+    kept = (size > ZERO * size[0]) & (problem.freedom.free == 1).all()
+    return (left * kept[None]).T.reshape(-1, *x.shape)
+
+
+def _scale(problem: Problem) -> float:
+    """A, of a strain, so that it is about as stiff as a site."""
+    return len(problem.positions) ** 0.5
+
+
+def _norm(y: Variables):
+    return jnp.sqrt(jnp.sum(y.reference**2) + jnp.sum(y.strain**2))
