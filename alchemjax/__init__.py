@@ -35,6 +35,7 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.equilibrium import Equilibrium as Equilibrium
     from alchemjax.tasks.equilibrium import relaxed as relaxed
     from alchemjax.tasks.jax_md import jax_md as jax_md
+    from alchemjax.tasks.lattice import box_strain as box_strain
     from alchemjax.tasks.lattice import total_energy as total_energy
     from alchemjax.tasks.md import Trajectory as Trajectory
     from alchemjax.tasks.md import md as md
@@ -91,6 +92,7 @@ _PUBLIC = {
     "short_range_order": "tasks.ordering",
     "lattice_model": "tasks.ordering",
     "total_energy": "tasks.lattice",
+    "box_strain": "tasks.lattice",
     "sample": "tasks.sampling",
     "anneal": "tasks.sampling",
     "ground_state": "tasks.sampling",

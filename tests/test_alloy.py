@@ -25,7 +25,7 @@ from alchemjax.tasks.alloy import (
     strain_by_displacements,
 )
 from alchemjax.tasks.hessian import make_crystal, make_hessian
-from alchemjax.tasks.lattice import random_states, total_energy
+from alchemjax.tasks.lattice import box_strain, random_states, total_energy
 from alchemjax.tasks.ordering import (
     box_of,
     commensurate,
@@ -108,6 +108,19 @@ def test_random_alloy_is_that_of_the_fluctuating_energy(small):
     assert found.species == ("Na", "K", "vacancy")
     assert abs(random_energy(found) - found.energy) > 1e-5
     assert abs(found.field - found.second_order).max() > 1e-6
+
+
+def test_force_that_is_left_is_that_of_the_fluctuating_energy(small):
+    atoms = bulk("NaCl", "rocksalt", 4.3)
+    atoms.positions[1] += 0.1  # a threefold axis is left, along which sites are free
+    system = aj.from_atoms(atoms, mix={"Na": ("Na", "K")}, weights=[0.4, 0.5])
+    found = alloy(small, system, relaxed=False, supercell=[2, 2, 2])
+    forces = [
+        np.linalg.norm(aj.calculate(small, system, fluctuations=kind, **more).forces, axis=1).max()
+        for kind, more in (("site-exact", {"supercell": [2, 2, 2]}), ("none", {}))
+    ]
+    assert found.largest_force == pytest.approx(forces[0], abs=1e-9)
+    assert abs(forces[0] - forces[1]) > 1e-3
 
 
 def test_a_small_arrangement_relaxes_as_the_hamiltonian_says(potential, relaxed_argon, argon_alloy):
@@ -384,6 +397,13 @@ def test_a_periodic_arrangement_has_the_same_energy_in_a_larger_box(argon_alloy)
     one, two = float(total_energy(small_box, states)), float(total_energy(large_box, np.tile(states, (2, 2, 3, 1))))
     assert two == pytest.approx(12 * one, abs=1e-10)
     assert abs(one - 4 * argon_alloy.energy) > 1e-4
+    strain = box_strain(small_box, states)
+    np.testing.assert_allclose(box_strain(large_box, np.tile(states, (2, 2, 3, 1))), strain, atol=1e-12)
+    amounts = strain[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] * [1, 1, 1, 2, 2, 2]
+    gained = -amounts @ (4 * argon_alloy.stiffness) @ amounts / 2
+    assert one - float(total_energy(small_box._replace(strains=None), states)) == pytest.approx(gained, abs=1e-10)
+    assert gained < -1e-5
+    assert not box_strain(small_box._replace(strains=None), states).any()
 
 
 # --- waves and short-range order --------------------------------------------------------------------------------------

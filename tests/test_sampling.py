@@ -10,7 +10,7 @@ import pytest
 from ase.build import bulk
 
 from alchemjax.tasks import sampling
-from alchemjax.tasks.averages import Shell, _jackknife, shells, statistics, transition_temperature
+from alchemjax.tasks.averages import REMEMBERS, Shell, _jackknife, shells, statistics, transition_temperature
 from alchemjax.tasks.lattice import (
     LatticeModel,
     Strains,
@@ -378,6 +378,20 @@ def test_square_ising_lattice_has_its_exact_heat_capacity_and_its_maximum():
     assert abs(peak.temperature * KELVIN / J - exact_peak) < 4 * peak.error * KELVIN / J
     curve = [kaufman_capacity(6, t) for t in peak.grid[::100] * KELVIN / J]
     np.testing.assert_allclose(peak.heat_capacity[::100], curve, rtol=0.1)
+    # the same sweeps in blocks of rising energy, as slow chains have them: nothing changes but the memory, and errors
+    assert (got.memory < REMEMBERS).all()
+    in_blocks = lambda a: a.reshape(*a.shape[:2], BLOCKS, -1)
+    order = in_blocks(found.grand).mean(3).argsort(axis=2)[..., None]
+    slow = found._replace(
+        **{
+            name: np.take_along_axis(in_blocks(getattr(found, name)), order, axis=2).reshape(found.energy.shape)
+            for name in ("energy", "grand")
+        }
+    )
+    assert statistics(slow).memory.mean() > got.memory.mean() + 0.3
+    assert transition_temperature(slow).error > 1.2 * peak.error
+    drifting = slow._replace(energy=slow.energy + np.linspace(0, 1, slow.energy.shape[2]))
+    assert (statistics(drifting).memory > REMEMBERS).all()
 
 
 def binder(found):

@@ -145,7 +145,7 @@ def test_free_energies_of_two_levels_begin_at_the_ends():
     chance = 1 / (1 + np.exp(inverse * gap))
     none = np.zeros(len(inverse))
     capacity = inverse**2 * gap**2 * chance * (1 - chance)
-    found = Statistics(1 / (KELVIN * inverse), least + gap * chance, none, capacity, none, none, none)
+    found = Statistics(1 / (KELVIN * inverse), least + gap * chance, none, capacity, none, none, none, none)
     exact = inverse * least - np.log1p(np.exp(-inverse * gap))
     from_order, error = transition._from_order(found, least)
     np.testing.assert_allclose(from_order, exact, atol=3e-4)
@@ -156,7 +156,7 @@ def test_free_energies_of_two_levels_begin_at_the_ends():
 
 def test_domains_are_no_branch():
     flat = {"temperatures": np.arange(3.0), "heat_capacity": np.zeros(3)}
-    energies = lambda *values: Statistics(*[None] * 7)._replace(energy=np.array(values), **flat)
+    energies = lambda *values: Statistics(*[None] * 8)._replace(energy=np.array(values), **flat)
     ordered, apart, gap = energies(-10.0, -9.9, -9.8), np.array([True, False, False]), np.array([-50.0, 20, 20])
     both_live = lambda disordered, order: transition._both_live(disordered, order, apart, gap, np.ones(3), 5.0).tolist()
     assert both_live(energies(-8.0, -9.9, -9.8), ordered) == [False, False]  # left in domains at the first temperature

@@ -32,8 +32,8 @@ from alchemjax.tasks.alloy import (
     random_energy,
     strain_by_displacements,
 )
-from alchemjax.tasks.averages import shells
-from alchemjax.tasks.lattice import nearest_counts
+from alchemjax.tasks.averages import REMEMBERS, shells
+from alchemjax.tasks.lattice import box_strain, nearest_counts
 from alchemjax.tasks.ordering import box_of, check_box, instability, lattice_model, spinodal
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import ground_state
@@ -46,6 +46,7 @@ SAME_ENERGY = 1e-6  # eV per cell
 BOX = 200, 500  # mixed sites in Monte Carlo
 SHELLS = 3
 FAR = 12.0  # A, of shells
+LARGE_STRAIN = 0.03  # of an ordered arrangement
 
 
 def run(arguments: dict) -> None:
@@ -97,6 +98,12 @@ def run(arguments: dict) -> None:
         transition = order_disorder(model, found.weights, temperatures, shells=pairs, **given)
     columns = temperature_table(found, transition, pairs)
     report["results"] |= _of_sampling(found, box, transition, lowest)
+    report["results"]["ground_state_strain"] = shape = box_strain(model, ordered)
+    if (most := np.abs(shape).max()) > LARGE_STRAIN:
+        warn(
+            f"the ordered arrangement strains by {100 * most:.1f} per cent, more than second and third derivatives "
+            "know; see how it compares (--validate)"
+        )
     explicit = None
     if arguments["validate"]:
         on, bar = _bar("explicit arrangements")
@@ -252,7 +259,7 @@ def _of_hamiltonian(found: Alloy) -> dict:
         "instability_K": temperature,
         "instability_wave_vector": wave.q[0],
         "cell_A": found.structure.cell,
-        "largest_force_at_mean_composition_eV_per_A": found.largest_force,
+        "largest_force_of_random_alloy_eV_per_A": found.largest_force,
     }
     if found.displacement is not None:
         results |= {
@@ -267,6 +274,12 @@ def _of_hamiltonian(found: Alloy) -> dict:
 
 def _of_sampling(found: Alloy, box, transition: OrderDisorder, lowest: float) -> dict:
     sites = len(found.structure.positions)
+    averages = transition.equilibrium
+    if len(slow := averages.temperatures[averages.memory > REMEMBERS]):
+        warn(
+            f"Monte Carlo is slow at {', '.join(f'{t:.0f}' for t in slow)} K: heat capacities there are too low and "
+            "errors too small; give more --sweeps"
+        )
     if transition.kind == "smooth" and np.isnan(transition.temperature):
         warn("no transition temperature: --temperatures are fewer than three, or too far apart to join; give more")
     if transition.missed > SAME_ENERGY:

@@ -124,7 +124,7 @@ def doubts_about(per_site: np.ndarray) -> list[str]:
     most = 1000 * per_site[large][np.abs(per_site[large]).argmax()]
     return [
         f"{where}fluctuations of two sites at a time would add more than {1000 * PAIR_LIMIT:g} meV per site (up to "
-        f"{most:+.1f}) to the energy of the random alloy: it is as uncertain as that"
+        f"{most:+.1f}) to the energy of the random alloy, which is doubtful"
     ]
 
 

@@ -72,7 +72,7 @@ class Alloy(NamedTuple):
     pair_strain: Float[np.ndarray, "mixed cells mixed states states 6"] | None  # dE/dstrain of pairs [eV]
     stiffness: Float[np.ndarray, "6 6"] | None  # second derivative by engineering strains [eV per cell]
     softest: float | None  # smallest eigenvalue of Huu but for translations [eV/A^2]
-    largest_force: float  # at the mean composition, which the interactions take for zero [eV/A]
+    largest_force: float  # of the random alloy on its sites, taken for zero [eV/A]
     residual: Float[np.ndarray, "6"] | None = (
         None  # dE/dstrain of the random alloy on its sites, taken for 0 [eV per cell]
     )
@@ -138,8 +138,8 @@ def doubts(alloy: Alloy) -> list[str]:
     found, sites = [], len(alloy.structure.positions)
     if alloy.displacement is not None and alloy.largest_force > LARGE_FORCE:
         found.append(
-            f"a force of {alloy.largest_force:.2g} eV/A is left at the mean composition, and displacements start from "
-            "atoms at rest; relax the structure first, if that was not done"
+            f"a force of {alloy.largest_force:.2g} eV/A is left in the random alloy, and displacements start from "
+            'atoms at rest; relax the structure first, with fluctuations="site-exact"'
         )
     if alloy.stiffness is not None and alloy.residual is not None:
         strain = float(np.abs(np.linalg.solve(alloy.stiffness, alloy.residual)).max())
@@ -253,9 +253,9 @@ def own_pair(pair):
 
 
 def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuations, states: States):
-    """E0 [eV per cell], E(mean, site = state) - E0, the same to first order, the largest force on a site [eV/A].
+    """E0 [eV per cell], E(mean, site = state) - E0, the same to first order.
 
-    And dE/dstrain of the random alloy [eV per cell].
+    And of the random alloy the largest force on a site [eV/A] and dE/dstrain [eV per cell].
     """
     variants, mean = fluctuations.variants, crystal.system.weights
     evaluate = evaluator(potential, crystal)
@@ -263,8 +263,9 @@ def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
     nowhere = jax.tree.map(lambda a: np.zeros((len(weights), *a.shape)), along(crystal))
     (at_mean, *varied), gradient, _ = evaluate(gradient_along, (weights, nowhere))
     own = gradient.weights[0, : (crystal.site < len(variants.first)).sum()]
-    force = float(np.linalg.norm(gradient.positions[0], axis=-1).max())
     field, residual = np.zeros(states.weights.shape), gradient.strain[0] / crystal.cells
+    slopes = gradient.positions.reshape(len(weights), crystal.cells, -1, 3).sum(1)  # of all sites of one kind
+    slope = slopes[0] / crystal.cells
     for m, (site, group) in enumerate(zip(states.site, crystal.system.sites.groups, strict=False)):
         columns = [states.species.index(name) for name in group.species]
         columns += [-1] if states.species[-1] == VACANCY else []
@@ -272,9 +273,13 @@ def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
         field[m, columns] = (np.array(varied)[here] - at_mean)[: len(columns)]
         strain = (gradient.strain[1:][here] - gradient.strain[0])[: len(columns)]
         residual += np.tensordot(states.weights[m, columns], strain, 1)
+        slope += np.tensordot(states.weights[m, columns], (slopes[1:][here] - slopes[0])[: len(columns)], 1)
     cell = np.linalg.inv(crystal.supercell.matrix) @ completed_cell(crystal.system.structure)
     turns = np.linalg.inv(cell) @ variants.rotation.transpose(0, 2, 1) @ cell
     residual = by_strains(np.einsum("gca,cd,gdb->ab", turns, residual, turns)) / len(turns)
+    symmetric_slope = np.zeros_like(slope)
+    np.add.at(symmetric_slope, variants.image, slope @ turns / len(turns))
+    force = float(np.linalg.norm(symmetric_slope, axis=-1).max())
     energy, field = at_mean / crystal.cells, np.where(states.allowed, field, 0)
     return energy, field, of_states(own, states), force, residual
 

@@ -11,6 +11,7 @@ from alchemjax.units import KELVIN
 BINS = 2000  # of energy, in reweighting
 MOST_ITERATIONS = 5000
 SAME_DISTANCE = 1e-3  # A
+REMEMBERS = 0.7  # correlation of blocks; those of half the correlation time have 0.73
 APART = "neighbouring temperatures have hardly any energies in common; sample more, between them"
 
 
@@ -32,6 +33,7 @@ class Statistics(NamedTuple):
     heat_capacity_error: Float[np.ndarray, "temperatures"]
     warren_cowley: Float[np.ndarray, "temperatures shells states states"]  # NaN for states that are absent
     warren_cowley_error: Float[np.ndarray, "temperatures shells states states"]
+    memory: Float[np.ndarray, "temperatures"]  # correlation of consecutive blocks of the energy
 
 
 class Transition(NamedTuple):
@@ -79,7 +81,8 @@ def statistics(samples: Samples, shells=()) -> Statistics:
     alpha_kl = 1 - P_kl / (w_k w_l)            P: probability of k on the first and l on the second site of a pair,
                                                w: mean compositions of their sublattices (J. M. Cowley, Phys. Rev. 77,
                                                669 (1950)); unlike states of N random sites have -1 / (N - 1)
-    Errors are right as long as a block is longer than the memory of its chain.
+    Errors are right as long as a block is longer than the memory of its chain: where `memory` is above `REMEMBERS` heat
+    capacities are too low and all errors too small; sample more sweeps.
     """
     kinds, cells = samples.composition.shape[-1], int(np.prod(samples.correlations.shape[3:6]))
     heats = KELVIN * samples.temperatures
@@ -100,7 +103,8 @@ def statistics(samples: Samples, shells=()) -> Statistics:
             return 1 - together / np.where(chance > 0, chance, np.nan)
 
         orders.append(np.stack(_jackknife(order, together, weights))[:, :, None])
-    return Statistics(samples.temperatures, *energy, *capacity, *np.concatenate(orders, axis=2))
+    memory = _memory(blocks(samples.energy))
+    return Statistics(samples.temperatures, *energy, *capacity, *np.concatenate(orders, axis=2), memory=memory)
 
 
 def _jackknife(estimate, *means):
@@ -114,15 +118,27 @@ def _jackknife(estimate, *means):
     parts = estimate(*((number * all_ - mean) / (number - 1) for all_, mean in zip(whole, means, strict=True)))
     middle = parts.mean((0, 1))
     value = number * estimate(*whole) - (number - 1) * middle
-    parts = parts - middle
-    square, follows = (parts**2).sum((0, 1)), (parts[:, 1:] * parts[:, :-1]).sum((0, 1))
-    rho = follows / np.where(square > 0, square, 1) * blocks / (blocks - 1)
-    rho = np.clip(rho, 0, (blocks - 1) / (blocks + 1))
-    return value, np.sqrt((number - 1) / number * square * (1 + rho) / (1 - rho))
+    square = ((parts - middle) ** 2).sum((0, 1))
+    return value, np.sqrt((number - 1) / number * square) * _growth(_memory(parts), blocks)
+
+
+def _memory(parts, over=(0, 1)):
+    """Correlation of consecutive blocks of [seeds, blocks, ...], about the mean of all seeds and blocks."""
+    parts = parts - parts.mean((0, 1))
+    square, follows = (parts**2).sum(over), (parts[:, 1:] * parts[:, :-1]).sum(over)
+    return follows / np.where(square > 0, square, 1) * parts.shape[1] / (parts.shape[1] - 1)
+
+
+def _growth(memory, blocks: int):
+    """Of an error of independent blocks; at most as if seeds were blocks."""
+    rho = np.clip(memory, 0, (blocks - 1) / (blocks + 1))
+    return np.sqrt((1 + rho) / (1 - rho))
 
 
 def transition_temperature(samples: Samples, *, resamples: int = 50, points: int = 1001, seed: int = 0) -> Transition:
     """Where the heat capacity is largest, from all temperatures together, with an error by the bootstrap over blocks.
+
+    The error grows with the memory of consecutive blocks as those of `statistics`.
 
     Density of states  g(E) = sum_t H_t(E) / sum_t n_t exp(f_t - E/kT_t),   exp(-f_t) = sum_E g(E) exp(-E/kT_t):
     A. M. Ferrenberg, R. H. Swendsen, Phys. Rev. Lett. 63, 1195 (1989).
@@ -159,8 +175,10 @@ def transition_temperature(samples: Samples, *, resamples: int = 50, points: int
         chance = np.exp(density + slopes - _log_sum(density + slopes, 1))
         curves.append((chance @ level**2 - (chance @ level) ** 2) / (KELVIN * grid) ** 2 / cells)
     best = np.argmax(curves, axis=1)
+    parts = samples.grand.reshape(*samples.grand.shape[:2], BLOCKS, -1).mean(3).transpose(1, 2, 0)
+    growth = float(_growth(_memory(parts, (0, 1, 2)), BLOCKS))
     at_edge = bool(np.isin(best, (0, points - 1)).any())
-    return Transition(float(grid[best[0]]), float(grid[best[1:]].std(ddof=1)), at_edge, grid, curves[0])
+    return Transition(float(grid[best[0]]), growth * float(grid[best[1:]].std(ddof=1)), at_edge, grid, curves[0])
 
 
 def _reweighted(counts, slopes, free):

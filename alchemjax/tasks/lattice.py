@@ -53,6 +53,18 @@ def total_energy(model: LatticeModel, states: Int[Arrays, "n1 n2 n3 sites"]) -> 
         return cells * jnp.asarray(model.energy) + energy_of(tables, totals)
 
 
+def box_strain(model: LatticeModel, states: Int[Arrays, "n1 n2 n3 sites"]) -> Float[np.ndarray, "3 3"]:
+    """By how much the whole lattice strains in this arrangement; 0 for a lattice that keeps its shape."""
+    model = checked_model(model)
+    if model.strains is None:
+        return np.zeros((3, 3))
+    with precision_of(model):
+        tables = make_tables(model)
+        slope = totals_of(tables, states, local_fields(tables, jnp.asarray(states)))[1:]
+        xx, yy, zz, yz, xz, xy = np.asarray(-tables.compliance @ slope)  # engineering strains
+    return np.array([[xx, xy / 2, xz / 2], [xy / 2, yy, yz / 2], [xz / 2, yz / 2, zz]])
+
+
 def precision_of(model: LatticeModel):
     """A context in which jax has the precision of a checked model."""
     return jax.enable_x64(model.pair.dtype == np.float64)

@@ -33,7 +33,7 @@ def pair_fluctuations(
 ) -> float:
     """What fluctuations of two neighbouring sites at a time would add to the energy of a random alloy [eV per cell].
 
-    It tells to about a factor of two how uncertain energies with fluctuations of one site at a time are.
+    The next term of the series: where it is large, energies with fluctuations of one site at a time are uncertain.
     Arguments as in `calculate`; the supercell is by default that of the system's fluctuations, if it has some.
     `on_rows(done, number)` is called from time to time. Errors: ValueError as in `calculate`.
     """

@@ -7,6 +7,8 @@ ordered one stay ordered above it. Energies U of both give their free energies F
     ordered       b F = b U_0 - int_b^inf (U - U_0) db'            U_0: energy of the ordered arrangement
 
 Where these cross is the transition. If it is continuous both are one curve, and the heat capacity has its maximum.
+Both phases have the composition of the lattice. Where phases of different composition coexist, this is the T_0 between
+them, at which a crystal that cannot separate would transform.
 D. Frenkel, B. Smit, Understanding Molecular Simulation, 2nd ed. (2002), chapter 7.
 """
 
