@@ -3,16 +3,24 @@
 import csv
 import json
 import re
+import shutil
 
 import ase.io
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.geometry import find_mic
 from pair_potential import A, lennard_jones
 from typer.testing import CliRunner
 
 import alchemjax as aj
 from alchemjax.cli import app
+from alchemjax.commands.alloy_tables import describe_instability, interaction_table, temperature_table
+from alchemjax.system.supercell import make_supercell
+from alchemjax.tasks.alloy import Alloy
+from alchemjax.tasks.averages import Shell, Statistics
+from alchemjax.tasks.ordering import instability
+from alchemjax.tasks.transition import OrderDisorder
 
 QUICK = "--rigid --no-relax --supercell 2,2,2 --box 2,2,2 --sweeps 16 --seeds 2 --temperatures 300,600,1200".split()
 
@@ -80,8 +88,9 @@ def test_tables_and_hamiltonian_agree(made):
     near = given.energy[np.isclose(given.distance, given.distance.min(), atol=0.01)].mean(0)
     first = rows_of(folder / "interactions.csv")[0]
     assert int(first["pairs_per_cell"]) == 6 and first["states"] == "Na-K"
+    assert first["sublattice"] == "Na" and first["exchange"] == "Na-Na + K-K - Na-K - K-Na"
     exchange = near[0, 0] + near[1, 1] - near[0, 1] - near[1, 0]
-    assert float(first["rigid_meV"]) == pytest.approx(1000 * exchange, rel=1e-5)
+    assert float(first["rigid_exchange_meV"]) == pytest.approx(1000 * exchange, rel=1e-5)
     pairs = json.loads((folder / "hamiltonian.json").read_text())["pairs"]
     np.testing.assert_allclose(pairs["energy"], given.energy)
 
@@ -89,26 +98,57 @@ def test_tables_and_hamiltonian_agree(made):
 def test_ground_state_is_a_structure_of_the_right_composition(made):
     atoms = ase.io.read(made[0] / "ground_state.extxyz")
     assert sorted(atoms.symbols) == ["Cl"] * 8 + ["K"] * 4 + ["Na"] * 4
+    assert aj.from_atoms(atoms).sites.groups == ()
+    energy = json.loads((made[0] / "alloy.json").read_text())["results"]["ground_state_energy_per_site_eV"]
+    assert atoms.info["predicted_energy_eV"] == pytest.approx(16 * energy)
     assert (made[0] / "alloy.png").stat().st_size > 10_000
 
 
 def test_second_derivatives_are_calculated_once(made, run):
     folder, _ = made
     stamp = (folder / "hamiltonian.json").stat().st_mtime_ns
-    done = run(folder, "-x", "0.5", "--validate", "0", "--no-plot", *QUICK)
+    settings = ["--validate", "0", "--no-plot", *QUICK]
+    contents = lambda: {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = contents()
+    refused = run(folder, "-x", "0.5", *settings)
+    assert refused.exit_code == 2 and "results of other --temperatures, --sweeps" in refused.stderr
+    other = run(folder, "-x", "0.25", *settings)
+    assert other.exit_code == 2 and "holds an alloy of other input" in other.stderr
+    assert contents() == before
+    done = run(folder, "-x", "0.5", "--overwrite", *settings)
     assert done.exit_code == 0, done.output
     assert (folder / "hamiltonian.json").stat().st_mtime_ns == stamp
     assert "validation" not in json.loads((folder / "alloy.json").read_text())["results"]
-    other = run(folder, "-x", "0.25", *QUICK)
-    assert other.exit_code == 2 and "holds an alloy of other input" in other.stderr
-    assert (folder / "hamiltonian.json").stat().st_mtime_ns == stamp
+    assert not (folder / "alloy.png").exists()
+
+
+def test_earlier_results_stay_until_new_ones_are_there(made, run, tmp_path, monkeypatch):
+    folder = shutil.copytree(made[0], tmp_path / "alloy")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    settings = ["-x", "0.25", "--overwrite", "--validate", "0", "--no-plot", *QUICK]
+
+    def stopped(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("alchemjax.commands.alloy.order_disorder", stopped)
+    assert run(folder, *settings).exit_code == 130
+    new = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert new.pop("hamiltonian.new.json") != before["hamiltonian.json"]
+    assert new == before
+    monkeypatch.undo()
+    monkeypatch.setattr("alchemjax.commands.alloy.alloy", stopped)  # the derivatives are there
+    assert run(folder, *settings).exit_code == 0
+    assert not (folder / "hamiltonian.new.json").exists()
+    weights = aj.read_alloy(folder / "hamiltonian.json").weights
+    np.testing.assert_allclose(weights, [[0.75, 0.25]])
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["-x", "0.5", "--weights", "0.5,0.5"], "-x and --weights were both given"),
-        (["-x", "1.5"], "may not be negative"),
+        (["-x", "1.5"], "-x 1.5 leaves nothing mixed; give a number between 0 and 1"),
+        (["-x", "0.5", "--box", "900,900,900"], "memory holds the interactions of 4444444"),
         ([], "is pure: nothing can be ordered"),
         (["-x", "0.5", "--temperatures", "600,300"], "--temperatures '600,300' is not understood"),
         (["-x", "0.5", "--temperatures", "hot"], "--temperatures 'hot' is not understood"),
@@ -163,3 +203,82 @@ def test_a_random_alloy_that_did_not_relax_is_called_so_every_time(argon, monkey
     monkeypatch.setattr("alchemjax.commands.alloy.relax", stop_early)
     for done in (argon("--validate", "0", "--rigid"), argon("--validate", "0", "--rigid")):
         assert re.search(r"the random alloy did not relax \([0-9.e-]+ eV/A are left\)", done.output)
+
+
+# --- tables and words -------------------------------------------------------------------------------------------------
+
+
+def toy(structure, coupling, sublattice, c=0.5) -> Alloy:
+    """Nearest neighbours of unlike kind attract each other by 2 coupling [eV]; a concentration c of A."""
+    side, sites = 4, len(sublattice)
+    atoms = bulk("W", structure, 3.0, cubic=True)
+    supercell = make_supercell(side * np.eye(3, dtype=int), sites)
+    cells, places = supercell.shift[::sites] @ atoms.cell[:], atoms.positions
+    apart = places + cells[:, None] - places[:, None, None]
+    length = find_mic(apart.reshape(-1, 3), side * atoms.cell)[1].reshape(apart.shape[:3])
+    near = np.isclose(length, length[length > 1e-6].min())[..., None, None]
+    deviation = np.array([1 - c, -c])
+    weights, zeros = np.full((sites, 2), [c, 1 - c]), np.zeros((sites, 2))
+    states = np.arange(sites), np.array(sublattice), ("A", "B"), weights, weights > 0
+    pair = coupling * near * np.outer(deviation, deviation)
+    return Alloy(aj.from_atoms(atoms).structure, *states, supercell, 0.0, zeros, zeros, pair, *[None] * 7, 0.0)
+
+
+RECIPROCAL = "of the reciprocal lattice of the cell"
+
+
+@pytest.mark.parametrize(
+    ("structure", "sublattice", "coupling", "words"),
+    [
+        ("sc", [0], 0.02, f"orders at 348 K, wave vector (0.5, 0.5, 0.5) {RECIPROCAL}"),
+        ("sc", [0], -0.02, "separates at 348 K"),
+        ("bcc", [0, 0], 0.02, f"orders at 464 K, wave vector (0, 0, 0) {RECIPROCAL}, within which sites differ"),
+        ("bcc", [0, 0], -0.02, "separates at 464 K"),
+        ("bcc", [0, 1], 0.02, "separates at 464 K"),  # the composition of each sublattice changes
+        ("sc", [0], 0.0, "no instability"),
+    ],
+)
+def test_separation_is_told_from_order_within_a_cell(structure, sublattice, coupling, words):
+    found = toy(structure, coupling, sublattice)
+    assert describe_instability(found, *instability(found)) == words
+
+
+def test_mean_field_order_is_empty_where_it_is_no_probability():
+    c, found, temperatures = 0.25, toy("sc", 0.02, [0], 0.25), np.array([60.0, 250.0, 2000.0])
+    near = np.isclose(aj.interactions(found).distance, 3)
+    alpha = np.array([aj.short_range_order(found, t).alpha[near][:, 0, 1].mean() for t in temperatures])
+    assert c * (1 - c) * (1 - alpha[0]) > c > c * (1 - c) * (1 - alpha[1])
+    zeros, orders = np.zeros(3), np.zeros((3, 1, 2, 2))
+    averages = Statistics(temperatures, *[zeros] * 4, orders, orders, zeros)
+    branches = averages, averages, zeros, zeros, "smooth", 0.0, 0.0, 0.0, False, zeros > 0, averages, 0.0
+    pairs = [Shell(3.0, (0, 0), np.zeros((1, 5), int))]
+    columns = temperature_table(found, OrderDisorder(temperatures, *branches), pairs)
+    np.testing.assert_allclose(columns["alpha_mean_field_A-B_3.00A"], [np.nan, *alpha[1:]])
+
+
+@pytest.mark.parametrize(
+    ("k", "m", "least", "most"), [(0.5, 0.5, -1, 1), (0.25, 0.75, -1 / 3, 1), (0.75, 0.75, -1 / 3, 1 / 9)]
+)
+def test_limits_of_warren_cowley_parameters_are_those_of_probabilities(k, m, least, most):
+    from alchemjax.commands.alloy_tables import _possible
+
+    given = np.array([least - 1e-3, least, 0, most, most + 1e-3])
+    np.testing.assert_array_equal(np.isfinite(_possible(given, k, m)), [False, True, True, True, False])
+
+
+def test_interactions_are_named_and_relaxed_only_where_they_are():
+    found = toy("bcc", 0.02, [0, 1])
+    table = interaction_table(found, ["corner", "centre"])
+    row = {name: column[0] for name, column in table.items()}
+    assert row.pop("rigid_exchange_meV") == pytest.approx(20)
+    assert row == {
+        "distance_A": pytest.approx(3 * 0.75**0.5),
+        "sublattice": "corner",
+        "other": "centre",
+        "pairs_per_cell": 8,
+        "states": "A-B",
+        "exchange": "A-A + B-B - A-B - B-A",
+    }
+    assert interaction_table(found)["other"][0] == "1"
+    relaxed = interaction_table(found._replace(pair_relaxation=-found.pair / 4))
+    assert relaxed["relaxed_exchange_meV"][0] == pytest.approx(15)

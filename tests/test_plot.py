@@ -2,8 +2,14 @@
 
 import numpy as np
 import pytest
+from ase.build import bulk
 
-from alchemjax.plot import plot_sweep, vegard_line
+import alchemjax as aj
+from alchemjax.commands.alloy_plot import plot_alloy
+from alchemjax.plot import PANEL, plot_sweep, vegard_line
+from alchemjax.system.supercell import make_supercell
+from alchemjax.tasks.alloy import Alloy
+from alchemjax.tasks.transition import OrderDisorder
 
 
 def table(weights, names, *, a, c=None, mixing=None, converged=None, gamma=90.0):
@@ -169,9 +175,14 @@ def test_drawing_leaves_matplotlibs_settings_and_backend_alone(tmp_path):
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("weights, names", [(BINARY, NAMES), (TERNARY, ["Na:Na", "Na:K", "Na:Li"])])
-def test_no_text_lies_on_other_text(weights, names):
-    figure = plot_sweep(table(weights, names, a=5 + weights[:, 1], converged=[0] + [1] * (len(weights) - 1)))
+def last_line(text):
+    """Of an upright text, its box."""
+    box, lines = text.get_window_extent(), text.get_text().count("\n") + 1
+    return box.from_extents(box.x0, box.y0, box.x1, box.y0 + box.height / lines)
+
+
+def assert_texts_are_apart(figure):
+    """And within the figure; only the last line of a text counts."""
     figure.draw_without_rendering()
     boxes = []
     for axes in figure.axes:
@@ -181,9 +192,75 @@ def test_no_text_lies_on_other_text(weights, names):
             ticks = [tick.label2 if tick.label2.get_visible() else tick.label1 for tick in axis.get_major_ticks()]
             places = zip(ticks, axis.get_majorticklocs(), strict=True)
             inside = [tick for tick, place in places if low <= place <= high and axes.name != "ternary"]
-            boxes += [text.get_window_extent() for text in (axis.label, *inside) if text.get_text()]
+            boxes += [last_line(text) for text in (axis.label, *inside) if text.get_text()]
         boxes += [text.get_window_extent() for text in (axes.get_legend().get_texts() if axes.get_legend() else [])]
     assert len(boxes) > 10
     assert not [(a, b) for k, a in enumerate(boxes) for b in boxes[:k] if a.overlaps(b)]
     width, height = figure.get_size_inches() * figure.dpi
     assert all(b.x0 >= 0 and b.y0 >= 0 and b.x1 <= width and b.y1 <= height for b in boxes)
+
+
+@pytest.mark.parametrize("weights, names", [(BINARY, NAMES), (TERNARY, ["Na:Na", "Na:K", "Na:Li"])])
+def test_no_text_lies_on_other_text(weights, names):
+    rows = len(weights)
+    assert_texts_are_apart(plot_sweep(table(weights, names, a=5 + weights[:, 1], converged=[0] + [1] * (rows - 1))))
+
+
+# --- alloys -----------------------------------------------------------------------------------------------------------
+
+
+def figure_of_alloy(temperatures, alphas, mean_field=0.1):
+    """Of a hexagonal crystal, of which the path through the zone has jumps; `alphas` by name."""
+    weights, near = np.full((2, 2), 0.5), np.array([[0.25, -0.25], [-0.25, 0.25]])
+    structure = aj.from_atoms(bulk("Mg", "hcp", 3.2, c=5.2)).structure
+    pair = np.zeros((2, 8, 2, 2, 2))
+    pair[0, :, 1] = pair[1, :, 0] = 0.02 * near
+    states = np.arange(2), np.zeros(2, int), ("A", "B"), weights, weights > 0
+    parts = np.zeros((2, 2)), np.zeros((2, 2)), pair, -pair / 2, *[None] * 6, 0.0
+    found = Alloy(structure, *states, make_supercell(2 * np.eye(3, dtype=int), 2), 0.0, *parts)
+    zeros = np.zeros(len(temperatures))
+    columns = {"temperature_K": temperatures}
+    columns |= {"heat_capacity_per_mixed_site_kB": zeros, "heat_capacity_error_kB": zeros}
+    for name, alpha in alphas.items():
+        columns |= {f"alpha_{name}": zeros + alpha, f"alpha_error_{name}": zeros}
+        columns |= {f"alpha_mean_field_{name}": zeros + mean_field}
+    branches = None, None, zeros, zeros, "smooth", 700.0, 50.0, 0.0, False, zeros > 0, None, 0.0
+    return plot_alloy(found, columns, OrderDisorder(temperatures, *branches), None)
+
+
+MANY = {f"{name}_{d:.2f}A_sublattices_Ga-N": 0.1 * k for k, (name, d) in enumerate(
+    (f"{a}-{b}", d) for d in (1.95, 3.18) for a in ("Ga", "Al", "vacancy") for b in ("N", "P")
+)}  # fmt: skip
+
+
+def test_of_many_pairs_the_six_most_ordered_are_drawn_and_the_others_counted():
+    _, order, _ = figure_of_alloy(np.array([300.0, 600.0]), MANY).axes
+    labels = [text.get_text() for text in order.get_legend().get_texts()]
+    assert labels == [f"{a}-{b}, 3.18 Å, on Ga-N" for a in ("Ga", "Al", "vacancy") for b in ("N", "P")]
+    assert "6 more are in temperatures.csv" in order.get_legend().get_title().get_text()
+    drawn = [line for line in order.lines if np.ndim(line.get_xdata()) and len(line.get_xdata()) == 2]
+    assert len({(line.get_color(), line.get_markersize()) for line in drawn if line.get_marker() in "osD^vP"}) == 6
+
+
+@pytest.mark.parametrize("number", [1, 12])
+def test_texts_of_an_alloy_lie_beside_each_other_and_legends_beside_data(number):
+    figure = figure_of_alloy(np.array([300.0, 600.0]), dict(list(MANY.items())[:number]))
+    assert_texts_are_apart(figure)
+    width, _ = figure.get_size_inches() * figure.dpi
+    for axes in figure.axes:
+        box = axes.get_legend().get_window_extent()
+        assert axes.get_window_extent().height > 0.65 * PANEL[1] * figure.dpi
+        assert not box.overlaps(axes.get_window_extent()) and 0 <= box.x0 < box.x1 <= width and box.y0 >= 0
+    labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert "A|L" in labels and "\nM|K" in labels
+
+
+def test_one_temperature_and_pairs_alike_are_visible():
+    _, order, heat = figure_of_alloy(np.array([500.0]), {"A-B_2.00A": -0.3, "A-B_3.00A": -0.3}, -0.3).axes
+    symbols = [line for line in order.lines if line.get_marker() in "osD^vP."]
+    assert len(symbols) == 4 and len({(line.get_marker(), line.get_markersize()) for line in symbols}) == 4
+    assert {line.get_markerfacecolor() for line in symbols if line.get_marker() != "."} == {"none"}
+    assert heat.get_ylim()[0] < 0
+    _, order, _ = figure_of_alloy(np.array([500.0]), {"A-B_2.00A": -0.3}, np.nan).axes
+    (dots,) = [line for line in order.lines if line.get_marker() == "."]
+    assert np.isnan(dots.get_ydata()).all()

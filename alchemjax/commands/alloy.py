@@ -7,6 +7,7 @@ from pathlib import Path
 import ase.io
 import jax
 import numpy as np
+from ase import Atoms
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
@@ -15,9 +16,10 @@ import alchemjax
 from alchemjax.atoms import to_atoms
 from alchemjax.calculate import with_fluctuations
 from alchemjax.commands.alloy_file import FORMAT, about_file, csv_table, read_alloy, write_alloy
-from alchemjax.commands.alloy_tables import interaction_table, temperature_table
+from alchemjax.commands.alloy_options import check_numbers, check_size, given_weights, parse_box, parse_temperatures
+from alchemjax.commands.alloy_tables import describe_instability, interaction_table, temperature_table
 from alchemjax.commands.columns import plain
-from alchemjax.commands.options import check_periodic, parse_mix, parse_supercell, parse_weights
+from alchemjax.commands.options import check_periodic, parse_mix, parse_supercell
 from alchemjax.commands.session import fingerprint_of, prepare_jax, progress_bar, provenance, read_system, warn
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
@@ -37,10 +39,12 @@ from alchemjax.tasks.lattice import box_strain, nearest_counts
 from alchemjax.tasks.ordering import box_of, check_box, instability, lattice_model, spinodal
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import ground_state
-from alchemjax.tasks.states import mixed_states
+from alchemjax.tasks.states import VACANCY, mixed_states
 from alchemjax.tasks.transition import OrderDisorder, order_disorder
 from alchemjax.tasks.validate import explicit_system, one_hot, validate
 
+NEW = "hamiltonian.new.json"  # beside earlier results
+SAMPLING = "temperatures", "sweeps", "seeds", "seed", "box", "validate"
 FILES = ("hamiltonian.json", "interactions.csv", "temperatures.csv", "ground_state.extxyz", "alloy.json", "alloy.png")
 SAME_ENERGY = 1e-6  # eV per cell
 BOX = 200, 500  # mixed sites in Monte Carlo
@@ -52,31 +56,34 @@ LARGE_STRAIN = 0.03  # of an ordered arrangement
 def run(arguments: dict) -> None:
     """Carry out the command; `arguments` are those of `alchemjax.cli.alloy`."""
     mix, out = parse_mix(arguments["mix"]), arguments["out"]
-    temperatures, supercell = _temperatures(arguments["temperatures"]), parse_supercell(arguments["supercell"])
-    box = None if arguments["box"] is None else _box(arguments["box"])
-    _check_numbers(arguments)
+    temperatures, supercell = parse_temperatures(arguments["temperatures"]), parse_supercell(arguments["supercell"])
+    box = None if arguments["box"] is None else parse_box(arguments["box"])
+    check_numbers(arguments)
     prepare_jax()
     needs = arguments["weights"] is None and arguments["x"] is None
     system = read_system(arguments["file"], mix, arguments["groups"], "independent", needs_weights=needs)
-    system = system._replace(weights=checked_weights(system, _weights(system, arguments)))
     if not system.sites.groups:
         raise ValueError("no site is mixed: give --mix, or a file with partial occupancies")
+    system = system._replace(weights=checked_weights(system, given_weights(system, arguments)))
     mixed_states(system, system.weights)
     if arguments["relax"]:
         check_periodic(system, arguments["file"], "--no-relax")
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
-    with_fluctuations(potential, system, "site-exact", supercell)  # refuses what does not fit before a folder is made
+    chosen = with_fluctuations(potential, system, "site-exact", supercell)  # refuses before a folder is made
     fingerprint = _fingerprint(potential, system, arguments, supercell)
     if box is not None:
         check_box(system.structure, np.array(box), f"--box {arguments['box']}")
-    _open(out, fingerprint, overwrite=arguments["overwrite"])
-    found, system = _hamiltonian(potential, system, arguments, supercell, fingerprint)
-    report = provenance(arguments["file"], arguments, potential, system) | {"results": _of_hamiltonian(found)}
+        check_size(system, box, arguments["box"])
+    sampling = fingerprint_of([fingerprint, *(arguments[name] for name in SAMPLING)], ())
+    path = _open(out, fingerprint, sampling, overwrite=arguments["overwrite"])
+    found, system = _hamiltonian(path, potential, system, arguments, supercell, fingerprint)
+    report = provenance(arguments["file"], arguments, potential, system) | {"sampling_fingerprint": sampling}
+    report["results"] = _of_hamiltonian(found)
     strain = None
     if found.own_strain is not None:
         strain = strain_by_displacements(found)
         report["results"]["strain_by_displacements"] = strain
-    report["results"]["doubts"] = doubts(found)
+    report["results"]["doubts"] = doubts(found) + _of_supercell(potential, chosen)
     for sentence in report["results"]["doubts"]:
         warn(sentence)
     box = _default_box(found) if box is None else box
@@ -85,7 +92,8 @@ def run(arguments: dict) -> None:
     inside = held / held.sum(1, keepdims=True)
     asked = np.stack([found.weights[found.sublattice == s].mean(0) for s in np.unique(found.sublattice)])
     if np.abs(inside - asked).max() > WEIGHT_TOLERANCE:
-        warn(f"{box} cells hold the composition {inside.round(4).tolist()}, not {asked.round(4).tolist()}; see --box")
+        inside_, asked_ = (_composition(found, numbers) for numbers in (inside, asked))
+        warn(f"{'x'.join(map(str, box))} cells hold the composition {inside_}, not {asked_}; see --box")
     report["results"]["composition_of_box"] = inside
     structure = found.structure
     cell, places = completed_cell(structure), structure.positions[found.site]
@@ -96,7 +104,8 @@ def run(arguments: dict) -> None:
         ordered, lowest = ground_state(model, found.weights, sweeps=arguments["sweeps"], seed=arguments["seed"])
         given |= {"ordered": ordered, "seed": arguments["seed"], "on_run": on}
         transition = order_disorder(model, found.weights, temperatures, shells=pairs, **given)
-    columns = temperature_table(found, transition, pairs)
+    names = [group.name for group in system.sites.groups]
+    columns = temperature_table(found, transition, pairs, names)
     report["results"] |= _of_sampling(found, box, transition, lowest)
     report["results"]["ground_state_strain"] = shape = box_strain(model, ordered)
     if (most := np.abs(shape).max()) > LARGE_STRAIN:
@@ -113,17 +122,25 @@ def run(arguments: dict) -> None:
             )
         report["results"]["validation"] = explicit._asdict()
     report["table"] = columns
-    for name in FILES[1:]:
-        (out / name).unlink(missing_ok=True)
-    write_atomically(out / "interactions.csv", lambda path: path.write_text(csv_table(interaction_table(found))))
-    write_atomically(out / "temperatures.csv", lambda path: path.write_text(csv_table(columns)))
-    write_atomically(out / "ground_state.extxyz", lambda path: _write_arrangement(path, system, found, box, ordered))
-    text = json.dumps(plain(report), indent=1) + "\n"
-    write_atomically(out / "alloy.json", lambda path: path.write_text(text))
+    texts = {
+        "alloy.json": json.dumps(plain(report), indent=1) + "\n",
+        "interactions.csv": csv_table(interaction_table(found, names)),
+        "temperatures.csv": csv_table(columns),
+    }
+    atoms = _arrangement(system, found, box, ordered, shape)
+    atoms.info["predicted_energy_eV"] = lowest
+    figure = None
     if arguments["plot"]:
         from alchemjax.commands.alloy_plot import plot_alloy
 
         figure = plot_alloy(found, columns, transition, explicit)
+    path.replace(out / FILES[0])  # only now, when all is there, in the place of earlier results
+    (out / NEW).unlink(missing_ok=True)
+    for name, text in texts.items():
+        write_atomically(out / name, lambda path, text=text: path.write_text(text))
+    write_atomically(out / "ground_state.extxyz", lambda path: ase.io.write(path, atoms, format="extxyz"))
+    (out / "alloy.png").unlink(missing_ok=True)
+    if figure is not None:
         write_atomically(out / "alloy.png", lambda path: figure.savefig(path, dpi=200))
     Console(highlight=False, markup=False).print(_summary(found, report["results"], strain, transition))
     if explicit is not None:
@@ -131,50 +148,7 @@ def run(arguments: dict) -> None:
     print(f"{out / 'alloy.json'}, {out / 'temperatures.csv'}, {out / 'interactions.csv'}")
 
 
-# --- what was asked for -----------------------------------------------------------------------------------------------
-
-
-def _weights(system: System, arguments: dict):
-    if arguments["x"] is None:
-        return parse_weights(system.sites, arguments["weights"])
-    if arguments["weights"] is not None:
-        raise ValueError("-x and --weights were both given; give one of them")
-    if [len(group.species) for group in system.sites.groups] != [2]:
-        raise ValueError(f"-x {arguments['x']:g} is for one group of two species; give --weights")
-    return [1 - arguments["x"], arguments["x"]]
-
-
-def _temperatures(text: str | None):
-    """`300,600` or `300:900:7` to K; None for a choice of ours."""
-    if text is None:
-        return None
-    try:
-        if ":" in text:
-            first, last, number = text.split(":")
-            values = np.linspace(float(first), float(last), int(number))
-        else:
-            values = np.array([float(part) for part in text.split(",")])
-        if len(values) and np.isfinite(values).all() and (values > 0).all() and (np.diff(values) > 0).all():
-            return values
-    except ValueError:
-        pass
-    raise ValueError(
-        f"--temperatures '{text}' is not understood; give increasing temperatures in K like 300,600,900, or first, "
-        "last and number like 300:900:7"
-    )
-
-
-def _box(text: str) -> tuple[int, ...]:
-    parts = text.split(",")
-    if len(parts) == 3 and all(part.isdecimal() and int(part) > 0 for part in parts):
-        return tuple(int(part) for part in parts)
-    raise ValueError(f"--box '{text}' is not understood; give three positive whole numbers of cells like 8,8,8")
-
-
-def _check_numbers(arguments: dict) -> None:
-    for name, least in (("sweeps", 8), ("seeds", 1), ("seed", 0), ("validate", 0)):
-        if arguments[name] < least:
-            raise ValueError(f"--{name} {arguments[name]} must be a whole number, at least {least}")
+# --- the folder -------------------------------------------------------------------------------------------------------
 
 
 def _fingerprint(potential: Potential, system: System, arguments: dict, supercell) -> str:
@@ -186,20 +160,36 @@ def _fingerprint(potential: Potential, system: System, arguments: dict, supercel
     return fingerprint_of(settings, (*system.structure, system.weights))
 
 
-def _open(out: Path, fingerprint: str, *, overwrite: bool) -> None:
-    """Errors: ValueError if the folder holds another alloy, or cannot be written."""
+def _open(out: Path, fingerprint: str, sampling: str, *, overwrite: bool) -> Path:
+    """Where the Hamiltonian is, or goes to. Earlier results stay until new ones are complete.
+
+    Errors: ValueError if the folder holds other results, or cannot be written.
+    """
     there = [name for name in FILES if (out / name).exists()]
-    if there and about_file(out / FILES[0]).get("fingerprint") != fingerprint:
+    earlier = lambda name: about_file(out / name) if name in there else {}
+    try:
+        same = earlier(FILES[0]).get("fingerprint") == fingerprint
+        finished = earlier("alloy.json").get("sampling_fingerprint", sampling if "alloy.json" not in there else None)
+    except ValueError:  # damaged
         if not overwrite:
-            raise ValueError(
-                f"'{out}' holds an alloy of other input, options or versions; use another folder, or --overwrite"
-            )
-        for name in there:
-            (out / name).unlink()
+            raise
+        same, finished = False, None
+    if there and not same and not overwrite:
+        raise ValueError(
+            f"'{out}' holds an alloy of other input, options or versions; use another folder, or --overwrite"
+        )
+    if finished != sampling and not overwrite:
+        raise ValueError(
+            f"'{out}' holds results of other {', '.join(f'--{name}' for name in SAMPLING)}; use another folder, or "
+            "--overwrite, which keeps the derivatives"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"the folder '{out}' cannot be written: {error.strerror}") from None
+        raise ValueError(
+            f"the folder '{out}' cannot be written: {error.strerror}; give another name with --out"
+        ) from None
+    return out / (FILES[0] if same or not there else NEW)
 
 
 def _default_box(found: Alloy) -> tuple[int, ...]:
@@ -216,10 +206,9 @@ def _bar(what: str) -> tuple[Callable[[int, int], None], Progress]:
 # --- what is calculated -----------------------------------------------------------------------------------------------
 
 
-def _hamiltonian(potential: Potential, system: System, arguments: dict, supercell, fingerprint: str):
+def _hamiltonian(path: Path, potential: Potential, system: System, arguments: dict, supercell, fingerprint: str):
     """The alloy, from its file if that is there, and the system at its relaxed structure."""
-    path, left = arguments["out"] / FILES[0], None
-    about = about_file(path)
+    left, about = None, about_file(path) if path.exists() else {}
     if about.get("fingerprint") == fingerprint:
         _warn_of_force(about.get("unrelaxed_eV_per_A"))
         found = read_alloy(path)
@@ -243,6 +232,25 @@ def _warn_of_force(left: float | None) -> None:
         warn(f"the random alloy did not relax ({left:.2g} eV/A are left); look at its structure")
 
 
+def _of_supercell(potential: Potential, system: System) -> list[str]:
+    """What to say of a supercell in which sites see their own images."""
+    cell = system.fluctuations.supercell.matrix @ completed_cell(system.structure)  # pyright: ignore
+    around = np.stack(np.meshgrid(*[range(-2, 3)] * 3), -1).reshape(-1, 3)
+    away = np.linalg.norm(around[(around * ~system.structure.pbc == 0).all(1) & around.any(1)] @ cell, axis=1)
+    if not len(away) or away.min() > potential.cutoff:
+        return []
+    return [
+        f"in the supercell of the derivatives a site is {away.min():.3g} A from its own images, nearer than the cutoff "
+        f"of {potential.cutoff:g} A: interactions of neighbours, and waves, are mixed up; give a larger --supercell"
+    ]
+
+
+def _composition(found: Alloy, numbers) -> str:
+    """Fractions [sublattices, states] in words."""
+    named = [[f"{s} {x:.4g}" for s, x in zip(found.species, own, strict=True) if x > 0] for own in numbers]
+    return "; ".join(", ".join(own) for own in named)
+
+
 def _of_hamiltonian(found: Alloy) -> dict:
     sites = len(found.structure.positions)
     temperature, wave = instability(found)
@@ -258,6 +266,7 @@ def _of_hamiltonian(found: Alloy) -> dict:
         / sites,
         "instability_K": temperature,
         "instability_wave_vector": wave.q[0],
+        "instability": describe_instability(found, temperature, wave),
         "cell_A": found.structure.cell,
         "largest_force_of_random_alloy_eV_per_A": found.largest_force,
     }
@@ -293,10 +302,16 @@ def _of_sampling(found: Alloy, box, transition: OrderDisorder, lowest: float) ->
     return {"box": box, "ground_state_energy_per_site_eV": energy, "transition": about}
 
 
-def _write_arrangement(path: Path, system: System, found: Alloy, box, states) -> None:
+def _arrangement(system: System, found: Alloy, box, states, strain) -> Atoms:
+    """Ordinary atoms on the sites of a box that strains."""
     large = explicit_system(system, found, box)
-    atoms = to_atoms(large, large.structure.positions, large.structure.cell, one_hot(large, found, states))
-    ase.io.write(path, atoms, format="extxyz")
+    atoms = to_atoms(large, weights=one_hot(large, found, states))
+    symbols, held = atoms.get_chemical_symbols(), [found.species[k] for k in states.reshape(-1)]
+    for group, own in zip(large.sites.groups, held, strict=True):
+        symbols[group.sites[0]] = own
+    occupied = [site for site, symbol in enumerate(symbols) if symbol != VACANCY]
+    positions, cell = (a @ (np.eye(3) + strain) for a in (atoms.positions[occupied], atoms.cell.array))
+    return Atoms([symbols[site] for site in occupied], positions, cell=cell, pbc=atoms.pbc)
 
 
 def _summary(found: Alloy, results: dict, strain, transition: OrderDisorder) -> Table:
@@ -315,11 +330,8 @@ def _summary(found: Alloy, results: dict, strain, transition: OrderDisorder) -> 
             after = before * np.linalg.det(np.eye(3) + strain)
             table.add_row("volume per site", f"{before:.3f} A^3, with displacements {after:.3f} A^3")
         table.add_row("static displacements (rms)", f"{root.min():.3f} to {root.max():.3f} A")
-    temperature = results["instability_K"]
-    where = ", ".join(f"{x:.3g}" for x in results["instability_wave_vector"])
-    text = f"{temperature:.0f} K, wave vector ({where})" if temperature > 0 else "no temperature"
-    table.add_row("orders or separates in mean field at", text)
-    if found.stiffness is not None:
+    table.add_row("random alloy in mean field", results["instability"])
+    if results.get("spinodal_K", 0) > 0.5:
         table.add_row("mean-field spinodal", f"{results['spinodal_K']:.0f} K")
     table.add_row("ordered arrangement (annealed)", per_site("ground_state_energy_per_site_eV"))
     table.add_row(*_of_transition(transition, sites, box))

@@ -1,6 +1,7 @@
 """Figure of an alloy: concentration waves, short-range order, heat capacity, predicted against explicit energies."""
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 import matplotlib
@@ -17,13 +18,21 @@ from alchemjax.tasks.validate import Validation
 
 MARKERS = {"random": ("o", None), "SQS": ("D", None), "ground state": ("s", "white")}
 POINTS = 200  # along the path
+LINE = 0.19  # inches, of a legend
+CHARACTER = 0.026  # width of a character of tick labels, of the axes
+SIX_COLOURS = *COLOURS, "#E69F00", "#56B4E9"
+SERIES = tuple(zip("osD^vP", SIX_COLOURS, (10, 8.5, 7, 6, 5, 4), ("-", "--", ":") * 2, strict=True))  # small on large
+LONG = 24  # characters of which two do not fit side by side
+ABOVE: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2, "ncols": 2}  # of data
+BELOW: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": 4.5}
 
 
 def plot_alloy(
     alloy: Alloy, columns: Mapping[str, Any], transition: OrderDisorder, validation: Validation | None
 ) -> Figure:
     """Energies of concentration waves along a path of the zone; Warren-Cowley parameters and heat capacity against
-    temperature (`columns` are those of `temperatures.csv`); explicit against predicted energies.
+    temperature (`columns` are those of `temperatures.csv`; at most six parameters, those largest in magnitude);
+    explicit against predicted energies.
     """
     with matplotlib.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
@@ -34,7 +43,8 @@ def plot_alloy(
         else:
             panels[0].set_axis_off()
             panels[0].text(0.5, 0.5, "no waves: nothing is periodic", ha="center", transform=panels[0].transAxes)
-        _order(panels[1], columns)
+        lines = _order(panels[1], columns)
+        figure.set_figheight(2 * PANEL[1] + LINE * lines)
         _heat(panels[2], columns, transition)
         if validation is None:
             panels[3].remove()
@@ -48,44 +58,66 @@ def plot_alloy(
 def _waves(axes, alloy: Alloy) -> None:
     path = Cell(alloy.structure.cell).bandpath(npoints=POINTS, pbc=alloy.structure.pbc)
     x, ticks, labels = path.get_linear_kpoint_axis()
-    for relaxed, colour, label in ((False, COLOURS[0], "ideal sites"), (True, COLOURS[1], "relaxed")):
+    for relaxed, colour, label, width in ((False, COLOURS[0], "ideal sites", 2.0), (True, COLOURS[1], "relaxed", 1.0)):
         if relaxed and alloy.pair_relaxation is None:
             continue
         energies = 1000 * concentration_waves(alloy, path.kpts, relaxed=relaxed).energy
         energies[1:][np.diff(x) == 0] = np.nan  # where the path jumps, no line
-        axes.plot(x, energies, color=colour, linewidth=1.2)
-        axes.plot([], [], color=colour, label=label)
+        axes.plot(x, energies, color=colour, linewidth=width)
+        axes.plot([], [], color=colour, linewidth=width, label=label)
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     for tick in ticks:
         axes.axvline(tick, color="0.85", linewidth=0.6, zorder=0)
     named: dict[float, str] = {}
     for tick, label in zip(ticks.tolist(), labels, strict=True):
         named[tick] = f"{named[tick]}|{label}" if tick in named else label
-    axes.set_xticks(list(named), [label.replace("G", "Γ") for label in named.values()])
+    shown = [label.replace("G", "Γ") for label in named.values()]
+    axes.set_xticks(list(named), _staggered((np.array(list(named)) - x[0]) / (x[-1] - x[0]), shown))
     axes.set_xlim(x[0], x[-1])
-    axes.set_ylabel("Energy of concentration waves (meV)")
-    axes.legend()
+    axes.set_ylabel("Concentration waves (meV)")
+    axes.legend(**ABOVE)
 
 
-def _order(axes, columns: Mapping[str, Any]) -> None:
+def _staggered(places, labels: list[str]) -> list[str]:
+    """Labels at these fractions of the axis, moved down where they would touch others."""
+    ends: list[float] = []  # of every row
+    found = []
+    for place, label in zip(places, labels, strict=True):
+        half = CHARACTER * len(label) / 2
+        row = next((r for r, end in enumerate(ends) if place - half > end), len(ends))
+        ends[row : row + 1] = [place + half]
+        found.append("\n" * row + label)
+    return found
+
+
+def _order(axes, columns: Mapping[str, Any]) -> int:
+    """Draw short-range order; how many lines the legend below has."""
     temperatures = np.asarray(columns["temperature_K"])
-    names = [name for name in columns if name.startswith("alpha_") and f"alpha_error_{name[6:]}" in columns]
-    for number, name in enumerate(names):
-        colour, marker = COLOURS[number % len(COLOURS)], "osD^v<>"[number // len(COLOURS) % 7]
-        own = name[6:]
-        pair, rest = own.split("_", 1)
+    names = [name[6:] for name in columns if name.startswith("alpha_") and f"alpha_error_{name[6:]}" in columns]
+    size = {name: np.abs(np.nan_to_num(np.asarray(columns[f"alpha_{name}"], float))).max() for name in names}
+    largest = sorted(names, key=lambda name: -size[name])[: len(SERIES)]
+    labels = []
+    for name, (marker, colour, width, line) in zip([n for n in names if n in largest], SERIES, strict=False):
+        pair, rest = name.split("_", 1)
         distance, where = rest.split("A", 1)
-        between = where.replace("_sublattices_", ", sites ").replace("_", " ")
+        labels.append(f"{pair}, {distance} Å" + where.replace("_sublattices_", ", on ").replace("_", " "))
         axes.errorbar(
-            temperatures, columns[name], columns[f"alpha_error_{own}"], color=colour, fmt=marker, capsize=2,
-            label=f"{pair}, {distance} Å{between}",
+            temperatures, columns[f"alpha_{name}"], columns[f"alpha_error_{name}"], color=colour, fmt=marker,
+            markersize=width, markerfacecolor="none", label=labels[-1],
         )  # fmt: skip
-        axes.plot(temperatures, columns[f"alpha_mean_field_{own}"], color=colour, linewidth=1.0)
-    axes.plot([], [], color=LINEAR, linewidth=1.0, label="Krivoglaz-Clapp-Moss")
+        style = {"color": colour, "linewidth": width / 5, "linestyle": line, "markersize": width / 2}
+        axes.plot(temperatures, columns[f"alpha_mean_field_{name}"], marker=".", **style)
     axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
     axes.set_xlabel("Temperature (K)")
     axes.set_ylabel("Warren-Cowley parameter")
-    axes.legend(fontsize="x-small" if len(names) > len(COLOURS) else None, ncols=1 + len(names) // 6)
+    if not labels:
+        return 0
+    title = "open symbols: Monte Carlo\ndots and lines: Krivoglaz-Clapp-Moss"
+    if len(names) > len(labels):
+        title += f"\nthe {len(labels)} largest; {len(names) - len(labels)} more are in temperatures.csv"
+    across = 1 if max(map(len, labels)) > LONG else 2
+    axes.legend(title=title, title_fontsize=8, ncols=across, **BELOW)
+    return title.count("\n") + 1 + ceil(len(labels) / across)
 
 
 def _heat(axes, columns: Mapping[str, Any], transition: OrderDisorder) -> None:
@@ -97,18 +129,18 @@ def _heat(axes, columns: Mapping[str, Any], transition: OrderDisorder) -> None:
         low, high = transition.temperature - transition.error, transition.temperature + transition.error
         axes.axvspan(low, high, color=COLOURS[1], alpha=0.3, linewidth=0)
         axes.axvline(transition.temperature, color=COLOURS[1], label=f"{transition.temperature:.0f} K")
-        axes.legend()
+        axes.legend(**ABOVE)
     axes.set_xlabel("Temperature (K)")
     axes.set_ylabel("Heat capacity ($k_B$ per mixed site)")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=-0.03 * axes.get_ylim()[1])  # symbols at 0 are whole
 
 
 def _energies(axes, alloy: Alloy, validation: Validation) -> None:
     mean = alloy.energy / len(alloy.structure.positions)
     ends = []
-    for found, predicted, colour, label in (
-        (validation.rigid, validation.predicted_rigid, COLOURS[0], "ideal sites"),
-        (validation.relaxed, validation.predicted_relaxed, COLOURS[1], "relaxed"),
+    for found, predicted, colour, size, label in (
+        (validation.rigid, validation.predicted_rigid, COLOURS[0], 6, "ideal sites"),
+        (validation.relaxed, validation.predicted_relaxed, COLOURS[1], 4, "relaxed"),
     ):
         if np.isnan(found).all():
             continue
@@ -116,8 +148,8 @@ def _energies(axes, alloy: Alloy, validation: Validation) -> None:
         ends += [*x, *y]
         for kind, (marker, face) in MARKERS.items():
             here = np.array([own == kind for own in validation.kinds])
-            axes.plot(x[here], y[here], marker, color=colour, markerfacecolor=face or colour)
-        axes.plot([], [], "o", color=colour, label=label)
+            axes.plot(x[here], y[here], marker, color=colour, markersize=size, markerfacecolor=face or colour)
+        axes.plot([], [], "o", color=colour, markersize=size, label=label)
     for kind, (marker, face) in MARKERS.items():
         if kind != "random" and kind in validation.kinds:
             label = f"predicted {kind}" if kind == "ground state" else kind

@@ -6,10 +6,12 @@ with S the engineering strains and u the displacements. Under a pressure these a
 (D. C. Wallace, Thermodynamics of Crystals (1972), ch. 2).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from alchemjax.model.load import Potential
@@ -74,9 +76,10 @@ def elasticity(
 
 
 def _elasticity(kind: Kind, problem: Problem, offset) -> Elasticity:
-    found = y, _, settled = at_rest(kind, problem)
-    clamped, relaxed = (jnp.where(settled, c, jnp.nan) for c in _tensors(kind, problem, *place(problem, y)))
-    return Elasticity(relaxed, clamped, *moduli(relaxed), described(kind, problem, offset, *found))
+    y, verdict = at_rest(kind, problem)
+    known = jnp.where(verdict.converged, 1, jnp.nan).astype(problem.cell.dtype)  # a factor: derivatives are NaN too
+    clamped, relaxed = (known * tensor for tensor in _tensors(kind, problem, *place(problem, y)))
+    return Elasticity(relaxed, clamped, *moduli(relaxed), described(kind, problem, offset, y, verdict))
 
 
 def _tensors(kind: Kind, problem: Problem, x, cell):
@@ -89,13 +92,14 @@ def _tensors(kind: Kind, problem: Problem, x, cell):
     pushed = jax.vmap(curvature(kind, here, start))(along)
     still = here._replace(freedom=Freedom(everywhere, jnp.zeros_like(strains)))
     force = pushed._replace(strain=jnp.zeros_like(pushed.strain))
-    moved = jax.vmap(lambda force: response(kind, still, start, force))(force)
+    freely = curvature(kind, still, start)
+    moved = jax.vmap(partial(response, kind, still, start, freely))(force)
     volume, rigid = jnp.abs(jnp.linalg.det(cell)), scale * pushed.strain
     softened = rigid - jnp.einsum("ksx,lsx->kl", pushed.reference, moved.reference)
     return rigid / volume, (softened + softened.T) / (2 * volume)
 
 
-def moduli(tensor: Float[Array, "6 6"]):
+def moduli(tensor: Float[Array | np.ndarray, "6 6"]):
     """Bulk modulus (Voigt, Reuss, Hill), shear modulus (the same), Young's modulus and Poisson's ratio (Hill)."""
     compliance = jnp.linalg.inv(tensor)
     three = lambda c: (jnp.trace(c[:3, :3]), jnp.sum(c[:3, :3]) - jnp.trace(c[:3, :3]), jnp.trace(c[3:, 3:]))

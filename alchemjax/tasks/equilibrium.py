@@ -19,11 +19,9 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
-from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Bool, Float, Int
 
 from alchemjax.calculate import (
-    Derivatives,
     check_kind,
     derivatives,
     precision,
@@ -38,12 +36,13 @@ from alchemjax.system.sites import listed_weights
 from alchemjax.system.structure import volume, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.system.topology import Topology
-from alchemjax.tasks.fire import Limits, initial_state, outran, residual, run, strained
+from alchemjax.tasks.fire import Limits, initial_state, outran, run, strained
 from alchemjax.tasks.freedom import Freedom, keeps_symmetry, make_freedom
 from alchemjax.tasks.relax import make_limits
 
 REACH = 0.8  # A, skin of the one list of neighbours that a relaxation has
 NEWTON = 8  # most steps of Newton's method after FIRE
+EXACT = 1e-5  # of the force tolerance: a slope at which they end
 SOLVED = {"float32": 1e-5, "float64": 1e-12}  # relative residual at which conjugate gradients end
 UNSOLVED = 1e3  # a residual so many times as large is a failure
 MOST_SOLVING = 1000  # steps of conjugate gradients
@@ -63,6 +62,15 @@ class Equilibrium(NamedTuple):
     steps: Int[Array, ""]  # of FIRE
     max_force: Float[Array, ""]  # eV/A, over what may move
     max_stress: Float[Array, ""]  # eV/A^3, of the allowed stress plus pressure
+
+
+class Verdict(NamedTuple):
+    """How good a state is; as in `Equilibrium`."""
+
+    converged: Bool[Array, ""]
+    steps: Int[Array, ""]
+    max_force: Float[Array, ""]
+    max_stress: Float[Array, ""]
 
 
 class Kind(NamedTuple):
@@ -170,10 +178,9 @@ def equilibrium(kind: Kind, problem: Problem, offset) -> Equilibrium:
     return described(kind, problem, offset, *at_rest(kind, problem))
 
 
-def described(kind: Kind, problem: Problem, offset, y: Variables, steps, settled) -> Equilibrium:
+def described(kind: Kind, problem: Problem, offset, y: Variables, verdict: Verdict) -> Equilibrium:
     """What there is to know about a state."""
-    out = _derivatives(kind, problem, y)
-    force, stress = lax.stop_gradient(_left(problem, y, out))
+    out = derivatives(*kind[:2], *problem[:2], *place(problem, y), problem.weights, problem.alpha)
     positions, cell = place(problem, y._replace(reference=y.reference + offset))
     return Equilibrium(
         positions=positions,
@@ -182,16 +189,13 @@ def described(kind: Kind, problem: Problem, offset, y: Variables, steps, settled
         energy=out.energy,
         forces=-out.positions,
         stress=out.strain / jnp.abs(jnp.linalg.det(cell)),
-        converged=settled,
-        steps=steps,
-        max_force=force,
-        max_stress=stress,
+        **verdict._asdict(),
     )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def at_rest(kind: Kind, problem: Problem) -> tuple[Variables, Int[Array, ""], Bool[Array, ""]]:
-    """Where the slope is zero, steps of FIRE, and whether it is within the limits."""
+def at_rest(kind: Kind, problem: Problem) -> tuple[Variables, Verdict]:
+    """Where the slope is zero."""
     one = lambda tree: jax.tree.map(lambda a: a[None], tree)
     state = one(initial_state(problem.positions, len(problem.weights)))._replace(stale=jnp.zeros(1, bool))
     skin = jnp.asarray(REACH, problem.cell.dtype)
@@ -204,41 +208,44 @@ def at_rest(kind: Kind, problem: Problem) -> tuple[Variables, Int[Array, ""], Bo
 
     def newton(carry):
         """Where the last step led becomes the state if it halved the slope; then the next step."""
-        y, there, least, _, number = carry
+        y, least, there, _, number = carry
         slope, along = jax.linearize(partial(_slope, kind, problem), there)
-        size = _norm(slope)
-        better = size < least / 2
-        y = jax.tree.map(partial(jnp.where, better), there, y)
-        step = _solution(kind, problem, there, along, slope)
-        there = jax.tree.map(jnp.subtract, there, step)
-        return y, there, jnp.where(better, size, least), better, number + 1
+        better = _norm(slope) < _norm(least) / 2
+        y, least = jax.tree.map(partial(jnp.where, better), (there, slope), (y, least))
+        there = jax.tree.map(jnp.subtract, there, _solution(kind, problem, there, along, slope))
+        return y, least, there, better & (_norm(slope) > EXACT * problem.limits.force), number + 1
 
-    carry = start, start, jnp.asarray(jnp.inf, problem.cell.dtype), jnp.ones((), bool), jnp.zeros((), int)
-    y, *_ = lax.while_loop(lambda carry: carry[3] & (carry[4] < NEWTON), newton, carry)
+    steep = jax.tree.map(lambda a: jnp.full_like(a, jnp.inf), start)
+    carry = start, steep, start, jnp.ones((), bool), jnp.zeros((), int)
+    y, slope, *_ = lax.while_loop(lambda carry: carry[3] & (carry[4] < NEWTON), newton, carry)
     state = state._replace(reference=y.reference, strain=y.strain / _scale(problem))
-    force, stress = _left(problem, y, _derivatives(kind, problem, y))
-    settled = (force <= problem.limits.force) & (stress <= problem.limits.stress)
-    return y, state.step, settled & ~outran(kind.config.cutoff, skin, problem.cell, problem.freedom, state)
+    force, stress = _left(problem, y, slope)
+    converged = state.converged & (force <= problem.limits.force) & (stress <= problem.limits.stress)
+    converged &= ~outran(kind.config.cutoff, skin, problem.cell, problem.freedom, state)
+    return y, Verdict(converged, state.step, force, stress)
 
 
 @partial(at_rest.defjvp, symbolic_zeros=True)
 def _at_rest_jvp(kind: Kind, primals, tangents):
     """dy = -(d2G/dy2)^-1 (d2G/dy dproblem) dproblem"""
     (problem,), (change,) = primals, tangents
-    y, steps, settled = at_rest(kind, problem)
+    y, verdict = at_rest(kind, problem)
     leaves, tree = jax.tree.flatten(problem)
     changes = tree.flatten_up_to(change)
     moving = [k for k, d in enumerate(changes) if not isinstance(d, SymbolicZero)]
 
-    def slope_with(*moved):
+    def slope_with(y, *moved):
         every = dict(enumerate(leaves)) | dict(zip(moving, moved, strict=True))
         return _slope(kind, tree.unflatten(every.values()), y)
 
-    _, pushed = jax.jvp(slope_with, [leaves[k] for k in moving], [changes[k] for k in moving])
-    answer = response(kind, problem, y, pushed)
-    answer = jax.tree.map(lambda a: jnp.where(settled, -a, jnp.nan), answer)
-    nothing = lambda a: np.zeros(a.shape, jax.dtypes.float0)
-    return (y, steps, settled), (answer, nothing(steps), nothing(settled))
+    _, along = jax.linearize(slope_with, y, *(leaves[k] for k in moving))
+    still = jax.tree.map(jnp.zeros_like, (y, *(leaves[k] for k in moving)))
+    pushed = along(still[0], *(changes[k] for k in moving))
+    answer = response(kind, problem, y, lambda y: along(y, *still[1:]), pushed)
+    sign = jnp.where(verdict.converged, -1, jnp.nan)  # as a factor it also is there backwards
+    answer = jax.tree.map(lambda a: sign.astype(a.dtype) * a, answer)
+    none = lambda a: jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.floating) else np.zeros((), jax.dtypes.float0)
+    return (y, verdict), (answer, jax.tree.map(none, verdict))
 
 
 def place(problem: Problem, y: Variables):
@@ -251,10 +258,9 @@ def curvature(kind: Kind, problem: Problem, y: Variables) -> Callable:
     return jax.linearize(partial(_slope, kind, problem), y)[1]
 
 
-def response(kind: Kind, problem: Problem, y: Variables, force: Variables) -> Variables:
-    """(d2G/dy2)^-1 force, NaN where there is none."""
-    solve = partial(_solution, kind, problem, y)
-    return lax.custom_linear_solve(curvature(kind, problem, y), force, solve, symmetric=True)
+def response(kind: Kind, problem: Problem, y: Variables, along: Callable, force: Variables) -> Variables:
+    """The solution of along(response) = force, `along` being the curvature; NaN where there is none."""
+    return lax.custom_linear_solve(along, force, partial(_solution, kind, problem, y), symmetric=True)
 
 
 def _slope(kind: Kind, problem: Problem, y: Variables) -> Variables:
@@ -269,13 +275,14 @@ def _slope(kind: Kind, problem: Problem, y: Variables) -> Variables:
     return by._replace(reference=by.reference * problem.freedom.free)
 
 
-def _derivatives(kind: Kind, problem: Problem, y: Variables) -> Derivatives:
-    return derivatives(*kind[:2], *problem[:2], *place(problem, y), problem.weights, problem.alpha)
-
-
-def _left(problem: Problem, y: Variables, out: Derivatives):
+def _left(problem: Problem, y: Variables, slope: Variables):
     """The largest force and stress that are left, over what may move."""
-    return residual(problem.freedom, problem.limits, y.strain / _scale(problem), place(problem, y)[1], out)[2:]
+    strains, (_, cell) = problem.freedom.strains, place(problem, y)
+    deformation = jnp.eye(3, dtype=cell.dtype) + jnp.einsum("k,kxy->xy", y.strain / _scale(problem), strains)
+    forces = slope.reference @ jnp.linalg.inv(deformation).T
+    space = jnp.abs(jnp.linalg.det(cell))
+    stress = jnp.einsum("k,kxy->xy", slope.strain * _scale(problem), strains) / jnp.where(space > 0, space, 1.0)
+    return jnp.sqrt(jnp.max(jnp.sum(forces**2, axis=-1))), jnp.max(jnp.abs(stress))
 
 
 def _solution(kind: Kind, problem: Problem, at: Variables, along: Callable, right: Variables) -> Variables:
@@ -288,10 +295,26 @@ def _solution(kind: Kind, problem: Problem, at: Variables, along: Callable, righ
         return y._replace(reference=y.reference - jnp.einsum("m,msx->sx", own, modes))
 
     right = without(right)
-    found, _ = cg(lambda y: without(along(y)), right, tol=tolerance, maxiter=MOST_SOLVING)
-    missing = _norm(jax.tree.map(jnp.subtract, without(along(found)), right))
-    solved = missing <= UNSOLVED * tolerance * _norm(right)
-    return jax.tree.map(lambda a: jnp.where(solved, a, jnp.nan), found)
+    goal = tolerance * _norm(right)
+
+    def iterate(carry):
+        """A step of conjugate gradients; when those are through, the true residual. One program for both."""
+        x, rest, way, _, number = carry
+        last = ~(_norm(rest) > goal) | (number >= MOST_SOLVING)
+        pushed = without(along(jax.tree.map(partial(jnp.where, last), x, way)))
+        square, steep = _norm(rest) ** 2, _dot(way, pushed)
+        length = square / jnp.where(steep == 0, 1, steep)
+        moved = jax.tree.map(lambda a, b: a + length * b, x, way)
+        left = jax.tree.map(lambda a, b: a - length * b, rest, pushed)
+        way = jax.tree.map(lambda a, b: a + _norm(left) ** 2 / jnp.where(square == 0, 1, square) * b, left, way)
+        missing = _norm(jax.tree.map(jnp.subtract, right, pushed))
+        x, rest = jax.tree.map(partial(jnp.where, last), (x, rest), (moved, left))
+        return x, rest, way, jnp.where(last, missing, jnp.inf), number + 1
+
+    nothing = jax.tree.map(jnp.zeros_like, right)
+    start = nothing, right, right, jnp.asarray(jnp.inf, goal.dtype), jnp.zeros((), int)
+    x, _, _, missing, _ = lax.while_loop(lambda carry: jnp.isinf(carry[3]), iterate, start)
+    return jax.tree.map(lambda a: jnp.where(missing <= UNSOLVED * goal, a, jnp.nan), x)
 
 
 def _zero_modes(pbc, problem: Problem, x) -> Float[Array, "modes sites 3"]:
@@ -311,5 +334,9 @@ def _scale(problem: Problem) -> float:
     return len(problem.positions) ** 0.5
 
 
+def _dot(one: Variables, two: Variables):
+    return jnp.sum(one.reference * two.reference) + jnp.sum(one.strain * two.strain)
+
+
 def _norm(y: Variables):
-    return jnp.sqrt(jnp.sum(y.reference**2) + jnp.sum(y.strain**2))
+    return jnp.sqrt(_dot(y, y))

@@ -60,12 +60,8 @@ class State(NamedTuple):
 
 def strained(cell, reference, strain, strains):
     """(positions, cell) of a state."""
-    deformation = _deformation(strain, strains)
+    deformation = jnp.eye(3, dtype=reference.dtype) + jnp.einsum("k,kxy->xy", strain, strains)
     return reference @ deformation, cell @ deformation
-
-
-def _deformation(strain, strains):
-    return jnp.eye(3, dtype=strain.dtype) + jnp.einsum("k,kxy->xy", strain, strains)
 
 
 def initial_state(positions: Float[Array, "sites 3"], num_weights: int) -> State:
@@ -98,7 +94,15 @@ def run(node_energies, config, params, topology, cell, freedom, limits, skin, we
 
 def _advance(cutoff: float, cell, freedom: Freedom, limits: Limits, skin, state: State, strained_cell, out) -> State:
     """Judge one member by its derivatives and, unless it is finished, move it."""
-    forces, allowed, max_force, max_stress = residual(freedom, limits, state.strain, strained_cell, out)
+    space = jnp.abs(jnp.linalg.det(strained_cell))
+    deformation = jnp.eye(3, dtype=cell.dtype) + jnp.einsum("k,kxy->xy", state.strain, freedom.strains)
+    virial = out.strain + limits.pressure * space * jnp.eye(3, dtype=cell.dtype)
+    forces = -out.positions * freedom.free
+    # dH/dS of x = X (1 + S); the virial alone has other zeros where S may not be any symmetric matrix
+    allowed = jnp.einsum("kxy,xy->k", freedom.strains, jnp.linalg.inv(deformation) @ virial)
+    residual = jnp.einsum("k,kxy->xy", allowed, freedom.strains) / jnp.where(space > 0, space, 1.0)
+    max_force = jnp.sqrt(jnp.max(jnp.sum(forces**2, axis=-1)))
+    max_stress = jnp.max(jnp.abs(residual))
     broken = ~(jnp.isfinite(out.energy) & jnp.isfinite(max_force) & jnp.isfinite(max_stress))
     converged = (max_force <= limits.force) & (max_stress <= limits.stress) & ~broken
     judged = state._replace(
@@ -114,23 +118,11 @@ def _advance(cutoff: float, cell, freedom: Freedom, limits: Limits, skin, state:
         max_stress=max_stress,
     )
     # generalised forces on X and on the strain amplitudes, the latter scaled to a stiffness like that of a site
-    push = forces @ _deformation(state.strain, freedom.strains).T * freedom.free
+    push = forces @ deformation.T * freedom.free
     moved = _fire(judged, push, -allowed / jnp.sqrt(float(len(push))))
     moved = moved._replace(stale=outran(cutoff, skin, cell, freedom, moved))
     moved = jax.tree.map(lambda a, b: jnp.where(judged.finished, a, b), judged, moved)
     return jax.tree.map(lambda a, b: jnp.where(state.finished, a, b), state, moved)  # what is finished stays as it is
-
-
-def residual(freedom: Freedom, limits: Limits, strain, strained_cell, out):
-    """Forces on what may move, dH/dS along allowed strains; the largest norm of the former, stress of the latter."""
-    space = jnp.abs(jnp.linalg.det(strained_cell))
-    virial = out.strain + limits.pressure * space * jnp.eye(3, dtype=strained_cell.dtype)
-    forces = -out.positions * freedom.free
-    # of x = X (1 + S); the virial alone has other zeros where S may not be any symmetric matrix
-    inverse = jnp.linalg.inv(_deformation(strain, freedom.strains))
-    allowed = jnp.einsum("kxy,xy->k", freedom.strains, inverse @ virial)
-    stress = jnp.einsum("k,kxy->xy", allowed, freedom.strains) / jnp.where(space > 0, space, 1.0)
-    return forces, allowed, jnp.sqrt(jnp.max(jnp.sum(forces**2, axis=-1))), jnp.max(jnp.abs(stress))
 
 
 def _fire(state: State, push, strain_push) -> State:
@@ -170,8 +162,8 @@ def _fire(state: State, push, strain_push) -> State:
 
 
 def outran(cutoff: float, skin, cell, freedom: Freedom, state: State):
-    """Whether the sites have moved too far for their list of neighbours."""
+    """Whether sites have moved too far for their list of neighbours."""
     now, _ = strained(cell, state.reference, state.strain, freedom.strains)
     then, _ = strained(cell, state.listed_reference, state.listed_strain, freedom.strains)
-    before, after = (_deformation(strain, freedom.strains) for strain in (state.listed_strain, state.strain))
-    return is_stale(cutoff, skin, then, now, jnp.linalg.solve(before, after))
+    deform = lambda strain: jnp.eye(3, dtype=now.dtype) + jnp.einsum("k,kxy->xy", strain, freedom.strains)
+    return is_stale(cutoff, skin, then, now, jnp.linalg.solve(deform(state.listed_strain), deform(state.strain)))
