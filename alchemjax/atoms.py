@@ -219,13 +219,13 @@ def _occupancies(atoms: Atoms, *, bounded: bool = True) -> tuple[list[dict[str, 
     if NAMES not in atoms.info:
         _refuse_lost_occupancies(table, set(kinds))
     if bounded:
-        table = {kind: _checked_amounts(kind, amounts) for kind, amounts in table.items()}
+        table = {kind: _checked_amounts(amounts) for kind, amounts in table.items()}
     for site, kind in enumerate(kinds):
         if not _is_mixed(table[kind]):
             continue  # the symbol says what the atom is, even if it was replaced after reading
         if atoms.symbols[site] not in table[kind]:
             raise ValueError(
-                f"site {site} is {atoms.symbols[site]}, but its occupancies are {table[kind]}; "
+                f"site {site} is {atoms.symbols[site]}, but its occupancies are {shown_amounts(table[kind])}; "
                 f"correct or delete atoms.info['{OCCUPANCY}']"
             )
         whole[site] = table[kind]
@@ -241,18 +241,24 @@ def _refuse_lost_occupancies(table: dict, kinds: set[str]) -> None:
         rows = [other for other in table if table[other] == table[kind]]
         if strange or len(rows) > len(table[kind]) * kept.count(table[kind]):
             raise ValueError(
-                f"ASE lost occupancies when it read these atoms (what is left of one site is {table[kind]}); read the "
-                f"file with alchemjax.read, or delete the kinds that no atom has from atoms.info['{OCCUPANCY}']"
+                f"ASE lost occupancies when it read these atoms (what is left of one site is "
+                f"{shown_amounts(table[kind])}); read the file with alchemjax.read, or delete the kinds that no atom "
+                f"has from atoms.info['{OCCUPANCY}']"
             )
 
 
-def _checked_amounts(kind: str, amounts: dict[str, float]) -> dict[str, float]:
-    total = sum(amounts.values())
+def shown_amounts(amounts: dict[str, float]) -> str:
+    """`Ce 0.5, Zr 0.5`."""
+    return ", ".join(f"{species} {amount:.4g}" for species, amount in amounts.items())
+
+
+def _checked_amounts(amounts: dict[str, float]) -> dict[str, float]:
+    total, shown = sum(amounts.values()), shown_amounts(amounts)
     if not all(x >= -WEIGHT_TOLERANCE for x in amounts.values()):
-        raise ValueError(f"the occupancies {amounts} of kind {kind} are not all positive; give numbers from 0 to 1")
+        raise ValueError(f"the occupancies {shown} of one site are not all positive; give numbers from 0 to 1")
     if not total <= 1 + ROUNDING:
         raise ValueError(
-            f"the occupancies {amounts} of kind {kind} sum to {total:.4g}; give numbers from 0 to 1, in all at most 1"
+            f"the occupancies {shown} of one site sum to {total:.4g}; give numbers from 0 to 1, in all at most 1"
         )
     return {s: x / total for s, x in amounts.items()} if total > 1 + WEIGHT_TOLERANCE else amounts
 
@@ -364,8 +370,8 @@ def _check_covered(occupancies, groups: tuple[Group, ...]) -> None:
         positive = {s: x for s, x in amounts.items() if x > 0}
         if site not in covered and _is_mixed(positive):
             raise ValueError(
-                f"site {site} is occupied by {positive} and in no group; mix its species too, or make it whole "
-                f"(ASE keeps occupancies in atoms.info['{OCCUPANCY}'])"
+                f"site {site} is occupied by {shown_amounts(positive)} and in no group; mix its species too, or make "
+                f"it whole (ASE keeps occupancies in atoms.info['{OCCUPANCY}'])"
             )
 
 

@@ -20,7 +20,7 @@ from ase.spacegroup import Spacegroup
 from ase.spacegroup.spacegroup import SpacegroupNotFoundError, parse_sitesym
 
 import weights_convert
-from alchemjax.atoms import KINDS, OCCUPANCY, from_atoms
+from alchemjax.atoms import KINDS, OCCUPANCY, from_atoms, shown_amounts
 from alchemjax.conversion import conversion_bar, say_recognition
 from alchemjax.model.load import Potential, read_model
 from alchemjax.system.system import System
@@ -32,7 +32,8 @@ CHECKPOINTS = "*/*.pth", "pretrained_potentials/*/*.pth", "sevenn/pretrained_pot
 ELEMENTS = set(atomic_numbers) - {"X"} | {"D", "T"}
 CELL = tuple(f"_cell_{x}" for x in ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma"))
 COORDINATES = tuple(f"_atom_site_{kind}_{x}" for kind in ("fract", "cartn") for x in "xyz")
-NO_FORMAT = "its content fits no format that is known; give a CIF, an extended XYZ or what else ASE reads"
+NO_FORMAT = "its content fits no format that is known"
+GIVE = "give a CIF, an extended XYZ or what else ASE reads"
 SAME_SITE = 0.05  # A; rows of a CIF that are this close share a site
 
 
@@ -86,19 +87,28 @@ def read(path, mix=None, groups="shared", coupling: str = "independent", weights
                 images = [_cif_atoms(block) for block in parse_cif(file) if block.has_structure()]
         else:
             images = list(ase.io.iread(name, ":", do_not_split_by_at_sign=True))
-        chosen = images if number is None else [images[int(number)]]
     except Exception as error:  # ASE's readers raise every kind
         if Path(name).is_dir() or not Path(name).stat().st_size:
             what = "is a directory" if Path(name).is_dir() else "is empty"
             raise ValueError(f"'{name}' {what}; give a structure file") from None
         said = "" if isinstance(error, UnknownFileTypeError) else str(error).strip()
         what = (said.splitlines() or [NO_FORMAT])[0].rstrip(".")
-        raise ValueError(f"'{path}' could not be read as a structure: {what}") from None
-    if len(chosen) > 1:
-        raise ValueError(f"'{path}' holds {len(chosen)} structures; choose one by its number, like '{name}@0'")
-    if not chosen or not len(chosen[0]):
+        advice = "" if ";" in what else f"; {GIVE}"
+        raise ValueError(f"'{path}' could not be read as a structure: {what}{advice}") from None
+    if number is not None and images:
+        if not -len(images) <= int(number) < len(images):
+            raise ValueError(f"'{path}' is not there; the last structure is '{name}@{len(images) - 1}'")
+        images = [images[int(number)]]
+    if len(images) > 1:
+        raise ValueError(f"'{path}' holds {len(images)} structures; choose one by its number, like '{name}@0'")
+    if not images or not len(images[0]):
         raise ValueError(f"'{path}' holds no structure; give a file with atoms in it")
-    return from_atoms(chosen[0], mix, groups, coupling, weights)
+    try:
+        return from_atoms(images[0], mix, groups, coupling, weights)
+    except ValueError as error:
+        if "the occupancies" not in str(error):
+            raise
+        raise ValueError(f"'{path}': {error}") from None
 
 
 def write_atomically(path, writer: Callable[[Path], object]) -> None:
@@ -271,7 +281,8 @@ def _one_site(places: list[dict[str, float]]) -> dict[str, float]:
     amounts, *others = places
     for other in others:
         if set(amounts) & set(other) and amounts != other:
-            raise ValueError(f"equivalent positions hold {amounts} and {other}; list every site once")
+            both = " and ".join(map(shown_amounts, (amounts, other)))
+            raise ValueError(f"equivalent positions hold {both}; list every site once")
         amounts = amounts | other
     return amounts
 

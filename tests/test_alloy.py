@@ -574,8 +574,12 @@ def test_wrong_inputs_get_a_sentence(potential, argon_alloy):
         mean_square_displacements(rigid)
     with pytest.raises(ValueError, match="the spinodal needs strain"):
         spinodal(rigid)
-    with pytest.raises(ValueError, match="must be positive"):
-        short_range_order(rigid, 0)
+    for wrong in (0, np.nan, np.inf, "x", None):
+        with pytest.raises(ValueError, match="must be positive; give one finite number"):
+            short_range_order(rigid, wrong)
+    for wrong in ([0, 0], [[[0, 0, 0]]], [0, 0, np.nan], [[0, 0, 0], [0]], "x", 0.5):
+        with pytest.raises(ValueError, match="no wave vectors; give three finite numbers for each"):
+            concentration_waves(rigid, wrong)
     with pytest.raises(ValueError, match="three positive whole numbers"):
         lattice_model(rigid, (0, 1, 1))
     with pytest.raises(ValueError, match="leave nothing to compare"):

@@ -16,6 +16,12 @@ from alchemjax import cli
 from alchemjax.commands import session
 
 
+@pytest.mark.parametrize("command", [["relax", "-o", "out.cif"], ["sweep", "-o", "out"]])
+def test_fluctuations_without_mixed_sites_are_refused(run, work, command):
+    result = run(*command, work / "nacl.cif", "--model", work / "model", "--fluctuations", "site-exact", status=2)
+    assert_one_sentence(result, "--fluctuations site-exact has no effect: no site is mixed; give --mix or leave it out")
+
+
 @pytest.mark.parametrize("suffix", [".cif", ".extxyz"])
 def test_a_relaxed_structure_keeps_its_occupancies(run, work, tmp_path, suffix):
     mix = ["--mix", "Na=Na,K,Li", "--model", work / "model", "--max-steps", 2]
@@ -194,7 +200,9 @@ def test_the_compiler_is_checked_once_for_every_version_of_jax(monkeypatch, tmp_
         (["--weights", "Na=0.5"], "leaves out Na:K"),
         (["-o", "{bad}/out.png"], "has the suffix '.png'"),
         (["-o", "{bad}/file/out.cif"], "could not be written"),
-        (["-o", "{bad}/missing/out.cif"], "could not be written"),
+        (["-o", "{bad}/missing/out.cif"], "could not be written: No such file or directory; give another place"),
+        (["-o", "{bad}", "--overwrite"], "bad' is a folder; give the name of a file, like '"),
+        (["-o", "{bad}/reported.cif", "--overwrite"], "reported.json' is a folder, and the report goes there"),
     ],
 )
 def test_a_wrong_relaxation_is_one_sentence_and_no_file(run, work, bad, tmp_path, arguments, message):

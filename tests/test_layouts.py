@@ -178,7 +178,7 @@ def test_graphs_of_any_layout_carry_the_messages_that_the_coupling_says(layout, 
 
 
 @pytest.mark.slow
-@settings(max_examples=50)
+@settings(max_examples=30)
 @given(layout=layouts(), left_handed=st.booleans(), seed=st.integers(0, 99))
 def test_graphs_of_very_many_layouts_carry_the_messages_that_the_coupling_says(layout, left_handed, seed):
     check_any_layout(layout, left_handed, seed)

@@ -163,7 +163,10 @@ OTHERS = [model for model in GOLDEN["models"] if model != "sevennet-0"]
 @pytest.mark.parametrize("other", OTHERS, indirect=True)
 def test_the_other_checkpoints_in_float64_give_the_numbers_of_the_original(other):
     model, potential = other
-    for name in SMALL:
+    structures = (
+        SMALL if model in ("sevennet-l3i5", "sevennet-mf-0/PBE") else SMALL[:1]
+    )  # the rest has the same program
+    for name in structures:
         assert_equal_to_original(potential, name, model)
 
 

@@ -14,6 +14,7 @@ from alchemjax.tasks.averages import REMEMBERS, Shell, _jackknife, shells, stati
 from alchemjax.tasks.lattice import (
     LatticeModel,
     Strains,
+    box_strain,
     checked_model,
     local_fields,
     make_tables,
@@ -52,6 +53,11 @@ def random_model(shape=(3, 1, 1), *, scale=0.02, seed=0, dtype=float) -> Lattice
     return LatticeModel(*energies, allowed, np.array([0, 0, 1, 2]), Strains(*(a.astype(dtype) for a in strains)))
 
 
+def free_model() -> LatticeModel:
+    """A larger one, of which every site may be in every state."""
+    return random_model((2, 3, 2))._replace(allowed=np.ones((4, 3), bool))
+
+
 def ising(shape, sign=1) -> LatticeModel:
     """-J for like neighbours, J for unlike ones; no neighbours along directions of length 1."""
     pair = np.zeros((*shape, 1, 1, 2, 2))
@@ -85,7 +91,7 @@ def checkerboard(shape):
 
 
 def test_total_energy_is_the_sum_over_all_pairs(rng):
-    model = random_model((2, 3, 2))
+    model = free_model()
     found = [rng.integers(3, size=(2, 3, 2, 4)) for _ in range(3)]
     expected = [explicit(model, states) for states in found]
     assert np.ptp(expected) > 0.1
@@ -93,7 +99,7 @@ def test_total_energy_is_the_sum_over_all_pairs(rng):
 
 
 def test_energies_have_the_precision_of_the_model_whatever_jax_has(rng):
-    model, states = random_model((2, 3, 2)), rng.integers(3, size=(2, 3, 2, 4))
+    model, states = free_model(), rng.integers(3, size=(2, 3, 2, 4))
     with jax.enable_x64(False):
         found = total_energy(model, states)
     assert found == pytest.approx(explicit(model, states), abs=1e-12)
@@ -221,8 +227,7 @@ HEATS = [300.0, 600.0, 1200.0]
 PAIRS = [(r, c, d) for r, c, d in product(range(3), range(3), range(3)) if (r, c) != (0, d)]
 
 
-@pytest.mark.parametrize("exchange", [True, False])
-@pytest.mark.parametrize("kind", ["canonical", "semi-grand"])
+@pytest.mark.parametrize(("kind", "exchange"), [("canonical", True), ("canonical", False), ("semi-grand", True)])
 def test_averages_are_sums_over_all_arrangements(kind, exchange):
     potentials = None if kind == "canonical" else POTENTIALS
     found = sample(
@@ -434,6 +439,8 @@ def crooked():
     [
         (None, {"temperatures": [300, 200]}, "must be positive and increasing"),
         (None, {"temperatures": [0.0]}, "must be positive and increasing"),
+        (None, {"temperatures": []}, r"temperatures \[\] must be positive and increasing; give at least one in K"),
+        (None, {"temperatures": "hot"}, "temperatures hot must be positive"),
         (None, {"kind": "grand"}, "kind = 'grand' is not understood; use 'canonical' or 'semi-grand'"),
         (None, {"kind": "semi-grand"}, "semi-grand sampling needs chemical_potentials"),
         (None, {"chemical_potentials": [0, 0, 0]}, "canonical sampling has no chemical_potentials"),
@@ -467,6 +474,21 @@ def test_wrong_arguments_get_a_sentence(model, options, message):
     options = {"temperatures": [300.0], "weights": WEIGHTS} | options
     with pytest.raises(ValueError, match=message):
         sample(model or random_model(), **options)
+
+
+@pytest.mark.parametrize("function", [total_energy, box_strain])
+def test_states_that_do_not_fit_the_model_have_no_energy(function):
+    model = random_model()
+    states = np.asarray(random_states(model, WEIGHTS, jax.random.key(0)))
+    for wrong, message in (
+        (states[..., :3], r"states is of shape \(3, 1, 1, 3\); the model needs \(3, 1, 1, 4\)"),
+        (np.tile(states, (2, 1, 1, 1)), "states is of shape"),
+        (states + 3, "whole numbers from 0 to 2"),
+        (states - 3, "whole numbers from 0 to 2"),
+        (np.zeros_like(states), "does not allow there"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            function(model, wrong)
 
 
 def test_wrong_cooling_and_too_few_temperatures_get_a_sentence():

@@ -20,7 +20,15 @@ from alchemjax.commands.alloy_options import check_numbers, check_size, given_we
 from alchemjax.commands.alloy_tables import describe_instability, interaction_table, temperature_table
 from alchemjax.commands.columns import plain
 from alchemjax.commands.options import check_periodic, parse_mix, parse_supercell
-from alchemjax.commands.session import fingerprint_of, prepare_jax, progress_bar, provenance, read_system, warn
+from alchemjax.commands.session import (
+    fingerprint_of,
+    prepare_jax,
+    progress_bar,
+    provenance,
+    read_system,
+    unwritable,
+    warn,
+)
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import WEIGHT_TOLERANCE
@@ -186,9 +194,7 @@ def _open(out: Path, fingerprint: str, sampling: str, *, overwrite: bool) -> Pat
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
-            f"the folder '{out}' cannot be written: {error.strerror}; give another name with --out"
-        ) from None
+        raise unwritable(out, error) from None
     return out / (FILES[0] if same or not there else NEW)
 
 

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
+from jaxtyping import jaxtyped
 
 from alchemjax.commands.columns import plain
 from alchemjax.io import write_atomically
@@ -15,6 +17,7 @@ from alchemjax.tasks.alloy import Alloy, single_sites
 from alchemjax.tasks.ordering import interactions
 
 FORMAT = 2
+AGAIN = "delete it and make it again, on the command line with --overwrite"
 UNITS = (
     "energies in eV, lengths in A; E = cells * energy_per_cell + sum of site_energies + 1/2 sum of pairs, which are "
     "listed in both directions; strain: derivatives of these by the engineering strains xx, yy, zz, yz, xz, xy"
@@ -42,26 +45,60 @@ def write_alloy(path: Path | str, alloy: Alloy, **about) -> None:
 
 def read_alloy(path: Path | str) -> Alloy:
     """An alloy that `write_alloy` wrote. Errors: OSError without the file, ValueError for any other."""
-    try:
-        content = json.loads(Path(path).read_text())
-        if content["format"] != FORMAT:
-            raise ValueError
-        given = content["alloy"]
-        arrays = {name: value if value is None else np.array(value) for name, value in given.items()}
-        structure = Structure(*(np.array(given["structure"][name]) for name in Structure._fields))
-        supercell = Supercell(*(np.array(given["supercell"][name]) for name in Supercell._fields))
-        whole = {"structure": structure, "supercell": supercell, "species": tuple(given["species"])}
-        return Alloy(**arrays | whole | {name: given[name] for name in ("energy", "softest", "largest_force")})
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"'{path}' holds no alloy of format {FORMAT}; write one with write_alloy") from None
+    content = _content_of(Path(path))
+    if content.get("format") != FORMAT:
+        raise ValueError(f"'{path}' holds no alloy of format {FORMAT}; {AGAIN}")
+    return _alloy_of(path, content)
 
 
 def about_file(path: Path) -> dict:
-    """What was written beside the alloy; empty for a file that cannot be read."""
-    try:
-        return {name: value for name, value in json.loads(path.read_text()).items() if name not in ("alloy", "pairs")}
-    except (OSError, ValueError, AttributeError):
+    """What was written beside the alloy; nothing without the file. Errors: ValueError for a damaged one."""
+    if not path.exists():
         return {}
+    content = _content_of(path)
+    if content.get("format") == FORMAT:
+        _alloy_of(path, content)  # whoever asks will want to read it
+    return {name: value for name, value in content.items() if name not in ("alloy", "pairs")}
+
+
+def _content_of(path: Path) -> dict:
+    if path.is_dir():
+        raise ValueError(f"'{path}' is a folder; give the file of the alloy in it, like '{path / 'hamiltonian.json'}'")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError:
+        raise _damaged(path, "it is empty, cut short or no JSON") from None
+    if not isinstance(content, dict):
+        raise _damaged(path, "it holds no alloy")
+    return content
+
+
+def _alloy_of(path: Path | str, content: dict) -> Alloy:
+    try:
+        given = Alloy._field_defaults | content["alloy"]
+        fields = {name: given[name] for name in Alloy._fields}
+        for name, kind in (("structure", Structure), ("supercell", Supercell)):
+            fields[name] = kind(*(np.array(given[name][part]) for part in kind._fields))
+        fields |= {name: np.array(value) for name, value in fields.items() if isinstance(value, list)}
+        alloy = Alloy(**fields | {"species": tuple(given["species"])})
+    except KeyError as error:
+        raise _damaged(path, f"it lacks {error.args[0]}") from None
+    except (ValueError, TypeError):
+        raise _damaged(path, "its alloy is not understood") from None
+    with jaxtyped("context"):  # a name is one size in all three
+        for part in (alloy.structure, alloy.supercell, alloy):
+            for name, form in get_type_hints(type(part)).items():
+                value = getattr(part, name)
+                if name != "species" and not isinstance(value, float | int if form is float else form):
+                    raise _damaged(path, f"its {name}, of shape {np.shape(value)}, does not fit the rest")
+    sizes = len(alloy.species), len(alloy.structure.positions) * alloy.pair.shape[1]
+    if sizes != (alloy.weights.shape[1], len(alloy.supercell.origin)):
+        raise _damaged(path, "its numbers of species, sites and cells do not fit together")
+    return alloy
+
+
+def _damaged(path: Path | str, why: str) -> ValueError:
+    return ValueError(f"'{path}' is damaged: {why}; {AGAIN}")
 
 
 def _content(alloy: Alloy) -> dict:

@@ -64,7 +64,8 @@ def read_compositions(sites: Sites, path: Path) -> Float[np.ndarray, "rows weigh
     if sorted(header) != sorted(names):
         raise ValueError(
             f"'{path}' has the columns {', '.join(header) or '(none)'}; "
-            f"this system takes exactly {', '.join(names) or '(none: no site is mixed)'}"
+            f"this system takes exactly {', '.join(names) or '(none: no site is mixed)'}; give every one of these "
+            "and no other, or name other species in --mix"
         )
     if not lines:
         raise ValueError(f"'{path}' has no compositions; give one line for each below the column names")
@@ -79,6 +80,8 @@ def csv_lines(path: Path) -> tuple[list[str], list[tuple[str, list[str]]]]:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             lines = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(map(str.strip, row))]
+    except OSError as error:
+        raise ValueError(f"'{path}' could not be read: {error.strerror}; give the name of a CSV file") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"'{path}' is not a CSV file: {error}") from None
     header = [name.strip() for name in lines[0][1]] if lines else []

@@ -122,6 +122,14 @@ def check_periodic(system: System, file, instead: str) -> None:
         raise ValueError(f"'{file}' is not periodic in any direction, it has no cell to relax; give {instead}")
 
 
+def check_mixed(system: System, arguments: dict) -> None:
+    """Errors: ValueError for fluctuations of a system without mixed sites."""
+    if arguments["fluctuations"] != "none" and not system.sites.groups:
+        raise ValueError(
+            f"--fluctuations {arguments['fluctuations']} has no effect: no site is mixed; give --mix or leave it out"
+        )
+
+
 def relaxation_options(arguments: dict) -> dict:
     """What `relax` and `make_plan` take, in their units; without what was not given."""
     in_gpa = {name: arguments[name] for name in ("pressure", "stress_tolerance")}

@@ -17,6 +17,7 @@ from alchemjax.commands.columns import plain
 from alchemjax.commands.compositions import vacancies, weight_names
 from alchemjax.commands.options import (
     STRAINS,
+    check_mixed,
     check_periodic,
     check_relaxation,
     parse_mix,
@@ -45,6 +46,7 @@ def run(arguments: dict) -> None:
     )
     if out.suffix == ".cif" and not system.structure.pbc.all():
         raise ValueError(f"'{out}': a CIF needs three periodic directions; write .extxyz")
+    check_mixed(system, arguments)
     given = parse_weights(system.sites, arguments["weights"])
     system = system._replace(weights=checked_weights(system, given))
     if arguments["cell"]:
@@ -79,17 +81,21 @@ def run(arguments: dict) -> None:
 
 def _check_output(out: Path, *, overwrite: bool) -> Path:
     """The JSON file beside `out`. Errors: ValueError for a suffix or place that cannot be, or a file that is there."""
+    if out.is_dir():
+        raise ValueError(f"'{out}' is a folder; give the name of a file, like '{out / 'relaxed.cif'}'")
     if out.suffix not in SUFFIXES:
         raise ValueError(f"'{out}' has the suffix '{out.suffix}'; allowed are {', '.join(SUFFIXES)}")
     report_file = out.with_suffix(".json")
     for path in (out, report_file):
-        if path.is_dir() or (path.exists() and not overwrite):
+        if path.is_dir():
+            raise ValueError(f"'{path}' is a folder, and the report goes there; give another name")
+        if path.exists() and not overwrite:
             raise ValueError(f"'{path}' exists; give another name, or --overwrite")
     probe = out.with_name(f".{out.name}.probe")
     try:
         write_atomically(probe, lambda path: path.touch())
     except ValueError as error:
-        raise ValueError(str(error).replace(str(probe), str(out))) from None
+        raise ValueError(f"{str(error).replace(str(probe), str(out))}; give another place with --out") from None
     probe.unlink()
     return report_file
 

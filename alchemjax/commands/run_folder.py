@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from alchemjax.commands.session import unwritable
 from alchemjax.io import write_atomically
 from alchemjax.system.lists import Grid, Neighbours
 from alchemjax.tasks.dynamics import State
@@ -60,7 +61,7 @@ def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> Ite
         out.mkdir(parents=True, exist_ok=True)
         lock = open(out / ".lock", "w")
     except OSError as error:
-        raise ValueError(f"the folder '{out}' cannot be written: {error.strerror}") from None
+        raise unwritable(out, error) from None
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

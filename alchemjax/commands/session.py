@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -66,6 +67,13 @@ def _processor() -> str:
         return platform.machine()
     features = "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
     return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
+
+
+def unwritable(out: Path, error: OSError) -> ValueError:
+    """What to say of a folder for results that cannot be made or written."""
+    file = next((place for place in (out, *out.parents) if os.path.isfile(place)), None)
+    why = error.strerror if file is None else f"'{file}' is a file"
+    return ValueError(f"the folder '{out}' cannot be written: {why}; give another name with --out")
 
 
 def read_system(path: Path, mix, groups: str, coupling: str, *, needs_weights: bool = True) -> System:

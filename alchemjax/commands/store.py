@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from alchemjax.commands.results import FILES, LAST
+from alchemjax.commands.session import unwritable
 from alchemjax.io import write_atomically
 from alchemjax.tasks.sweep import Table
 
@@ -45,7 +46,7 @@ def opened(out: Path, fingerprint: str, *, overwrite: bool) -> Iterator[Path]:
     try:
         batches.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"the folder '{out}' cannot be written: {error.strerror}") from None
+        raise unwritable(out, error) from None
     with open(batches / "lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

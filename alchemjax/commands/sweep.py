@@ -18,7 +18,7 @@ from alchemjax.commands.compositions import (
     vacancies,
     with_corners,
 )
-from alchemjax.commands.options import check_periodic, check_relaxation, parse_mix, relaxation_options
+from alchemjax.commands.options import check_mixed, check_periodic, check_relaxation, parse_mix, relaxation_options
 from alchemjax.commands.results import file_names, structures_of, write_all, write_files
 from alchemjax.commands.session import (
     doubts_about,
@@ -47,6 +47,7 @@ def run(arguments: dict) -> None:
     mix = parse_mix(arguments["mix"])
     prepare_jax()
     system = read_system(arguments["file"], mix, arguments["groups"], arguments["coupling"], needs_weights=False)
+    check_mixed(system, arguments)
     if arguments["relax"] == "cell":
         check_periodic(system, arguments["file"], "--relax positions")
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])

@@ -94,11 +94,15 @@ def flat_weights(sites: Sites, weights, *, bounded: bool = True) -> np.ndarray:
         part = flat[start : start + len(group.species)]
         start += len(group.species)
         if not np.isfinite(part).all():
-            raise ValueError(f"weights of group '{group.name}' contain NaN or infinity: {part.tolist()}")
+            what = "numbers from 0 to 1" if bounded else "finite numbers"
+            raise ValueError(f"weights of group '{group.name}' contain NaN or infinity: {part.tolist()}; give {what}")
         if not bounded:
             continue
         if (part < -WEIGHT_TOLERANCE).any():
-            raise ValueError(f"weights of group '{group.name}' are {part.tolist()}; a weight may not be negative")
+            raise ValueError(
+                f"weights of group '{group.name}' are {part.tolist()}; a weight may not be negative: give numbers from "
+                "0 to 1 that sum to at most 1"
+            )
         if part.sum() > 1 + WEIGHT_TOLERANCE * len(part):
             raise ValueError(
                 f"weights of group '{group.name}' sum to {part.sum():.6g}; they may sum to at most 1 "

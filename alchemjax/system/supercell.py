@@ -27,18 +27,21 @@ def chosen_matrix(structure: Structure, supercell, rotations) -> Int[np.ndarray,
     Errors: ValueError for anything else, and for a supercell along a direction without periodicity.
     """
     given = np.asarray(supercell)
+    shown = repr(given.tolist())
     if given.dtype.kind in "iuf" and given.ndim == 0:
         if not 0 < given <= MOST_DISTANCE:
-            raise ValueError(f"supercell = {supercell!r} A must be a distance between 0 and {MOST_DISTANCE:g} A")
+            raise ValueError(f"supercell = {shown} A must be a distance between 0 and {MOST_DISTANCE:g} A")
         return smallest_supercell(structure, float(given), rotations)
     if given.dtype.kind not in "iu" or given.shape not in ((3,), (3, 3)):
-        raise ValueError(f"supercell = {supercell!r} must be a distance in A, or three or 3 x 3 whole numbers")
+        raise ValueError(f"supercell = {shown} must be a distance in A, or three or 3 x 3 whole numbers")
     matrix = np.diag(given) if given.ndim == 1 else given
     size, kept = round(abs(np.linalg.det(matrix))), ~structure.pbc
-    if not 1 <= size <= MOST_CELLS:
-        raise ValueError(f"supercell = {supercell!r} holds {size} cells; allowed are 1 to {MOST_CELLS}")
+    if not size:
+        raise ValueError(f"supercell = {shown} spans no volume; give positive whole numbers, or three independent rows")
+    if size > MOST_CELLS:
+        raise ValueError(f"supercell = {shown} holds {size} cells; allowed are 1 to {MOST_CELLS}: give smaller numbers")
     if (matrix[kept] != np.eye(3)[kept]).any() or (matrix[:, kept] != np.eye(3)[:, kept]).any():
-        raise ValueError(f"supercell = {supercell!r} repeats a direction without periodicity; give 1 there")
+        raise ValueError(f"supercell = {shown} repeats a direction without periodicity; give 1 there")
     return matrix
 
 

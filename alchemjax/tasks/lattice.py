@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 Arrays = Array | np.ndarray
@@ -45,8 +46,9 @@ class Tables(NamedTuple):
 
 
 def total_energy(model: LatticeModel, states: Int[Arrays, "n1 n2 n3 sites"]) -> Float[Array, ""]:
-    """Energy of an arrangement of the whole lattice [eV]."""
-    model, cells = checked_model(model), states.size // states.shape[-1]
+    """Energy of an arrangement of the whole lattice [eV]. Errors: ValueError for states that do not fit the model."""
+    model = checked_model(model)
+    states, cells = checked_states(model, states), int(np.prod(model.pair.shape[:3]))
     with precision_of(model):
         tables = make_tables(model)
         totals = totals_of(tables, states, local_fields(tables, jnp.asarray(states)))
@@ -54,8 +56,12 @@ def total_energy(model: LatticeModel, states: Int[Arrays, "n1 n2 n3 sites"]) -> 
 
 
 def box_strain(model: LatticeModel, states: Int[Arrays, "n1 n2 n3 sites"]) -> Float[np.ndarray, "3 3"]:
-    """By how much the whole lattice strains in this arrangement; 0 for a lattice that keeps its shape."""
+    """By how much the whole lattice strains in this arrangement; 0 for a lattice that keeps its shape.
+
+    Errors: ValueError for states that do not fit the model.
+    """
     model = checked_model(model)
+    states = checked_states(model, states)
     if model.strains is None:
         return np.zeros((3, 3))
     with precision_of(model):
@@ -213,6 +219,22 @@ def checked_model(model: LatticeModel) -> LatticeModel:
     if not model.allowed.any(1).all() or (model.allowed != model.allowed[first[model.sublattice]]).any():
         raise ValueError("all sites of a sublattice must allow the same states, at least one; use more sublattices")
     return model
+
+
+def checked_states(model: LatticeModel, states) -> Arrays:
+    """An arrangement of a checked model; of a traced one only the shape is checked.
+
+    Errors: ValueError for another shape, and for states that are not there or not allowed on their sites.
+    """
+    check_shape("states", states, (*model.pair.shape[:3], len(model.field)))
+    if isinstance(states, Tracer):
+        return states
+    states, sites, count = np.asarray(states), np.arange(len(model.field)), model.field.shape[1]
+    if states.dtype.kind not in "iu" or (states < 0).any() or (states >= count).any():
+        raise ValueError(f"states must be whole numbers from 0 to {count - 1}")
+    if not model.allowed[sites, states].all():
+        raise ValueError("states has a site in a state that the model does not allow there")
+    return states
 
 
 def _check_symmetric(name: str, pair) -> None:

@@ -175,9 +175,12 @@ def grid(alloy: Alloy, points: int) -> Float[np.ndarray, "waves 3"]:
 
 
 def fourier(alloy: Alloy, q, *, relaxed: bool = True) -> Complex[np.ndarray, "waves modes modes"]:
-    """J(q) [eV] between functions of the states of every mixed site; at q = 0 the mean over directions."""
+    """J(q) [eV] between functions of the states of every mixed site; at q = 0 the mean over directions.
+
+    Errors: ValueError for q that are no wave vectors.
+    """
     given = interactions(alloy, relaxed=relaxed)
-    phases = np.exp(-2j * np.pi * np.atleast_2d(q) @ given.cell.T)
+    phases = np.exp(-2j * np.pi * _checked_waves(q) @ given.cell.T)
     summed = np.zeros((len(phases), len(alloy.site), len(alloy.site), *given.energy.shape[1:]), complex)
     for m in range(len(alloy.site)):
         for n in range(len(alloy.site)):
@@ -195,9 +198,24 @@ def _in_modes(alloy: Alloy, energies):
 
 
 def concentration_waves(alloy: Alloy, q, *, relaxed: bool = True) -> Waves:
-    """Energies and polarisations of the concentration waves with wave vectors q."""
-    q = np.atleast_2d(np.asarray(q, float))
+    """Energies and polarisations of the concentration waves with wave vectors q, [3] or [waves, 3].
+
+    Errors: ValueError for q that are no wave vectors.
+    """
+    q = _checked_waves(q)
     return _waves(alloy, q, fourier(alloy, q, relaxed=relaxed))
+
+
+def _checked_waves(q) -> Float[np.ndarray, "waves 3"]:
+    try:
+        waves = np.atleast_2d(np.asarray(q, float))
+    except (TypeError, ValueError):
+        waves = np.empty(0)
+    if waves.shape[1:] != (3,) or not np.isfinite(waves).all():
+        raise ValueError(
+            f"q = {str(q):.80} are no wave vectors; give three finite numbers for each, like [[0.5, 0, 0]]"
+        )
+    return waves
 
 
 def _waves(alloy: Alloy, q, matrices) -> Waves:
@@ -247,13 +265,17 @@ def short_range_order(alloy: Alloy, temperature: float, points: int = 12, *, rel
 
     Errors: ValueError for a temperature that is not positive.
     """
-    if not (np.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature = {temperature} K must be positive")
+    try:
+        kelvin = float(temperature)
+    except (TypeError, ValueError):
+        kelvin = np.nan
+    if not 0 < kelvin < np.inf:
+        raise ValueError(f"temperature = {temperature!r} K must be positive; give one finite number")
     q = grid(alloy, points)
     basis, site = _basis(alloy)
     together = site[:, None] == site[None]
     given = interactions(alloy, relaxed=relaxed)
-    bare = np.eye(len(site)) + fourier(alloy, q, relaxed=relaxed) / (KELVIN * temperature)
+    bare = np.eye(len(site)) + fourier(alloy, q, relaxed=relaxed) / (KELVIN * kelvin)
     correlation = _on_shell(bare, together)
     phases = np.exp(2j * np.pi * given.cell @ q.T) / len(q)
     between = np.einsum("pq,qab->pab", phases, correlation).real
@@ -261,7 +283,7 @@ def short_range_order(alloy: Alloy, temperature: float, points: int = 12, *, rel
     alpha = -np.einsum("ak,pab,bl->pkl", basis, np.where(select, between, 0), basis)
     present = alloy.weights > 0
     there = present[given.first][:, :, None] & present[given.second][:, None]
-    return ShortRangeOrder(float(temperature), np.where(there, alpha, np.nan))
+    return ShortRangeOrder(kelvin, np.where(there, alpha, np.nan))
 
 
 def _on_shell(bare, together):

@@ -20,6 +20,7 @@ from alchemjax.tasks.lattice import (
     arranger,
     check_shape,
     checked_model,
+    checked_states,
     energy_of,
     local_fields,
     make_tables,
@@ -327,14 +328,8 @@ def _starts(model: LatticeModel, weights, states, move, key, shape):
         weights = model.allowed / model.allowed.sum(1, keepdims=True) if weights is None else weights
         many = jax.vmap(arranger(model, weights))(jax.random.split(key, int(np.prod(shape))))
         return many.reshape(*shape, *many.shape[1:])
-    states = np.asarray(states)
-    check_shape("states", states, (*model.pair.shape[:3], len(model.field)))
-    sites, count = np.arange(len(model.field)), model.field.shape[1]
-    if states.dtype.kind not in "iu" or (states < 0).any() or (states >= count).any():
-        raise ValueError(f"states must be whole numbers from 0 to {count - 1}")
-    if not model.allowed[sites, states].all():
-        raise ValueError("states has a site in a state that the model does not allow there")
-    return jnp.broadcast_to(jnp.asarray(states, jnp.int32), (*shape, *states.shape))
+    states = jnp.asarray(checked_states(model, states), jnp.int32)
+    return jnp.broadcast_to(states, (*shape, *states.shape))
 
 
 def _moves(model: LatticeModel, move) -> _Moves:
@@ -363,10 +358,15 @@ def _checked_kind(model: LatticeModel, kind, chemical_potentials):
 
 
 def checked_temperatures(temperatures) -> Float[np.ndarray, "temperatures"]:
-    """Errors: ValueError for temperatures that are not positive and increasing."""
-    heats = np.atleast_1d(np.asarray(temperatures, float))
-    if heats.ndim != 1 or not (np.isfinite(heats) & (heats > 0)).all() or (np.diff(heats) <= 0).any():
-        raise ValueError(f"temperatures {temperatures} must be positive and increasing; sort them, each given once")
+    """Errors: ValueError for temperatures that are not positive and increasing, or none."""
+    try:
+        heats = np.atleast_1d(np.asarray(temperatures, float))
+    except (TypeError, ValueError):
+        heats = np.zeros(1)
+    if heats.ndim != 1 or not len(heats) or not (np.isfinite(heats) & (heats > 0)).all() or (np.diff(heats) <= 0).any():
+        raise ValueError(
+            f"temperatures {temperatures} must be positive and increasing; give at least one in K, each once and sorted"
+        )
     return heats
 
 

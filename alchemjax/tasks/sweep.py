@@ -156,9 +156,13 @@ def sweep_batches(
 
 
 def sweep(potential: Potential, system: System, compositions, relax: str = "cell", **options) -> Table:
-    """Energies, relaxed structures and derivatives at many compositions; `options` as in `make_plan`.
+    """Energies, relaxed structures and derivatives at many compositions.
 
-    `relax`: "none" (single points at the given structure), "positions", or "cell" (positions and cell).
+    `relax`: "none" (single points at the given structure), "positions", or "cell" (positions and cell). `options` are
+    those of `relax`, by name: `alpha` (here also one for each row), `pressure`, `cell`, `fixed_sites`, `fixed_axes`,
+    `force_tolerance`, `stress_tolerance`, `max_steps`, `fluctuations` and `supercell`; and `batch`, how many
+    compositions are run at a time, by default what memory allows.
+    Errors: ValueError as in `relax`, naming the row of a wrong composition; TypeError for another option.
     """
     allowed = [name for name, p in signature(make_plan).parameters.items() if p.kind is p.KEYWORD_ONLY]
     if unknown := sorted(set(options) - set(allowed)):
