@@ -9,9 +9,9 @@ products; what translations, and rotations of molecules and chains, would add is
 in both directions go through it.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -77,7 +77,7 @@ class Kind(NamedTuple):
     """What is static under jit."""
 
     node_energies: Callable
-    config: Hashable
+    config: Any
     pbc: tuple[bool, ...]
 
 
@@ -160,10 +160,10 @@ def evaluated(of: Callable, potential: Potential, system: System, weights, alpha
     kind = Kind(potential.node_energies, potential.config, tuple(structure.pbc.tolist()))
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
-        place = structure.positions, structure.cell
-        place, freedom, limits, weights, alpha = jax.tree.map(cast, (place, freedom, limits, weights, alpha))
+        positions, cell = cast(structure.positions), cast(structure.cell)
+        freedom, limits, weights, alpha = jax.tree.map(cast, (freedom, limits, weights, alpha))
         limits = limits._replace(steps=limits.steps.astype(int))
-        problem = Problem(potential.params, topology, *place, freedom, limits, weights, alpha)
+        problem = Problem(potential.params, topology, positions, cell, freedom, limits, weights, alpha)
         found = _compiled(of, kind)(problem, cast(system.structure.positions - structure.positions))
         return found if traced else jax.tree.map(np.asarray, found)
 
