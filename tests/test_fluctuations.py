@@ -277,7 +277,7 @@ def test_float32_is_near_float64():
         ({"fluctuations": "site", "supercell": [2, 2]}, "three or 3 x 3 whole numbers"),
         ({"fluctuations": "site", "supercell": [2.5, 2, 2]}, "three or 3 x 3 whole numbers"),
         ({"fluctuations": "site", "supercell": "big"}, "three or 3 x 3 whole numbers"),
-        ({"fluctuations": "site", "supercell": [0, 1, 1]}, "holds 0 cells; allowed are 1 to"),
+        ({"fluctuations": "site", "supercell": [0, 1, 1]}, "spans no volume; give positive whole numbers"),
     ],
 )
 def test_what_makes_no_sense_is_refused(small, options, sentence):

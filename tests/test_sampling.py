@@ -53,9 +53,9 @@ def random_model(shape=(3, 1, 1), *, scale=0.02, seed=0, dtype=float) -> Lattice
     return LatticeModel(*energies, allowed, np.array([0, 0, 1, 2]), Strains(*(a.astype(dtype) for a in strains)))
 
 
-def free_model() -> LatticeModel:
-    """A larger one, of which every site may be in every state."""
-    return random_model((2, 3, 2))._replace(allowed=np.ones((4, 3), bool))
+def free_model(shape=(2, 3, 2)) -> LatticeModel:
+    """The same, but every site may be in every state."""
+    return random_model(shape)._replace(allowed=np.ones((4, 3), bool))
 
 
 def ising(shape, sign=1) -> LatticeModel:

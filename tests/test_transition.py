@@ -6,7 +6,7 @@ from math import lgamma
 
 import numpy as np
 import pytest
-from test_sampling import J, checkerboard, ising, random_model
+from test_sampling import J, checkerboard, free_model, ising
 
 from alchemjax.tasks import transition
 from alchemjax.tasks.averages import Shell, Statistics
@@ -233,7 +233,7 @@ def test_a_start_that_is_not_the_ordered_arrangement_is_noticed():
 
 
 def test_a_smaller_box_is_worth_its_share_of_the_energy(rng):
-    model = checked_model(random_model((4, 2, 6)))
+    model = checked_model(free_model((4, 2, 6)))
     parts = np.array([2, 1, 3])
     small = smaller(model, parts)
     states = rng.integers(3, size=(2, 2, 2, 4))
