@@ -196,6 +196,15 @@ def traced_weights(potential: Potential, system: System, weights):
     return weights
 
 
+def checked_numbers(potential: Potential, system: System, weights, alpha):
+    """Weights, alpha and whether one of them is traced; then only shapes are checked. Errors: ValueError as in both."""
+    weights = listed_weights(system.sites, system.weights if weights is None else weights)
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((weights, alpha))):
+        return traced_weights(potential, system, weights), checked_alpha(system, None, alpha), True
+    weights = checked_weights(system, weights)
+    return weights, checked_alpha(system, weights, alpha), False
+
+
 def calculate(
     potential: Potential,
     system: System,
@@ -220,14 +229,8 @@ def calculate(
     check_kind(potential, Potential)
     check_kind(system, System)
     system = with_fluctuations(potential, system, fluctuations, supercell)
-    weights = listed_weights(system.sites, system.weights if weights is None else weights)
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((weights, alpha)))
-    if traced:
-        weights = traced_weights(potential, system, weights)
-        alpha = checked_alpha(system, None, alpha)
-    else:
-        weights = checked_weights(system, weights)
-        alpha = checked_alpha(system, weights, alpha)
+    weights, alpha, traced = checked_numbers(potential, system, weights, alpha)
+    if not traced:
         system = for_first_derivatives(system, weights)
     system = system._replace(structure=wrapped(system.structure))
     with precision(potential):

@@ -14,7 +14,9 @@ from pair_potential import A, lennard_jones
 from typer.testing import CliRunner
 
 import alchemjax as aj
+from alchemjax.calculate import with_fluctuations
 from alchemjax.cli import app
+from alchemjax.commands.alloy import _of_supercell
 from alchemjax.commands.alloy_tables import describe_instability, interaction_table, temperature_table
 from alchemjax.system.supercell import make_supercell
 from alchemjax.tasks.alloy import Alloy
@@ -120,6 +122,15 @@ def test_second_derivatives_are_calculated_once(made, run):
     assert (folder / "hamiltonian.json").stat().st_mtime_ns == stamp
     assert "validation" not in json.loads((folder / "alloy.json").read_text())["results"]
     assert not (folder / "alloy.png").exists()
+
+
+def test_a_supercell_in_which_sites_see_their_images_is_doubted(work):
+    potential = aj.load(work / "model")
+    system = aj.read(work / "nacl.cif", mix={"Na": ("Na", "K")}, weights=[0.5, 0.5])
+    said = lambda cells: _of_supercell(potential, with_fluctuations(potential, system, "site-exact", cells))
+    (sentence,) = said([1, 1, 1])
+    assert "a site is 3.96 A from its own images, nearer than the cutoff of 5 A" in sentence
+    assert said([2, 2, 2]) == []
 
 
 def test_earlier_results_stay_until_new_ones_are_there(made, run, tmp_path, monkeypatch):

@@ -13,9 +13,9 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 import alchemjax
-from alchemjax.atoms import to_atoms
+from alchemjax.atoms import shown_amounts, to_atoms
 from alchemjax.calculate import with_fluctuations
-from alchemjax.commands.alloy_file import FORMAT, about_file, csv_table, read_alloy, write_alloy
+from alchemjax.commands.alloy_file import FORMAT, about_file, csv_table, stored, write_alloy
 from alchemjax.commands.alloy_options import check_numbers, check_size, given_weights, parse_box, parse_temperatures
 from alchemjax.commands.alloy_tables import describe_instability, interaction_table, temperature_table
 from alchemjax.commands.columns import plain
@@ -33,6 +33,7 @@ from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.structure import completed_cell, volume
+from alchemjax.system.supercell import lattice_vectors
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.alloy import (
     Alloy,
@@ -83,8 +84,12 @@ def run(arguments: dict) -> None:
         check_box(system.structure, np.array(box), f"--box {arguments['box']}")
         check_size(system, box, arguments["box"])
     sampling = fingerprint_of([fingerprint, *(arguments[name] for name in SAMPLING)], ())
-    path = _open(out, fingerprint, sampling, overwrite=arguments["overwrite"])
-    found, system = _hamiltonian(path, potential, system, arguments, supercell, fingerprint)
+    path, about, found = _open(out, fingerprint, sampling, overwrite=arguments["overwrite"])
+    if found is not None and about.get("fingerprint") == fingerprint:
+        _warn_of_force(about.get("unrelaxed_eV_per_A"))
+        system = system._replace(structure=found.structure)
+    else:
+        found, system = _hamiltonian(path, potential, system, arguments, supercell, fingerprint)
     report = provenance(arguments["file"], arguments, potential, system) | {"sampling_fingerprint": sampling}
     report["results"] = _of_hamiltonian(found)
     strain = None
@@ -100,8 +105,8 @@ def run(arguments: dict) -> None:
     inside = held / held.sum(1, keepdims=True)
     asked = np.stack([found.weights[found.sublattice == s].mean(0) for s in np.unique(found.sublattice)])
     if np.abs(inside - asked).max() > WEIGHT_TOLERANCE:
-        inside_, asked_ = (_composition(found, numbers) for numbers in (inside, asked))
-        warn(f"{'x'.join(map(str, box))} cells hold the composition {inside_}, not {asked_}; see --box")
+        cells = "x".join(map(str, box))
+        warn(f"{cells} cells hold the composition {_shown(found, inside)}, not {_shown(found, asked)}; see --box")
     report["results"]["composition_of_box"] = inside
     structure = found.structure
     cell, places = completed_cell(structure), structure.positions[found.site]
@@ -168,25 +173,25 @@ def _fingerprint(potential: Potential, system: System, arguments: dict, supercel
     return fingerprint_of(settings, (*system.structure, system.weights))
 
 
-def _open(out: Path, fingerprint: str, sampling: str, *, overwrite: bool) -> Path:
-    """Where the Hamiltonian is, or goes to. Earlier results stay until new ones are complete.
+def _open(out: Path, fingerprint: str, sampling: str, *, overwrite: bool) -> tuple[Path, dict, Alloy | None]:
+    """Where the Hamiltonian is, or goes to, and what is there. Earlier results stay until new ones are complete.
 
     Errors: ValueError if the folder holds other results, or cannot be written.
     """
     there = [name for name in FILES if (out / name).exists()]
-    earlier = lambda name: about_file(out / name) if name in there else {}
     try:
-        same = earlier(FILES[0]).get("fingerprint") == fingerprint
-        finished = earlier("alloy.json").get("sampling_fingerprint", sampling if "alloy.json" not in there else None)
+        about, found = stored(out / FILES[0])
+        same = about.get("fingerprint") == fingerprint
+        finished = about_file(out / "alloy.json").get("sampling_fingerprint") if "alloy.json" in there else sampling
     except ValueError:  # damaged
         if not overwrite:
             raise
-        same, finished = False, None
-    if there and not same and not overwrite:
+        same = False
+    if there and not overwrite and not same:
         raise ValueError(
             f"'{out}' holds an alloy of other input, options or versions; use another folder, or --overwrite"
         )
-    if finished != sampling and not overwrite:
+    if not overwrite and finished != sampling:
         raise ValueError(
             f"'{out}' holds results of other {', '.join(f'--{name}' for name in SAMPLING)}; use another folder, or "
             "--overwrite, which keeps the derivatives"
@@ -195,7 +200,9 @@ def _open(out: Path, fingerprint: str, sampling: str, *, overwrite: bool) -> Pat
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(out, error) from None
-    return out / (FILES[0] if same or not there else NEW)
+    if same or not there:
+        return out / FILES[0], about, found
+    return out / NEW, *stored(out / NEW)
 
 
 def _default_box(found: Alloy) -> tuple[int, ...]:
@@ -213,12 +220,8 @@ def _bar(what: str) -> tuple[Callable[[int, int], None], Progress]:
 
 
 def _hamiltonian(path: Path, potential: Potential, system: System, arguments: dict, supercell, fingerprint: str):
-    """The alloy, from its file if that is there, and the system at its relaxed structure."""
-    left, about = None, about_file(path) if path.exists() else {}
-    if about.get("fingerprint") == fingerprint:
-        _warn_of_force(about.get("unrelaxed_eV_per_A"))
-        found = read_alloy(path)
-        return found, system._replace(structure=found.structure)
+    """The alloy, which is written to the file, and the system at its relaxed structure."""
+    left = None
     if arguments["relax"]:
         relaxed = relax(potential, system, cell=True, fluctuations="site-exact", supercell=supercell)
         left = None if relaxed.converged else float(relaxed.max_force)
@@ -241,20 +244,21 @@ def _warn_of_force(left: float | None) -> None:
 def _of_supercell(potential: Potential, system: System) -> list[str]:
     """What to say of a supercell in which sites see their own images."""
     cell = system.fluctuations.supercell.matrix @ completed_cell(system.structure)  # pyright: ignore
-    around = np.stack(np.meshgrid(*[range(-2, 3)] * 3), -1).reshape(-1, 3)
-    away = np.linalg.norm(around[(around * ~system.structure.pbc == 0).all(1) & around.any(1)] @ cell, axis=1)
-    if not len(away) or away.min() > potential.cutoff:
+    near = lattice_vectors(cell, system.structure.pbc, potential.cutoff)
+    if not len(near):
         return []
     return [
-        f"in the supercell of the derivatives a site is {away.min():.3g} A from its own images, nearer than the cutoff "
-        f"of {potential.cutoff:g} A: interactions of neighbours, and waves, are mixed up; give a larger --supercell"
+        f"in the supercell of the derivatives a site is {np.linalg.norm(near @ cell, axis=1).min():.3g} A from its own "
+        f"images, nearer than the cutoff of {potential.cutoff:g} A: interactions of neighbours, and waves, are mixed "
+        "up; give a larger --supercell"
     ]
 
 
-def _composition(found: Alloy, numbers) -> str:
+def _shown(found: Alloy, fractions) -> str:
     """Fractions [sublattices, states] in words."""
-    named = [[f"{s} {x:.4g}" for s, x in zip(found.species, own, strict=True) if x > 0] for own in numbers]
-    return "; ".join(", ".join(own) for own in named)
+    return "; ".join(
+        shown_amounts({s: x for s, x in zip(found.species, own, strict=True) if x > 0}) for own in fractions
+    )
 
 
 def _of_hamiltonian(found: Alloy) -> dict:

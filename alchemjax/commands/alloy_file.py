@@ -53,12 +53,19 @@ def read_alloy(path: Path | str) -> Alloy:
 
 def about_file(path: Path) -> dict:
     """What was written beside the alloy; nothing without the file. Errors: ValueError for a damaged one."""
+    return stored(path)[0]
+
+
+def stored(path: Path) -> tuple[dict, Alloy | None]:
+    """What was written beside the alloy, and the alloy if it is of this format; nothing without the file.
+
+    Errors: ValueError for a damaged one.
+    """
     if not path.exists():
-        return {}
+        return {}, None
     content = _content_of(path)
-    if content.get("format") == FORMAT:
-        _alloy_of(path, content)  # whoever asks will want to read it
-    return {name: value for name, value in content.items() if name not in ("alloy", "pairs")}
+    alloy = _alloy_of(path, content) if content.get("format") == FORMAT else None
+    return {name: value for name, value in content.items() if name not in ("alloy", "pairs")}, alloy
 
 
 def _content_of(path: Path) -> dict:

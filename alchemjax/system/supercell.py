@@ -54,7 +54,7 @@ def smallest_supercell(
     ValueError where none of a sensible size is found.
     """
     cell, pbc = completed_cell(structure), structure.pbc
-    near = _lattice_vectors(cell, pbc, distance)
+    near = lattice_vectors(cell, pbc, distance)
     # balls of this diameter around the images fill at most pi / sqrt(18) of space
     least = distance**3 / np.sqrt(2) / abs(np.linalg.det(cell)) if pbc.all() else 1
     fallback = None
@@ -110,7 +110,7 @@ def repeated(structure: Structure, supercell: Supercell) -> Structure:
     return structure._replace(positions=positions, cell=supercell.matrix @ structure.cell)
 
 
-def _lattice_vectors(cell, pbc, distance: float) -> np.ndarray:
+def lattice_vectors(cell, pbc, distance: float) -> np.ndarray:
     """Whole lattice vectors along periodic directions shorter than the distance, one of each pair +-t, without 0."""
     most = np.ceil(distance * np.linalg.norm(np.linalg.inv(cell), axis=0)).astype(int) * pbc
     ranges = [np.arange(-m, m + 1) for m in most]

@@ -17,24 +17,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Bool, Float, Int
 
 from alchemjax.calculate import (
     check_kind,
+    checked_numbers,
     derivatives,
     precision,
     topology_of,
-    traced_weights,
     with_fluctuations,
 )
 from alchemjax.energy import energy
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Variants
-from alchemjax.system.sites import listed_weights
 from alchemjax.system.structure import volume, wrapped
-from alchemjax.system.system import System, checked_alpha, checked_weights
+from alchemjax.system.system import System
 from alchemjax.system.topology import Topology
 from alchemjax.tasks.fire import Limits, initial_state, outran, run, strained
 from alchemjax.tasks.freedom import Freedom, keeps_symmetry, make_freedom
@@ -147,14 +145,7 @@ def evaluated(of: Callable, potential: Potential, system: System, weights, alpha
     freedom = make_freedom(system.structure, **free)
     limits = make_limits(system, freedom, **limits)
     system = with_fluctuations(potential, system, **fluctuations)
-    weights = listed_weights(system.sites, system.weights if weights is None else weights)
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((weights, alpha)))
-    if traced:
-        weights = traced_weights(potential, system, weights)
-        alpha = checked_alpha(system, None, alpha)
-    else:
-        weights = checked_weights(system, weights)
-        alpha = checked_alpha(system, weights, alpha)
+    weights, alpha, traced = checked_numbers(potential, system, weights, alpha)
     structure = wrapped(system.structure)
     topology = topology_of(potential, system._replace(structure=structure), skin=REACH)
     kind = Kind(potential.node_energies, potential.config, tuple(structure.pbc.tolist()))
