@@ -10,7 +10,7 @@ import alchemjax as aj
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.structure import make_structure, volume
 from alchemjax.tasks import relax as relax_module
-from alchemjax.tasks.fire import _is_stale, initial_state
+from alchemjax.tasks.fire import initial_state, outran
 from alchemjax.tasks.freedom import make_freedom
 from alchemjax.tasks.relax import relax_batch
 
@@ -95,7 +95,7 @@ def test_no_pair_within_the_cutoff_is_ever_missing_from_a_list_that_is_not_stale
             reference=state.reference + rng.normal(size=(4, 3)) * rng.uniform(0, 0.15),
             strain=jnp.asarray(rng.normal(size=6) * rng.uniform(0, 0.05)),
         )
-        if _is_stale(cutoff, skin, jnp.asarray(structure.cell), freedom, moved):
+        if outran(cutoff, skin, jnp.asarray(structure.cell), freedom, moved):
             stale += 1
             continue
         fresh += 1

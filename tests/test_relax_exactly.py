@@ -13,7 +13,7 @@ from alchemjax.model.load import Potential
 from alchemjax.system.structure import volume
 from alchemjax.tasks import relax as relax_module
 from alchemjax.tasks import sweep as sweep_module
-from alchemjax.tasks.fire import _is_stale, initial_state
+from alchemjax.tasks.fire import initial_state, outran
 from alchemjax.tasks.freedom import make_freedom
 from alchemjax.tasks.relax import make_limits, relax_batch
 from alchemjax.tasks.sweep import make_plan
@@ -190,7 +190,7 @@ def test_two_sites_that_approach_each_other_by_half_the_skin_make_the_list_stale
 
     def stale(each):
         moved = state.reference.at[0].add(each * direction).at[1].add(-each * direction)
-        return bool(_is_stale(5.0, skin, jnp.asarray(system.structure.cell), freedom, state._replace(reference=moved)))
+        return bool(outran(5.0, skin, jnp.asarray(system.structure.cell), freedom, state._replace(reference=moved)))
 
     assert not stale(0.49 * skin) and stale(0.51 * skin)
 
