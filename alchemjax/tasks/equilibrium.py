@@ -40,7 +40,7 @@ from alchemjax.tasks.relax import make_limits
 
 REACH = 0.8  # A, skin of the one list of neighbours that a relaxation has
 NEWTON = 8  # most steps of Newton's method after FIRE
-EXACT = 1e-5  # of the force tolerance: a slope at which they end
+EXACT = 1e-9  # of the force tolerance: a slope at which they end; the noise of float32 ends them before
 SOLVED = {"float32": 1e-5, "float64": 1e-12}  # relative residual at which conjugate gradients end
 UNSOLVED = 1e3  # a residual so many times as large is a failure
 MOST_SOLVING = 1000  # steps of conjugate gradients
