@@ -89,11 +89,10 @@ def _tensors(kind: Kind, problem: Problem, x, cell):
     scale = len(x) ** 0.5  # of the strain in Variables
     along = jax.vmap(lambda e: Variables(jnp.zeros_like(x), scale * e))(jnp.eye(6, dtype=x.dtype))
     start = Variables(x, jnp.zeros(6, x.dtype))
-    pushed = jax.vmap(curvature(kind, here, start))(along)
-    still = here._replace(freedom=Freedom(everywhere, jnp.zeros_like(strains)))
-    force = pushed._replace(strain=jnp.zeros_like(pushed.strain))
-    freely = curvature(kind, still, start)
-    moved = jax.vmap(partial(response, kind, still, start, freely))(force)
+    curve = curvature(kind, here, start)
+    pushed = jax.vmap(curve)(along)
+    within = lambda y: y._replace(strain=jnp.zeros_like(y.strain))
+    moved = jax.vmap(partial(response, kind, here, start, lambda y: within(curve(within(y)))))(within(pushed))
     volume, rigid = jnp.abs(jnp.linalg.det(cell)), scale * pushed.strain
     softened = rigid - jnp.einsum("ksx,lsx->kl", pushed.reference, moved.reference)
     return rigid / volume, (softened + softened.T) / (2 * volume)
