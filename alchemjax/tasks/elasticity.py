@@ -85,7 +85,7 @@ def _elasticity(kind: Kind, problem: Problem, offset) -> Elasticity:
 def _tensors(kind: Kind, problem: Problem, x, cell):
     """Elastic constants with atoms clamped, and relaxed."""
     strains, everywhere = jnp.asarray(STRAINS, x.dtype), jnp.ones_like(x)
-    here = problem._replace(positions=x, cell=cell, freedom=Freedom(everywhere, strains))
+    here = problem._replace(positions=x, strain=jnp.zeros(6, x.dtype), cell=cell, freedom=Freedom(everywhere, strains))
     scale = len(x) ** 0.5  # of the strain in Variables
     along = jax.vmap(lambda e: Variables(jnp.zeros_like(x), scale * e))(jnp.eye(6, dtype=x.dtype))
     start = Variables(x, jnp.zeros(6, x.dtype))

@@ -60,6 +60,7 @@ class Equilibrium(NamedTuple):
     steps: Int[Array, ""]  # of FIRE
     max_force: Float[Array, ""]  # eV/A, over what may move
     max_stress: Float[Array, ""]  # eV/A^3, of the allowed stress plus pressure
+    listed: Bool[Array, ""]  # False where sites left their list of neighbours: give a structure nearer to the relaxed one
 
 
 class Verdict(NamedTuple):
@@ -69,6 +70,7 @@ class Verdict(NamedTuple):
     steps: Int[Array, ""]
     max_force: Float[Array, ""]
     max_stress: Float[Array, ""]
+    listed: Bool[Array, ""]
 
 
 class Kind(NamedTuple):
@@ -84,8 +86,9 @@ class Problem(NamedTuple):
 
     params: dict
     topology: Topology | Variants
-    positions: Float[Array, "sites 3"]  # where the topology was made [A]
-    cell: Float[Array, "3 3"]
+    positions: Float[Array, "sites 3"]  # reference positions where the topology was made [A]
+    strain: Float[Array, "6"]  # and the strain there
+    cell: Float[Array, "3 3"]  # unstrained
     freedom: Freedom
     limits: Limits
     weights: Float[Array, "weights"]
@@ -137,9 +140,16 @@ def relaxed(
 def evaluated(of: Callable, potential: Potential, system: System, weights, alpha, free, limits, fluctuations):
     """`of(kind, problem, offset)` compiled, in NumPy's arrays unless something is traced.
 
-    `offset` [A] leads from the problem's sites, near the origin, to the given ones. The last three are arguments of
-    `make_freedom`, `make_limits` and `with_fluctuations`.
+    The last three are arguments of `make_freedom`, `make_limits` and `with_fluctuations`.
     """
+    kind, problem, offset, traced = prepared(potential, system, weights, alpha, free, limits, fluctuations)
+    with precision(potential):
+        found = _compiled(of, kind)(problem, offset)
+        return found if traced else jax.tree.map(np.asarray, found)
+
+
+def prepared(potential: Potential, system: System, weights, alpha, free, limits, fluctuations):
+    """Kind, problem, the offset [A] from its sites, near the origin, to the given ones, and whether it is traced."""
     check_kind(potential, Potential)
     check_kind(system, System)
     freedom = make_freedom(system.structure, **free)
@@ -154,9 +164,9 @@ def evaluated(of: Callable, potential: Potential, system: System, weights, alpha
         positions, cell = cast(structure.positions), cast(structure.cell)
         freedom, limits, weights, alpha = jax.tree.map(cast, (freedom, limits, weights, alpha))
         limits = limits._replace(steps=limits.steps.astype(int))
-        problem = Problem(potential.params, topology, positions, cell, freedom, limits, weights, alpha)
-        found = _compiled(of, kind)(problem, cast(system.structure.positions - structure.positions))
-        return found if traced else jax.tree.map(np.asarray, found)
+        still = jnp.zeros(6, potential.dtype)
+        problem = Problem(potential.params, topology, positions, still, cell, freedom, limits, weights, alpha)
+        return kind, problem, cast(system.structure.positions - structure.positions), traced
 
 
 @lru_cache(maxsize=32)
@@ -188,7 +198,8 @@ def described(kind: Kind, problem: Problem, offset, y: Variables, verdict: Verdi
 def at_rest(kind: Kind, problem: Problem) -> tuple[Variables, Verdict]:
     """Where the slope is zero."""
     one = lambda tree: jax.tree.map(lambda a: a[None], tree)
-    state = one(initial_state(problem.positions, len(problem.weights)))._replace(stale=jnp.zeros(1, bool))
+    state = initial_state(problem.positions, len(problem.weights))
+    state = one(state._replace(strain=problem.strain, listed_strain=problem.strain, stale=jnp.zeros((), bool)))
     skin = jnp.asarray(REACH, problem.cell.dtype)
     state = run(
         *kind[:2], problem.params, one(problem.topology), problem.cell, problem.freedom, problem.limits, skin,
@@ -204,16 +215,17 @@ def at_rest(kind: Kind, problem: Problem) -> tuple[Variables, Verdict]:
         better = _norm(slope) < _norm(least) / 2
         y, least = jax.tree.map(partial(jnp.where, better), (there, slope), (y, least))
         there = jax.tree.map(jnp.subtract, there, _solution(kind, problem, there, along, slope))
-        return y, least, there, better & (_norm(slope) > EXACT * problem.limits.force), number + 1
+        going = better & state.converged & (_norm(slope) > EXACT * problem.limits.force)
+        return y, least, there, going, number + 1
 
     steep = jax.tree.map(lambda a: jnp.full_like(a, jnp.inf), start)
     carry = start, steep, start, jnp.ones((), bool), jnp.zeros((), int)
     y, slope, *_ = lax.while_loop(lambda carry: carry[3] & (carry[4] < NEWTON), newton, carry)
     state = state._replace(reference=y.reference, strain=y.strain / _scale(problem))
     force, stress = _left(problem, y, slope)
-    converged = state.converged & (force <= problem.limits.force) & (stress <= problem.limits.stress)
-    converged &= ~outran(kind.config.cutoff, skin, problem.cell, problem.freedom, state)
-    return y, Verdict(converged, state.step, force, stress)
+    listed = ~outran(kind.config.cutoff, skin, problem.cell, problem.freedom, state)
+    converged = state.converged & (force <= problem.limits.force) & (stress <= problem.limits.stress) & listed
+    return y, Verdict(converged, state.step, force, stress, listed)
 
 
 @partial(at_rest.defjvp, symbolic_zeros=True)
