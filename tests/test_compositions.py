@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alchemjax.commands import compositions, options
+from alchemjax.system import corners
 from alchemjax.system.sites import Group, make_sites
 
 
@@ -32,28 +33,28 @@ def test_a_grid_that_is_too_large_is_refused_with_its_size():
 
 def test_the_reference_of_mixing_is_the_product_over_groups():
     sites = sites_of(["Na", "K"], ["O", "S", "F"])
-    rows = compositions.with_corners(sites, np.array([[0.3, 0.7, 0.2, 0.5, 0.3], [0.3, 0.7, 0.2, 0.5, 0.2]]))
+    rows = corners.with_corners(sites, np.array([[0.3, 0.7, 0.2, 0.5, 0.3], [0.3, 0.7, 0.2, 0.5, 0.2]]))
     assert len(rows) == 8
     values = np.random.default_rng(0).normal(size=8)
     end = {tuple(np.flatnonzero(row).tolist()): value for row, value in zip(rows[2:], values[2:], strict=True)}
     by_hand = sum(rows[0][i] * rows[0][j] * end[i, j] for i in (0, 1) for j in (2, 3, 4))
-    ideal = compositions.between_corners(sites, rows, values)
+    ideal = corners.between_corners(sites, rows, values)
     assert ideal[0] == pytest.approx(by_hand, rel=1e-12)
     assert np.isnan(ideal[1])
     np.testing.assert_allclose(ideal[2:], values[2:], rtol=1e-12)
-    assert np.isnan(compositions.between_corners(sites, rows[:-1], values[:-1])).all()
+    assert np.isnan(corners.between_corners(sites, rows[:-1], values[:-1])).all()
 
 
 def test_ordered_arrangements_are_measured_against_the_pure_crystals():
     groups = (Group("a", (0, 1), ("Fe", "Cr")), Group("b", (2,), ("Cr", "Fe")), Group("c", (3,), ("O", "S")))
     sites = make_sites(["H"] * 4, groups)
-    ends = compositions.corners(sites)
+    ends = corners.corners(sites)
     np.testing.assert_array_equal(ends[:2], [[1, 0, 0, 1, 1, 0], [1, 0, 0, 1, 0, 1]])
     np.testing.assert_array_equal(ends[2:], [[0, 1, 1, 0, 1, 0], [0, 1, 1, 0, 0, 1]])
     ordered = np.array([[1, 0, 1, 0, 1, 0], [0.5, 0.5, 0, 1, 0.25, 0.75], [1, 0, 0.5, 0.4, 1, 0]])
-    rows = compositions.with_corners(sites, ordered)
+    rows = corners.with_corners(sites, ordered)
     values = np.array([9.0, 9.0, 9.0, 1.0, 2.0, 4.0, 8.0])
-    ideal = compositions.between_corners(sites, rows, values)
+    ideal = corners.between_corners(sites, rows, values)
     assert ideal[0] == pytest.approx(2 / 3 * 1 + 1 / 3 * 4, rel=1e-12)
     assert ideal[1] == pytest.approx(2 / 3 * (0.25 * 1 + 0.75 * 2) + 1 / 3 * (0.25 * 4 + 0.75 * 8), rel=1e-12)
     assert np.isnan(ideal[2])
@@ -62,11 +63,11 @@ def test_ordered_arrangements_are_measured_against_the_pure_crystals():
 
 def test_too_many_end_members_are_left_out():
     sites = sites_of(*itertools.combinations(["Na", "K", "Li", "Rb", "Cs", "Ag"], 2))
-    assert compositions.num_corners(sites) == 2**15
-    assert compositions.corners(sites) is None
+    assert corners.num_corners(sites) == 2**15
+    assert corners.corners(sites) is None
     rows = np.full((1, 30), 0.5)
-    assert len(compositions.with_corners(sites, rows)) == 1
-    assert np.isnan(compositions.between_corners(sites, rows, np.ones(1))).all()
+    assert len(corners.with_corners(sites, rows)) == 1
+    assert np.isnan(corners.between_corners(sites, rows, np.ones(1))).all()
 
 
 def test_weights_are_understood_by_number_and_by_name():

@@ -8,8 +8,9 @@ import numpy as np
 from ase.cell import Cell
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from alchemjax.commands.compositions import between_corners, weight_names
 from alchemjax.commands.options import STRAINS
+from alchemjax.system.corners import between_corners
+from alchemjax.system.sites import weight_names
 from alchemjax.system.system import System
 from alchemjax.tasks.sweep import Table
 from alchemjax.units import EV_PER_A3_IN_GPA

@@ -1,4 +1,4 @@
-"""The compositions of a sweep: simplex grids, CSV files, and the end members that both need."""
+"""The compositions of a sweep: simplex grids and CSV files."""
 
 import csv
 import itertools
@@ -8,15 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.system.sites import WEIGHT_TOLERANCE, Sites, flat_weights, num_weights
+from alchemjax.system.sites import WEIGHT_TOLERANCE, Sites, flat_weights, weight_names
 
-LARGEST_GRID = 5000  # compositions; also the largest number of end members that are calculated
-SAME = 1e-9  # weights that differ by less are the same
-
-
-def weight_names(sites: Sites) -> list[str]:
-    """`group:species` of every weight, in order."""
-    return [f"{group.name}:{species}" for group in sites.groups for species in group.species]
+LARGEST_GRID = 5000  # compositions
 
 
 def grid(sites: Sites, points: int) -> Float[np.ndarray, "rows weights"]:
@@ -109,68 +103,6 @@ def _row(sites: Sites, where: str, header: list[str], cells: list[str]) -> np.nd
         raise ValueError(f"{where}: {error}") from None
 
 
-def corners(sites: Sites) -> Float[np.ndarray, "corners weights"] | None:
-    """End members: one species on all groups that may hold the same ones, all combinations; None if too many to do."""
-    if num_corners(sites) > LARGEST_GRID:
-        return None
-    rows = []
-    for chosen in itertools.product(*_species_lists(sites)):
-        held = dict(zip(map(frozenset, _species_lists(sites)), chosen, strict=True))
-        rows.append([float(s == held[frozenset(g.species)]) for g in sites.groups for s in g.species])
-    return np.array(rows, float).reshape(len(rows), num_weights(sites))
-
-
-def num_corners(sites: Sites) -> int:
-    """How many end members there are."""
-    return math.prod(map(len, _species_lists(sites)))
-
-
-def _species_lists(sites: Sites) -> list[tuple[str, ...]]:
-    """What the groups may hold, each list once: groups of the same species, in any order, make one kind of place."""
-    lists: dict[frozenset[str], tuple[str, ...]] = {}
-    for group in sites.groups:
-        lists.setdefault(frozenset(group.species), group.species)
-    return list(lists.values())
-
-
-def with_corners(sites: Sites, rows: Float[np.ndarray, "rows weights"]) -> Float[np.ndarray, "more weights"]:
-    """`rows`, and after them the end members that are not among them."""
-    ends = corners(sites)
-    if ends is None:
-        return rows
-    present = set(map(_key, rows))
-    return np.concatenate([rows, *([end] for end in ends if _key(end) not in present)])
-
-
-def between_corners(sites: Sites, weights: np.ndarray, values: np.ndarray) -> Float[np.ndarray, "rows"]:
-    """What mixing would give if it changed nothing: the sum over end members c of (product of amounts) * value(c).
-
-    An amount is the mean over the sites of all groups that may hold the same species, so that an ordered arrangement is
-    measured against the pure crystals. NaN where a group's weights do not sum to 1 (vacancies), and everywhere if an
-    end member is not among the rows.
-    """
-    ends, lists = corners(sites), _species_lists(sites)
-    place = {_key(row): k for k, row in enumerate(weights)}
-    if ends is None or not all(_key(end) in place for end in ends):
-        return np.full(len(weights), np.nan)
-    shape = [len(species) for species in lists]
-    ideal = np.broadcast_to(values[[place[_key(end)] for end in ends]].reshape(shape), (len(weights), *shape))
-    full = np.ones(len(weights), bool)
-    for species in lists:
-        amounts = _amounts(sites, weights, species)
-        ideal = np.einsum("rk...,rk->r...", ideal, amounts)
-        full &= np.abs(amounts.sum(1) - 1) < 1e-6
-    return np.where(full, ideal, np.nan)
-
-
-def _amounts(sites: Sites, weights: np.ndarray, species: tuple[str, ...]) -> Float[np.ndarray, "rows species"]:
-    """Mean weights over the sites of all groups that may hold these species."""
-    names = weight_names(sites)
-    alike = [group for group in sites.groups if set(group.species) == set(species)]
-    parts = [len(g.sites) * weights[:, [names.index(f"{g.name}:{s}") for s in species]] for g in alike]
-    return np.sum(parts, axis=0) / sum(len(g.sites) for g in alike)
-
-
 def vacancies(sites: Sites, weights: Float[np.ndarray, "rows weights"]) -> list[str]:
     """One line for every group that is not full at all of these compositions."""
     lines, names = [], weight_names(sites)
@@ -180,7 +112,3 @@ def vacancies(sites: Sites, weights: Float[np.ndarray, "rows weights"]) -> list[
             up_to = "up to " if len(weights) > 1 else ""
             lines.append(f"group {group.name} ({'/'.join(group.species)}): {up_to}{100 * missing:.4g} % vacant")
     return lines
-
-
-def _key(weights: np.ndarray) -> tuple[int, ...]:
-    return tuple(np.rint(weights / SAME).astype(np.int64).tolist())

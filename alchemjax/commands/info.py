@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from alchemjax.calculate import SEPARATION, calculate, with_fluctuations
-from alchemjax.commands.compositions import weight_names
 from alchemjax.commands.options import parse_mix, parse_weights
 from alchemjax.commands.session import prepare_jax, read_system
 from alchemjax.io import load
 from alchemjax.model.load import Potential
 from alchemjax.system.neighbours import find_pairs
+from alchemjax.system.sites import weight_names
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_weights
 

@@ -19,7 +19,6 @@ import alchemjax
 from alchemjax.atoms import to_atoms
 from alchemjax.calculate import topology_of
 from alchemjax.commands.columns import csv_text, lattice_columns, plain, stress_columns, units_of
-from alchemjax.commands.compositions import weight_names
 from alchemjax.commands.options import parse_axes, parse_cell, parse_mix, parse_weights
 from alchemjax.commands.run_folder import (
     CHECKPOINT,
@@ -40,6 +39,7 @@ from alchemjax.commands.session import fingerprint_of, prepare_jax, progress_bar
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
+from alchemjax.system.sites import weight_names
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.md import Trajectory, recorded, run_chunks
 from alchemjax.tasks.md_plan import CHUNK, Plan, make_plan, masses_of

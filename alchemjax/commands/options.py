@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from alchemjax.commands.compositions import weight_names
-from alchemjax.system.sites import Sites
+from alchemjax.system.sites import Sites, weight_names
 from alchemjax.system.system import System
 from alchemjax.tasks.relax import check_limit
 from alchemjax.units import EV_PER_A3_IN_GPA

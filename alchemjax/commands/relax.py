@@ -14,7 +14,7 @@ from rich.table import Table
 from alchemjax.atoms import to_atoms
 from alchemjax.calculate import topology_of
 from alchemjax.commands.columns import plain
-from alchemjax.commands.compositions import vacancies, weight_names
+from alchemjax.commands.compositions import vacancies
 from alchemjax.commands.options import (
     STRAINS,
     check_mixed,
@@ -26,6 +26,7 @@ from alchemjax.commands.options import (
 )
 from alchemjax.commands.session import doubts_about, energy_kind, prepare_jax, provenance, read_system, warn
 from alchemjax.io import load, write_atomically
+from alchemjax.system.sites import weight_names
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.pairs import pair_fluctuations

@@ -12,8 +12,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from alchemjax.atoms import to_atoms
 from alchemjax.commands.columns import csv_text, plain
-from alchemjax.commands.compositions import weight_names
 from alchemjax.io import write_atomically
+from alchemjax.system.sites import weight_names
 from alchemjax.system.system import System
 from alchemjax.tasks.sweep import Table
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from alchemjax.commands.compositions import csv_lines, csv_numbers, weight_names
-from alchemjax.system.sites import Sites
+from alchemjax.commands.compositions import csv_lines, csv_numbers
+from alchemjax.system.sites import Sites, weight_names
 from alchemjax.units import EV_PER_A3_IN_GPA
 
 COLUMNS = {

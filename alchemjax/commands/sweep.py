@@ -11,12 +11,9 @@ import alchemjax
 from alchemjax.calculate import topology_of
 from alchemjax.commands.columns import sweep_columns, units_of
 from alchemjax.commands.compositions import (
-    LARGEST_GRID,
     grid,
-    num_corners,
     read_compositions,
     vacancies,
-    with_corners,
 )
 from alchemjax.commands.options import check_mixed, check_periodic, check_relaxation, parse_mix, relaxation_options
 from alchemjax.commands.results import file_names, structures_of, write_all, write_files
@@ -33,6 +30,7 @@ from alchemjax.commands.session import (
 from alchemjax.commands.store import close, finished, opened, store_batch, stored_batches
 from alchemjax.io import load
 from alchemjax.model.load import Potential
+from alchemjax.system.corners import MOST_CORNERS, num_corners, with_corners
 from alchemjax.system.system import System, checked_alpha
 from alchemjax.tasks.pairs import pair_fluctuations
 from alchemjax.tasks.sweep import Plan, Table, join, make_plan, sweep_batches
@@ -95,8 +93,8 @@ def _compositions(system: System, arguments: dict) -> np.ndarray:
 
 
 def _make_plan(potential: Potential, system: System, rows: np.ndarray, arguments: dict) -> Plan:
-    if (number := num_corners(system.sites)) > LARGEST_GRID:
-        warn(f"{number} end members are more than {LARGEST_GRID}; without them there is no mixing energy")
+    if (number := num_corners(system.sites)) > MOST_CORNERS:
+        warn(f"{number} end members are more than {MOST_CORNERS}; without them there is no mixing energy")
     alpha, options = arguments["alpha"], relaxation_options(arguments) | {"batch": arguments["batch"]}
     if alpha is None or alpha >= 0 or system.coupling != "correlated":
         return make_plan(potential, system, rows, arguments["relax"], alpha=alpha, **options)

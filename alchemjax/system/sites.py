@@ -73,6 +73,11 @@ def num_weights(sites: Sites) -> int:
     return sum(len(g.species) for g in sites.groups)
 
 
+def weight_names(sites: Sites) -> list[str]:
+    """`group:species` of every weight, in order."""
+    return [f"{group.name}:{species}" for group in sites.groups for species in group.species]
+
+
 def flat_weights(sites: Sites, weights, *, bounded: bool = True) -> np.ndarray:
     """Flat weights from an array or from {group name: {species symbol: weight}}, checked.
 

@@ -60,7 +60,9 @@ class Equilibrium(NamedTuple):
     steps: Int[Array, ""]  # of FIRE
     max_force: Float[Array, ""]  # eV/A, over what may move
     max_stress: Float[Array, ""]  # eV/A^3, of the allowed stress plus pressure
-    listed: Bool[Array, ""]  # False where sites left their list of neighbours: give a structure nearer to the relaxed one
+    listed: Bool[
+        Array, ""
+    ]  # False where sites left their list of neighbours; start nearer to the state
 
 
 class Verdict(NamedTuple):
