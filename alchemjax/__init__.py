@@ -30,6 +30,7 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.averages import shells as shells
     from alchemjax.tasks.averages import statistics as statistics
     from alchemjax.tasks.averages import transition_temperature as transition_temperature
+    from alchemjax.tasks.descent import exponentiated_gradient as exponentiated_gradient
     from alchemjax.tasks.elasticity import Elasticity as Elasticity
     from alchemjax.tasks.elasticity import elasticity as elasticity
     from alchemjax.tasks.equilibrium import Equilibrium as Equilibrium
@@ -39,6 +40,8 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.lattice import total_energy as total_energy
     from alchemjax.tasks.md import Trajectory as Trajectory
     from alchemjax.tasks.md import md as md
+    from alchemjax.tasks.optimise import Optimum as Optimum
+    from alchemjax.tasks.optimise import optimise as optimise
     from alchemjax.tasks.ordering import concentration_waves as concentration_waves
     from alchemjax.tasks.ordering import instability as instability
     from alchemjax.tasks.ordering import interactions as interactions
@@ -72,6 +75,9 @@ _PUBLIC = {
     "Elasticity": "tasks.elasticity",
     "relaxed": "tasks.equilibrium",
     "Equilibrium": "tasks.equilibrium",
+    "optimise": "tasks.optimise",
+    "Optimum": "tasks.optimise",
+    "exponentiated_gradient": "tasks.descent",
     "sweep": "tasks.sweep",
     "Table": "tasks.sweep",
     "md": "tasks.md",

@@ -184,13 +184,13 @@ def test_a_lost_member_stays_lost_and_the_others_go_on(potential, monkeypatch):
     freedom = make_freedom(system.structure)
     limits = relax_module.make_limits(system, freedom, force=0.005, stress=1.0, steps=200, pressure=0.0)
     calls = []
-    original = relax_module._Lists._replace
+    original = relax_module.Lists._replace
 
     def losing(self, k, state):
         calls.append(k)
         return original(self, k, state) and not (k == 0 and calls.count(0) == 2)
 
-    monkeypatch.setattr(relax_module._Lists, "_replace", losing)
+    monkeypatch.setattr(relax_module.Lists, "_replace", losing)
     state = relax_batch(potential, system, np.array([[0.9, 0.0], [0.0, 1.0]]), np.zeros(2), freedom, limits)
     assert calls.count(0) == 2
     assert np.isnan(state.energy[0]) and not state.converged[0]

@@ -128,7 +128,7 @@ def listed(topology):
 def test_lists_that_grow_are_made_of_the_latest_structure_of_every_member(pair):
     system = salt(cubic=False)
     freedom = make_freedom(system.structure, cell=True)
-    lists = relax_module._Lists(pair, system, freedom, 2)
+    lists = relax_module.Lists(pair, system, freedom, 2)
     state = initial_state(jnp.asarray(system.structure.positions), 2)
     state = type(state)(*(np.repeat(np.asarray(a)[None], 2, axis=0) for a in state))
     shapes = lists.shapes
@@ -174,7 +174,7 @@ def test_what_has_fallen_together_at_the_end_has_no_energy(pair):
     freedom = make_freedom(system.structure)
     limits = make_limits(system, freedom, force=1e-3, stress=1.0, steps=0, pressure=0.0)
     state = relax_batch(pair, system, np.array([[1.0, 0.0], [0.5, 0.5]]), np.zeros(2), freedom, limits)
-    lists = relax_module._Lists(pair, system, freedom, 2)
+    lists = relax_module.Lists(pair, system, freedom, 2)
     together = np.array(state.reference)
     together[1, 1] = together[1, 0] + 0.01
     judged = lists.without_collapsed(state._replace(reference=together, converged=np.ones(2, bool)))

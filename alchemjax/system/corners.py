@@ -46,15 +46,14 @@ def with_corners(sites: Sites, rows: Float[np.ndarray, "rows weights"]) -> Float
     return np.concatenate([rows, *([end] for end in ends if _key(end) not in present)])
 
 
-def corner_fractions(sites: Sites, weights: Float[Array | np.ndarray, "... weights"]):
+def corner_fractions(means, weights: Float[Array | np.ndarray, "... weights"]):
     """How much of every end member [..., corners] an ideal mixture would hold; of NumPy's and JAX's arrays.
 
-    The product of amounts, an amount being the mean over the sites of all groups that may hold the same species, so
-    that an ordered arrangement is measured against the pure crystals.
+    The product of amounts, which `amount_means` makes of weights.
     """
     found = weights[..., :1] * 0 + 1
-    for species in _species_lists(sites):
-        amounts = weights @ _means(sites, species)
+    for mean in means:
+        amounts = weights @ mean
         found = (found[..., None] * amounts[..., None, :]).reshape(*weights.shape[:-1], -1)
     return found
 
@@ -67,13 +66,22 @@ def between_corners(sites: Sites, weights: np.ndarray, values: np.ndarray) -> Fl
     ends, place = corners(sites), {_key(row): k for k, row in enumerate(weights)}
     if ends is None or not all(_key(end) in place for end in ends):
         return np.full(len(weights), np.nan)
-    full = [np.abs((weights @ _means(sites, species)).sum(1) - 1) < FULL for species in _species_lists(sites)]
-    ideal = corner_fractions(sites, weights) @ values[[place[_key(end)] for end in ends]]
+    means = amount_means(sites)
+    full = [np.abs((weights @ mean).sum(1) - 1) < FULL for mean in means]
+    ideal = corner_fractions(means, weights) @ values[[place[_key(end)] for end in ends]]
     return np.where(np.all(full, axis=0), ideal, np.nan)
 
 
+def amount_means(sites: Sites) -> tuple[Float[np.ndarray, "weights species"], ...]:
+    """Of weights to amounts, one matrix for every list of species that groups may hold.
+
+    An amount is the mean over the sites of all groups that may hold the same species, so that an ordered arrangement is
+    measured against the pure crystals.
+    """
+    return tuple(_means(sites, species) for species in _species_lists(sites))
+
+
 def _means(sites: Sites, species: tuple[str, ...]) -> Float[np.ndarray, "weights species"]:
-    """Of weights to amounts: means over the sites of all groups that may hold these species."""
     alike = [group for group in sites.groups if set(group.species) == set(species)]
     number = {f"{g.name}:{s}": len(g.sites) for g in alike for s in g.species}
     every = np.array([[number.get(full, 0) * full.endswith(f":{s}") for s in species] for full in weight_names(sites)])

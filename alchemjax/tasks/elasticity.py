@@ -21,6 +21,7 @@ from alchemjax.tasks.equilibrium import (
     Kind,
     Problem,
     Variables,
+    Verdict,
     at_rest,
     curvature,
     described,
@@ -76,7 +77,11 @@ def elasticity(
 
 
 def _elasticity(kind: Kind, problem: Problem, offset) -> Elasticity:
-    y, verdict = at_rest(kind, problem)
+    return elasticity_at(kind, problem, offset, *at_rest(kind, problem))
+
+
+def elasticity_at(kind: Kind, problem: Problem, offset, y: Variables, verdict: Verdict) -> Elasticity:
+    """Elastic constants of a state, as `described` gives its energy; traced."""
     known = jnp.where(verdict.converged, 1, jnp.nan).astype(problem.cell.dtype)  # a factor: derivatives are NaN too
     clamped, relaxed = (known * tensor for tensor in _tensors(kind, problem, *place(problem, y)))
     return Elasticity(relaxed, clamped, *moduli(relaxed), described(kind, problem, offset, y, verdict))

@@ -60,9 +60,7 @@ class Equilibrium(NamedTuple):
     steps: Int[Array, ""]  # of FIRE
     max_force: Float[Array, ""]  # eV/A, over what may move
     max_stress: Float[Array, ""]  # eV/A^3, of the allowed stress plus pressure
-    listed: Bool[
-        Array, ""
-    ]  # False where sites left their list of neighbours; start nearer to the state
+    listed: Bool[Array, ""]  # False where sites left their list of neighbours; start nearer to the state
 
 
 class Verdict(NamedTuple):
@@ -208,7 +206,7 @@ def at_rest(kind: Kind, problem: Problem) -> tuple[Variables, Verdict]:
         one(problem.weights), one(problem.alpha), problem.limits.steps + 1, state,
     )  # fmt: skip
     state = jax.tree.map(lambda a: a[0], state)
-    start = Variables(state.reference, state.strain * _scale(problem))
+    start = Variables(state.reference, state.strain * scale(problem))
 
     def newton(carry):
         """Where the last step led becomes the state if it halved the slope; then the next step."""
@@ -223,7 +221,7 @@ def at_rest(kind: Kind, problem: Problem) -> tuple[Variables, Verdict]:
     steep = jax.tree.map(lambda a: jnp.full_like(a, jnp.inf), start)
     carry = start, steep, start, jnp.ones((), bool), jnp.zeros((), int)
     y, slope, *_ = lax.while_loop(lambda carry: carry[3] & (carry[4] < NEWTON), newton, carry)
-    state = state._replace(reference=y.reference, strain=y.strain / _scale(problem))
+    state = state._replace(reference=y.reference, strain=y.strain / scale(problem))
     force, stress = _left(problem, y, slope)
     listed = ~outran(kind.config.cutoff, skin, problem.cell, problem.freedom, state)
     converged = state.converged & (force <= problem.limits.force) & (stress <= problem.limits.stress) & listed
@@ -255,7 +253,7 @@ def _at_rest_jvp(kind: Kind, primals, tangents):
 
 def place(problem: Problem, y: Variables):
     """(positions, cell)"""
-    return strained(problem.cell, y.reference, y.strain / _scale(problem), problem.freedom.strains)
+    return strained(problem.cell, y.reference, y.strain / scale(problem), problem.freedom.strains)
 
 
 def curvature(kind: Kind, problem: Problem, y: Variables) -> Callable:
@@ -265,7 +263,10 @@ def curvature(kind: Kind, problem: Problem, y: Variables) -> Callable:
 
 def response(kind: Kind, problem: Problem, y: Variables, along: Callable, force: Variables) -> Variables:
     """The solution of along(response) = force, `along` being the curvature; NaN where there is none."""
-    return lax.custom_linear_solve(along, force, partial(_solution, kind, problem, y), symmetric=True)
+    flat = lambda y: jnp.concatenate([y.reference.ravel(), y.strain])  # one array: all of it or none is differentiated
+    full = lambda a: Variables(a[:-6].reshape(force.reference.shape), a[-6:])
+    solve = lambda linear, right: flat(_solution(kind, problem, y, lambda z: full(linear(flat(z))), full(right)))
+    return full(lax.custom_linear_solve(lambda a: flat(along(full(a))), flat(force), solve, symmetric=True))
 
 
 def _slope(kind: Kind, problem: Problem, y: Variables) -> Variables:
@@ -283,10 +284,10 @@ def _slope(kind: Kind, problem: Problem, y: Variables) -> Variables:
 def _left(problem: Problem, y: Variables, slope: Variables):
     """The largest force and stress that are left, over what may move."""
     strains, (_, cell) = problem.freedom.strains, place(problem, y)
-    deformation = jnp.eye(3, dtype=cell.dtype) + jnp.einsum("k,kxy->xy", y.strain / _scale(problem), strains)
+    deformation = jnp.eye(3, dtype=cell.dtype) + jnp.einsum("k,kxy->xy", y.strain / scale(problem), strains)
     forces = slope.reference @ jnp.linalg.inv(deformation).T
     space = jnp.abs(jnp.linalg.det(cell))
-    stress = jnp.einsum("k,kxy->xy", slope.strain * _scale(problem), strains) / jnp.where(space > 0, space, 1.0)
+    stress = jnp.einsum("k,kxy->xy", slope.strain * scale(problem), strains) / jnp.where(space > 0, space, 1.0)
     return jnp.sqrt(jnp.max(jnp.sum(forces**2, axis=-1))), jnp.max(jnp.abs(stress))
 
 
@@ -334,7 +335,7 @@ def _zero_modes(pbc, problem: Problem, x) -> Float[Array, "modes sites 3"]:
     return (left * kept[None]).T.reshape(-1, *x.shape)
 
 
-def _scale(problem: Problem) -> float:
+def scale(problem: Problem) -> float:
     """A, of a strain, so that it is about as stiff as a site."""
     return len(problem.positions) ** 0.5
 

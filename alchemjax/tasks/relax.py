@@ -82,7 +82,7 @@ def relax_batch(
         limits = limits._replace(steps=limits.steps.astype(int))
         start = initial_state(cast(system.structure.positions), weights.shape[1])
         state = jax.tree.map(lambda a: jnp.repeat(a[None], len(weights), axis=0), start)
-        lists = _Lists(potential, system, freedom, len(weights))
+        lists = Lists(potential, system, freedom, len(weights))
         step = _compiled_run(potential.node_energies, potential.config, devices)
         until = 0
         while not np.asarray(state.finished).all():
@@ -97,18 +97,19 @@ def relax_batch(
         return lists.without_collapsed(jax.tree.map(np.asarray, state))
 
 
-class _Lists:
+class Lists:
     """Neighbour lists of a batch, all of one shape, so that a new list does not recompile."""
 
-    def __init__(self, potential: Potential, system: System, freedom: Freedom, batch: int):
-        self.potential, self.system, self.strains = potential, system, np.asarray(freedom.strains)
+    def __init__(self, potential: Potential, system: System, freedom: Freedom, batch: int, skin: float = SKIN):
+        """`skin` [A] is beyond the cutoff."""
+        self.potential, self.system, self.strains, self.skin = potential, system, np.asarray(freedom.strains), skin
         self.structures = [system.structure] * batch
         self.shapes = self._roomy_shapes(system.structure)
         self.members = [self._topology(system.structure, self.shapes)] * batch
         self._stack: Topology | Variants | None = None
 
     def _topology(self, structure: Structure, shapes) -> Topology | Variants:
-        return topology_of(self.potential, self.system._replace(structure=structure), skin=SKIN, shapes=shapes)
+        return topology_of(self.potential, self.system._replace(structure=structure), skin=self.skin, shapes=shapes)
 
     def _roomy_shapes(self, structure: Structure):
         scale = 1 - HEADROOM if self.strains.any() else 1.0

@@ -1,0 +1,181 @@
+"""Which compositions are allowed: a polytope of weights, and the nearest point of it.
+
+0 <= w <= 1        sum of a group as given        A w = a        B w <= b
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import linprog, minimize
+
+from alchemjax.system.sites import Sites, weight_names
+
+SATISFIED = 1e-6  # rounding allowed in a condition
+LEAST = 1e-12  # weight of what is not there, in logarithms
+TERM = re.compile(r"\s*([+-]?)\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)\s*\*?\s*)?([A-Za-z_][\w:.,-]*)\s*")
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+
+
+class Constraints(NamedTuple):
+    """Rows are conditions on the flat weights."""
+
+    equal: Float[np.ndarray, "equalities weights"]
+    equal_to: Float[np.ndarray, "equalities"]
+    most: Float[np.ndarray, "inequalities weights"]
+    at_most: Float[np.ndarray, "inequalities"]
+
+
+def make_constraints(
+    sites: Sites,
+    weights: Float[np.ndarray, "weights"],
+    conditions: Iterable[str] = (),
+    charges: Mapping[str, float] | None = None,
+) -> Constraints:
+    """Allowed compositions; every group keeps the sum that it has in `weights`, unless a condition names its vacancies.
+
+    `conditions`: like "K <= 0.3", "Na = 0.5", "2*Mg + 3*Al = 2.2" or "vacancy <= 0.1"; a species stands for its mean
+    weight on the sites that may hold it, `group:species` for that of one group. `charges`: oxidation states of all
+    species, which are to add up to nothing.
+    Errors: ValueError for a condition that is not understood, and for conditions that exclude each other.
+    """
+    equal, equal_to, most, at_most = [], [], [], []
+    conditions = [conditions] if isinstance(conditions, str) else list(conditions)
+    empties = set()
+    for condition in conditions:
+        row, offset, sign, number, vacant = _parsed(sites, condition)
+        empties |= vacant
+        into, bounds = (equal, equal_to) if sign == "=" else (most, at_most)
+        turn = -1 if sign == ">=" else 1
+        into.append(turn * row)
+        bounds.append(turn * (number - offset))
+    start = 0
+    for group in sites.groups:
+        row = np.zeros(len(weights))
+        row[start : start + len(group.species)] = 1
+        start += len(group.species)
+        if group.name in empties:
+            most.append(row)
+            at_most.append(1.0)
+        else:
+            equal.append(row)
+            equal_to.append(float(row @ weights))
+    if charges is not None:
+        row, fixed = _charge(sites, charges)
+        equal.append(row)
+        equal_to.append(-fixed)
+    rows = lambda listed: np.array(listed, float).reshape(len(listed), len(weights))
+    found = Constraints(rows(equal), np.array(equal_to, float), rows(most), np.array(at_most, float))
+    _check_possible(sites, found)
+    return found
+
+
+def _parsed(sites: Sites, condition: str):
+    """Row of weights, constant, sign, right side, and the groups whose vacancies are named."""
+    parts = re.fullmatch(rf"(.+?)(<=|>=|==|=)\s*({NUMBER})\s*", condition)
+    names = ", ".join(dict.fromkeys(s for g in sites.groups for s in (*g.species, "vacancy")))
+    wrong = f"condition '{condition}' is not understood; give one like 'K <= 0.3' or '2*Mg + 3*Al = 2.2' of {names}"
+    if parts is None:
+        raise ValueError(wrong)
+    left, sign, number = parts.groups()
+    row, offset, vacant, at = np.zeros(len(weight_names(sites))), 0.0, set(), 0
+    while at < len(left):
+        term = TERM.match(left, at)
+        if term is None or (at > 0 and not term[1]):
+            raise ValueError(wrong)
+        factor = float(term[2] or 1) * (-1 if term[1] == "-" else 1)
+        own, constant, groups = _amount(sites, term[3], condition)
+        row, offset, vacant, at = row + factor * own, offset + factor * constant, vacant | groups, term.end()
+    return row, offset, sign.replace("==", "="), float(number), vacant
+
+
+def _amount(sites: Sites, name: str, condition: str):
+    """Mean weight of a species, or of nothing: row, constant, groups whose vacancies it is."""
+    where, _, species = name.rpartition(":")
+    held = [g for g in sites.groups if where in ("", g.name) and (species in g.species or species == "vacancy")]
+    if not held:
+        known = [*weight_names(sites), *(f"{g.name}:vacancy" for g in sites.groups)]
+        raise ValueError(f"condition '{condition}': '{name}' is not one of {', '.join(known)}, or a species of them")
+    number, row, start = sum(len(g.sites) for g in held), np.zeros(len(weight_names(sites))), 0
+    for group in sites.groups:
+        for k, own in enumerate(group.species, start):
+            if group in held and species in (own, "vacancy"):
+                row[k] = (-1 if species == "vacancy" else 1) * len(group.sites) / number
+        start += len(group.species)
+    empty = species == "vacancy"
+    return row, float(empty), {g.name for g in held} if empty else set()
+
+
+def _charge(sites: Sites, charges: Mapping[str, float]):
+    """Charge of all sites: a row of weights, and what ordinary atoms have. Errors: ValueError for a species without."""
+    held = sorted(set(sites.node_species))
+    if missing := [s for s in held if s not in charges]:
+        raise ValueError(f"charges of {', '.join(missing)} are missing; give the oxidation states of {', '.join(held)}")
+    if strange := sorted(set(charges) - set(held)):
+        raise ValueError(f"charges name {', '.join(strange)}; the structure holds {', '.join(held)}")
+    row = np.zeros(len(weight_names(sites)) + 1)
+    np.add.at(row, sites.node_weight, [float(charges[s]) for s in sites.node_species])
+    return row[:-1], row[-1]
+
+
+def _check_possible(sites: Sites, allowed: Constraints) -> None:
+    """Errors: ValueError if no composition is allowed, with the one that comes closest."""
+    number, conditions = allowed.equal.shape[1], len(allowed.equal_to) + len(allowed.at_most)
+    # the least sum of violations: A w - p + q = a, B w - r <= b
+    one, two = np.eye(len(allowed.equal_to)), np.eye(len(allowed.at_most))
+    equal = np.hstack([allowed.equal, -one, one, np.zeros((len(one), len(two)))])
+    most = np.hstack([allowed.most, np.zeros((len(two), 2 * len(one))), -two])
+    cost = np.concatenate([np.zeros(number), np.ones(equal.shape[1] - number)])
+    bounds = [(0, 1)] * number + [(0, None)] * (len(cost) - number)
+    best = linprog(cost, most, allowed.at_most, equal, allowed.equal_to, bounds)
+    if best.fun is None or best.fun > SATISFIED * conditions:
+        near = (
+            ""
+            if best.x is None
+            else ", ".join(f"{name} = {w:.4g}" for name, w in zip(weight_names(sites), best.x[:number], strict=True))
+        )
+        raise ValueError(
+            "no composition fulfils all conditions (with the sums that the groups have, weights from 0 to 1)"
+            + (f"; {near} comes closest" if near else "")
+            + "; give fewer or wider conditions"
+        )
+
+
+def violation(allowed: Constraints, weights: Float[np.ndarray, "weights"]) -> float:
+    """By how much the worst condition is missed."""
+    over = np.append(allowed.most @ weights - allowed.at_most, np.abs(allowed.equal @ weights - allowed.equal_to))
+    return float(max(over.max(initial=0), -weights.min(initial=0), weights.max(initial=0) - 1))
+
+
+def nearest(allowed: Constraints, weights: Float[np.ndarray, "weights"], *, entropic: bool = False) -> np.ndarray:
+    """The allowed weights next to these: least squares, or `entropic`, sum_i w_i log(w_i / given_i) - w_i + given_i.
+
+    The entropic one is the projection of mirror descent (A. Beck, M. Teboulle, Oper. Res. Lett. 31, 167 (2003)).
+    """
+    equal = {"type": "eq", "fun": lambda w: allowed.equal @ w - allowed.equal_to, "jac": lambda w: allowed.equal}
+    most = {"type": "ineq", "fun": lambda w: allowed.at_most - allowed.most @ w, "jac": lambda w: -allowed.most}
+    numbers = ((equal, len(allowed.equal_to)), (most, len(allowed.at_most)))
+    logs = np.log(np.maximum(weights, LEAST))
+
+    def entropy(w):
+        own = np.log(np.maximum(w, LEAST)) - logs
+        return float(np.sum(w * own - w)), own
+
+    square = lambda w: (float(np.sum((w - weights) ** 2)) / 2, w - weights)
+    found = minimize(
+        entropy if entropic else square,
+        np.clip(weights, 0, 1),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * len(weights),
+        constraints=[condition for condition, number in numbers if number],
+        options={"ftol": 1e-14, "maxiter": 500},
+    ).x
+    return np.clip(found, 0, 1)
+
+
+def random_weights(allowed: Constraints, number: int, rng: np.random.Generator) -> Float[np.ndarray, "number weights"]:
+    """Allowed compositions spread over all: the allowed ones next to random points."""
+    return np.array([nearest(allowed, one) for one in rng.uniform(size=(number, allowed.equal.shape[1]))])

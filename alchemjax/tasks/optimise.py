@@ -1,0 +1,352 @@
+"""The composition whose relaxed material has wanted properties, by exact gradients, from several starts at once."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float
+
+from alchemjax.calculate import check_kind, devices_for, precision, with_fluctuations
+from alchemjax.model.load import Potential
+from alchemjax.system.structure import Structure, wrapped
+from alchemjax.system.system import System, checked_weights
+from alchemjax.tasks.constraints import Constraints, make_constraints, nearest, random_weights
+from alchemjax.tasks.descent import (
+    CONVERGED,
+    NOTHING_BETTER,
+    Search,
+    advance_by_line_search,
+    advance_by_optimiser,
+    start,
+)
+from alchemjax.tasks.elasticity import Elasticity, elasticity_at
+from alchemjax.tasks.equilibrium import REACH, Kind, Problem, at_rest, described, prepared, scale
+from alchemjax.tasks.fire import initial_state
+from alchemjax.tasks.freedom import keeps_symmetry
+from alchemjax.tasks.goals import Goal, goals_loss, misses, parse_goals
+from alchemjax.tasks.properties import PROPERTIES, Facts, checked_names, facts_of, properties_of
+from alchemjax.tasks.relax import Lists, check_limit
+
+LISTS = 20  # new lists of neighbours until a state is given up
+FINE = 0.1  # of the tolerance of a property: where a target is hit
+OPTIMISERS = ("projected", "mirror")
+PARAMETERS = ("softmax", "weights")
+HIT = "all targets are hit"
+
+
+class Evaluation(NamedTuple):
+    """What was calculated at one composition of every start."""
+
+    weights: Float[np.ndarray, "starts weights"]
+    loss: Float[np.ndarray, "starts"]
+    gradient: Float[np.ndarray, "starts weights"]
+    values: Float[np.ndarray, "starts properties"]
+    energy: Float[np.ndarray, "starts"]  # eV
+    positions: Float[np.ndarray, "starts sites 3"]  # A
+    cell: Float[np.ndarray, "starts 3 3"]  # A
+    reference: Float[np.ndarray, "starts sites 3"]  # where the next relaxation starts
+    strain: Float[np.ndarray, "starts 6"]
+    converged: Bool[np.ndarray, "starts"]
+    max_force: Float[np.ndarray, "starts"]  # eV/A
+    max_stress: Float[np.ndarray, "starts"]  # eV/A^3
+
+
+class Optimum(NamedTuple):
+    """The best composition that was found, and how."""
+
+    weights: Float[np.ndarray, "weights"]
+    values: dict[str, float]  # properties, in the units of `PROPERTIES`
+    loss: float
+    reached: bool | None  # whether all targets are hit within the tolerances of their properties; None without such
+    converged: bool  # whether its search ended because nothing near is better, or the targets are hit
+    message: str
+    structure: Structure  # relaxed
+    energy: float  # eV
+    ends: Float[np.ndarray, "starts weights"]  # best composition of every start
+    losses: Float[np.ndarray, "starts"]
+    reasons: tuple[str, ...]  # why each search ended
+    path: tuple[Evaluation, ...]
+
+
+def optimise(
+    potential: Potential,
+    system: System,
+    target,
+    *,
+    starts=4,
+    conditions: Iterable[str] = (),
+    charges: Mapping[str, float] | None = None,
+    optimiser: str | optax.GradientTransformation = "projected",
+    parameters: str = "softmax",
+    properties: Iterable[str] = (),
+    elastic: bool = False,
+    evaluations: int = 60,
+    tolerance: float = 1e-4,
+    seed: int = 0,
+    alpha=None,
+    positions: bool = True,
+    cell=True,
+    pressure: float = 0.0,
+    fixed_sites=(),
+    fixed_axes=(),
+    force_tolerance: float = 0.005,
+    stress_tolerance: float = 5e-6,
+    max_steps: int = 500,
+    fluctuations: str = "none",
+    supercell=None,
+    recorded: Sequence[Evaluation] = (),
+    on_evaluation: Callable[[Evaluation, list[Search]], None] | None = None,
+) -> Optimum:
+    """Minimise a loss of the relaxed material over the allowed compositions.
+
+    `target`: {"a": 5.45, "bulk_modulus": ">=150", "energy": "min"} of the names and units of `PROPERTIES`, whose loss
+    is half the sum of squared misses in units of their tolerances; or a function of an `Equilibrium` (with `elastic`
+    of an `Elasticity`) to a number that JAX differentiates. `properties`: names of what else is to be recorded.
+    `starts`: compositions, or how many: the system's own and random allowed ones; all are relaxed side by side, in one
+    program. `conditions` and `charges`: see `make_constraints`; every group keeps its sum.
+    `optimiser`: "projected" or "mirror" with a line search, or an optimiser of optax, which moves logits
+    (`parameters="softmax"`) or "weights". A search ends when its next step would change no weight by `tolerance`, when
+    all targets are hit, or after `evaluations`. The other options are those of `relax`.
+    `recorded`: evaluations of the same call, interrupted; they are not done again. `on_evaluation` is called with every
+    evaluation that is new.
+
+    Errors: ValueError for targets, conditions and options that are not understood, and as in `relaxed`.
+    """
+    check_kind(potential, Potential)
+    check_kind(system, System)
+    if not system.sites.groups:
+        raise ValueError("no site is mixed: there is no composition to optimise; name the species of mixed sites")
+    for name, value in {"evaluations": evaluations, "tolerance": tolerance}.items():
+        check_limit("batch" if name == "evaluations" else name, value, f"{name} = {value!r}")
+    goals = () if callable(target) else parse_goals(target)
+    names = tuple(dict.fromkeys([*(goal.name for goal in goals), *checked_names(properties)]))
+    elastic = elastic or any(PROPERTIES[name].elastic for name in names)
+    if elastic and (cell is not True or not positions or len(fixed_sites) or len(fixed_axes)):
+        raise ValueError("elastic constants are those of a crystal relaxed in positions and cell; free all of them")
+    own = checked_weights(system)
+    allowed = make_constraints(system.sites, own, conditions, charges)
+    begun = _starts(system, allowed, own, starts, seed)
+    advance = _advance(system, allowed, tolerance, optimiser, parameters)
+    free = {"positions": positions, "cell": cell, "fixed_sites": fixed_sites, "fixed_axes": fixed_axes}
+    limits = {"force_tolerance": force_tolerance, "stress_tolerance": stress_tolerance, "max_steps": max_steps}
+    symmetric = keeps_symmetry(cell, fixed_sites, fixed_axes) and not elastic
+    system = with_fluctuations(potential, system, fluctuations, supercell, symmetric=symmetric)
+    mode = "cell" if cell is not False else "positions" if positions else "none"
+    relaxation = limits | ({"pressure": pressure, "cell": cell, "fixed_axes": fixed_axes} if mode == "cell" else {})
+    chosen = {"fluctuations": fluctuations, "supercell": supercell, "fixed_sites": fixed_sites, "relax": mode}
+    facts = facts_of(potential, system._replace(fluctuations=None), names, **relaxation, **chosen)
+    limits = {"force": force_tolerance, "stress": stress_tolerance, "steps": max_steps, "pressure": pressure}
+    judge = Judge(names, tuple((goal.name, goal.sign) for goal in goals), target if callable(target) else None, elastic)
+    wanted = np.array([goal.value for goal in goals])
+    evaluate = _evaluator(potential, system, alpha, free, limits, facts, judge, wanted, len(begun))
+    searches, path = _searched(evaluate, advance, goals, names, begun, evaluations, recorded, on_evaluation)
+    return _optimum(system, goals, names, searches, path)
+
+
+def _searched(evaluate, advance, goals, names, begun, evaluations: int, recorded, on_evaluation):
+    """All searches, and all evaluations in turn."""
+    searches, path = [start(weights) for weights in begun], []
+    while len(path) < evaluations and not all(search.done for search in searches):
+        if len(path) < len(recorded):
+            found = recorded[len(path)]
+        else:
+            found = evaluate(np.array([search.trial for search in searches]), path[-1] if path else None)
+        path.append(found)
+        for k, search in enumerate(searches):
+            told = advance(search, float(found.loss[k]), found.gradient[k], bool(found.converged[k]))
+            searches[k] = _stopped_at_goals(goals, names, told, found, k)
+        if len(path) > len(recorded) and on_evaluation is not None:
+            on_evaluation(found, searches)
+    return searches, path
+
+
+def _starts(system: System, allowed: Constraints, own, starts, seed: int) -> Float[np.ndarray, "starts weights"]:
+    if isinstance(starts, int | np.integer) and not isinstance(starts, bool):
+        check_limit("batch", starts, f"starts = {starts}")
+        others = random_weights(allowed, int(starts) - 1, np.random.default_rng(seed))
+        return np.array([nearest(allowed, own), *others])
+    given = np.array([checked_weights(system, one) for one in starts])
+    if not len(given):
+        raise ValueError("no starts were given; give compositions, or how many")
+    return np.array([nearest(allowed, one) for one in given])
+
+
+def _advance(system: System, allowed: Constraints, tolerance: float, optimiser, parameters: str) -> Callable:
+    """How a search goes on."""
+    sizes = [len(group.species) for group in system.sites.groups]
+    if isinstance(optimiser, str):
+        if optimiser not in OPTIMISERS:
+            raise ValueError(
+                f"optimiser = '{optimiser}' is not understood; use {', '.join(OPTIMISERS)} or an optimiser of optax"
+            )
+        how = {"allowed": allowed, "tolerance": tolerance, "entropic": optimiser == "mirror"}
+        return partial(advance_by_line_search, **how)
+    if not isinstance(optimiser, optax.GradientTransformation):
+        raise ValueError(f"optimiser = {optimiser!r:.60} is none; use {', '.join(OPTIMISERS)} or one of optax")
+    if parameters not in PARAMETERS:
+        raise ValueError(f"parameters = '{parameters}' is not understood; use {', '.join(PARAMETERS)}")
+    chosen = sizes if parameters == "softmax" else None
+    how = {"allowed": allowed, "tolerance": tolerance, "optimiser": optimiser, "sizes": chosen}
+    return partial(advance_by_optimiser, **how)
+
+
+def _stopped_at_goals(goals, names, search: Search, found: Evaluation, k: int) -> Search:
+    """Done where all there is to reach is hit."""
+    if search.done or any(goal.sign in ("min", "max") for goal in goals) or not goals or not found.converged[k]:
+        return search
+    missed = misses(goals, dict(zip(names, found.values[k].tolist(), strict=True)))
+    if max(missed.values()) > FINE:
+        return search
+    return search._replace(weights=found.weights[k], loss=float(found.loss[k]), done=HIT)
+
+
+class Found(NamedTuple):
+    """One composition, traced; as in `Evaluation`."""
+
+    values: Float[Array, "properties"]
+    energy: Float[Array, ""]
+    positions: Float[Array, "sites 3"]
+    cell: Float[Array, "3 3"]
+    reference: Float[Array, "sites 3"]
+    strain: Float[Array, "6"]
+    converged: Bool[Array, ""]
+    max_force: Float[Array, ""]
+    max_stress: Float[Array, ""]
+    listed: Bool[Array, ""]
+
+
+class Judge(NamedTuple):
+    """How a state is judged; static under jit."""
+
+    names: tuple[str, ...]
+    goals: tuple[tuple[str, str], ...]  # name and sign
+    function: Callable | None  # of the user
+    elastic: bool
+
+
+@lru_cache(maxsize=8)
+def _compiled(kind: Kind, judge: Judge, devices: tuple):
+    """Losses, their gradients and what was found, of problems that differ in state and composition."""
+
+    def one(shared: Problem, offset, facts, wanted, topology, reference, strain, weights):
+        def of(weights):
+            problem = shared._replace(topology=topology, positions=reference, strain=strain, weights=weights)
+            y, verdict = at_rest(kind, problem)
+            material = (elasticity_at if judge.elastic else described)(kind, problem, offset, y, verdict)
+            return _judged(judge, facts, wanted, material, y.reference, y.strain / scale(problem))
+
+        (loss, found), gradient = jax.value_and_grad(of, has_aux=True)(weights)
+        return loss, gradient, found
+
+    mesh = jax.sharding.Mesh(np.array(devices), ("starts",))
+    every, split = jax.P(), jax.P("starts")
+    specs = (every,) * 4 + (split,) * 4
+    lanes = jax.vmap(one, in_axes=(None,) * 4 + (0,) * 4)
+    step = jax.jit(jax.shard_map(lanes, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
+    placed = tuple(jax.NamedSharding(mesh, spec) for spec in specs)
+    return lambda *arguments: step(*jax.device_put(arguments, placed))
+
+
+def _judged(judge: Judge, facts: Facts, wanted, material, reference, strain):
+    """Loss, and what was found."""
+    state = material.state if isinstance(material, Elasticity) else material
+    values = properties_of(facts, judge.names, material)
+    if judge.function is not None:
+        loss = judge.function(material)
+    else:
+        loss = goals_loss([Goal(*goal, value) for goal, value in zip(judge.goals, wanted, strict=True)], values)
+    numbers = jnp.stack(list(values.values())) if values else jnp.zeros(0)
+    own = {name: getattr(state, name) for name in Found._fields if name in state._fields}
+    return jnp.asarray(loss), Found(values=numbers, reference=reference, strain=strain, **own)
+
+
+def _evaluator(
+    potential: Potential, system: System, alpha, free, limits, facts: Facts, judge: Judge, wanted, lanes: int
+) -> Callable[[np.ndarray, Evaluation | None], Evaluation]:
+    """A function of compositions, and of the evaluation before, near whose states they relax."""
+    kind, problem, offset, _ = prepared(potential, system, None, alpha, free, limits, {"kind": "none"})
+    near = system._replace(structure=wrapped(system.structure))
+    lists = Lists(potential, near, jax.tree.map(np.asarray, problem.freedom), lanes, REACH)
+    program = _compiled(kind, judge, devices_for(lanes))
+    shared = problem._replace(topology=None, positions=None, strain=None, weights=None)
+    with precision(potential):
+        fresh = initial_state(problem.positions, len(problem.weights))
+    fresh = jax.tree.map(lambda a: np.repeat(np.asarray(a)[None], lanes, axis=0), fresh)
+
+    def place(kept, reference, strain):
+        """The states of those that are kept, and fresh ones, all without a list."""
+        return fresh._replace(
+            reference=np.where(kept[:, None, None], reference, fresh.reference).astype(potential.dtype),
+            strain=np.where(kept[:, None], strain, fresh.strain).astype(potential.dtype),
+            stale=np.ones(lanes, bool),
+        )
+
+    def evaluate(weights, before: Evaluation | None) -> Evaluation:
+        cast = lambda a: jnp.asarray(a, potential.dtype)
+        state, lost = fresh, np.zeros(lanes, bool)
+        if before is not None:
+            state = place(before.converged, before.reference, before.strain)
+        for _ in range(LISTS):
+            asked = np.asarray(lists.refresh(state).finished)  # its sites collapsed
+            lost |= asked
+            state = place(~asked, state.reference, state.strain)
+            numbers = (
+                jax.tree.map(cast, facts),
+                cast(wanted),
+                lists.stacked(),
+                *map(cast, (state.reference, state.strain)),
+            )
+            loss, gradient, found = jax.device_get(program(shared, offset, *numbers, cast(weights)))
+            if (found.listed | lost).all():
+                break
+            state = place(np.isfinite(found.strain).all(-1), found.reference, found.strain)
+        own = found._asdict() | {"converged": found.converged & ~lost}
+        del own["listed"]
+        double = lambda a: np.asarray(a, np.float64) if a.dtype.kind == "f" else a
+        return Evaluation(*map(double, (weights, loss, gradient)), **{name: double(a) for name, a in own.items()})
+
+    def in_precision(*arguments):
+        with precision(potential):
+            return evaluate(*arguments)
+
+    return in_precision
+
+
+def _optimum(system: System, goals, names, searches: list[Search], path: list[Evaluation]) -> Optimum:
+    """The best of all, and what there is to say."""
+    losses = np.array([search.loss for search in searches])
+    known = [np.where(found.converged & np.isfinite(found.loss), found.loss, np.inf) for found in path]
+    step, lane = np.unravel_index(np.argmin(known), np.shape(known))
+    if not np.isfinite(known[step][lane]):
+        raise ValueError(
+            "no start has a relaxed state, so there is no gradient to follow; give other starts, a structure nearer to "
+            "the relaxed one, or more max_steps"
+        )
+    at, used = path[step], "the evaluations are used up"
+    values = dict(zip(names, at.values[lane].tolist(), strict=True))
+    missed = misses(goals, values)
+    reached = max(missed.values()) <= 1 if missed else None
+    ended = searches[lane].done or used
+    text = f"best of {len(losses)} starts, {len(path)} evaluations of each; {ended}"
+    if reached is False:
+        worst = max(missed, key=lambda name: missed[name])
+        goal, unit = next(g for g in goals if g.name == worst and g.sign in ("=", "<=", ">=")), PROPERTIES[worst].unit
+        text = f"{worst} {goal.sign} {goal.value:g} {unit} is not reached, the closest is {values[worst]:.6g} ({text})"
+    return Optimum(
+        weights=at.weights[lane],
+        values=values,
+        loss=float(at.loss[lane]),
+        reached=reached,
+        converged=searches[lane].done in (CONVERGED, HIT, NOTHING_BETTER),
+        message=text,
+        structure=system.structure._replace(positions=at.positions[lane], cell=at.cell[lane]),
+        energy=float(at.energy[lane]),
+        ends=np.array([search.weights for search in searches]),
+        losses=losses,
+        reasons=tuple(search.done or used for search in searches),
+        path=tuple(path),
+    )
