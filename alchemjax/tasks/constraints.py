@@ -14,6 +14,7 @@ from scipy.optimize import linprog, minimize
 from alchemjax.system.sites import Sites, weight_names
 
 SATISFIED = 1e-6  # rounding allowed in a condition
+FIRM = 1e3  # price of missing the sum of a group, another condition costing 1
 LEAST = 1e-12  # weight of what is not there, in logarithms
 TERM = re.compile(r"\s*([+-]?)\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)\s*\*?\s*)?([A-Za-z_][\w:.,-]*)\s*")
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -41,35 +42,34 @@ def make_constraints(
     species, which are to add up to nothing.
     Errors: ValueError for a condition that is not understood, and for conditions that exclude each other.
     """
-    equal, equal_to, most, at_most = [], [], [], []
     conditions = [conditions] if isinstance(conditions, str) else list(conditions)
-    empties = set()
-    for condition in conditions:
-        row, offset, sign, number, vacant = _parsed(sites, condition)
-        empties |= vacant
+    parsed = [_parsed(sites, condition) for condition in conditions]
+    emptied = set().union(*(vacant for *_, vacant in parsed))
+    equal, equal_to, most, at_most = [], [], [], []
+    for group, row in zip(sites.groups, _sums(sites), strict=True):
+        into, bounds = (most, at_most) if group.name in emptied else (equal, equal_to)
+        into.append(row)
+        bounds.append(1.0 if group.name in emptied else float(row @ weights))
+    firm = len(equal)
+    for row, offset, sign, number, _ in parsed:
         into, bounds = (equal, equal_to) if sign == "=" else (most, at_most)
         turn = -1 if sign == ">=" else 1
         into.append(turn * row)
         bounds.append(turn * (number - offset))
-    start = 0
-    for group in sites.groups:
-        row = np.zeros(len(weights))
-        row[start : start + len(group.species)] = 1
-        start += len(group.species)
-        if group.name in empties:
-            most.append(row)
-            at_most.append(1.0)
-        else:
-            equal.append(row)
-            equal_to.append(float(row @ weights))
     if charges is not None:
         row, fixed = _charge(sites, charges)
         equal.append(row)
         equal_to.append(-fixed)
     rows = lambda listed: np.array(listed, float).reshape(len(listed), len(weights))
     found = Constraints(rows(equal), np.array(equal_to, float), rows(most), np.array(at_most, float))
-    _check_possible(sites, found)
+    _check_possible(sites, found, firm)
     return found
+
+
+def _sums(sites: Sites) -> Float[np.ndarray, "groups weights"]:
+    """Of weights to the sum of each group."""
+    owner = np.repeat(np.arange(len(sites.groups)), [len(group.species) for group in sites.groups])
+    return (np.arange(len(sites.groups))[:, None] == owner).astype(float)
 
 
 def _parsed(sites: Sites, condition: str):
@@ -120,21 +120,24 @@ def _charge(sites: Sites, charges: Mapping[str, float]):
     return row[:-1], row[-1]
 
 
-def _check_possible(sites: Sites, allowed: Constraints) -> None:
-    """Errors: ValueError if no composition is allowed, with the one that comes closest."""
+def _check_possible(sites: Sites, allowed: Constraints, firm: int) -> None:
+    """Errors: ValueError if no composition is allowed, with the one that comes closest; `firm` equalities are kept."""
     number, conditions = allowed.equal.shape[1], len(allowed.equal_to) + len(allowed.at_most)
     # the least sum of violations: A w - p + q = a, B w - r <= b
     one, two = np.eye(len(allowed.equal_to)), np.eye(len(allowed.at_most))
     equal = np.hstack([allowed.equal, -one, one, np.zeros((len(one), len(two)))])
     most = np.hstack([allowed.most, np.zeros((len(two), 2 * len(one))), -two])
     cost = np.concatenate([np.zeros(number), np.ones(equal.shape[1] - number)])
+    cost[number : number + firm] = cost[number + len(one) : number + len(one) + firm] = FIRM
     bounds = [(0, 1)] * number + [(0, None)] * (len(cost) - number)
     best = linprog(cost, most, allowed.at_most, equal, allowed.equal_to, bounds)
     if best.fun is None or best.fun > SATISFIED * conditions:
         near = (
             ""
             if best.x is None
-            else ", ".join(f"{name} = {w:.4g}" for name, w in zip(weight_names(sites), best.x[:number], strict=True))
+            else ", ".join(
+                f"{name} = {w:.4g}" for name, w in zip(weight_names(sites), best.x[:number] + 0.0, strict=True)
+            )
         )
         raise ValueError(
             "no composition fulfils all conditions (with the sums that the groups have, weights from 0 to 1)"
@@ -178,4 +181,5 @@ def nearest(allowed: Constraints, weights: Float[np.ndarray, "weights"], *, entr
 
 def random_weights(allowed: Constraints, number: int, rng: np.random.Generator) -> Float[np.ndarray, "number weights"]:
     """Allowed compositions spread over all: the allowed ones next to random points."""
-    return np.array([nearest(allowed, one) for one in rng.uniform(size=(number, allowed.equal.shape[1]))])
+    drawn = rng.uniform(size=(number, allowed.equal.shape[1]))
+    return np.array([nearest(allowed, one) for one in drawn]).reshape(drawn.shape)

@@ -143,9 +143,7 @@ def facts_of(potential: Potential, system: System, names: Iterable[str], **relax
     return facts._replace(means=amount_means(sites), ends=table.energy)
 
 
-def properties_of(
-    facts: Facts, names: Iterable[str], material: Equilibrium | Elasticity
-) -> dict[str, Float[Array, ""]]:
+def properties_of(facts: Facts, names: Iterable[str], material: Equilibrium | Elasticity) -> dict:
     """The named numbers, in the units of `PROPERTIES`."""
     elastic = material if isinstance(material, Elasticity) else None
     state = material.state if isinstance(material, Elasticity) else material

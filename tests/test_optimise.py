@@ -1,0 +1,326 @@
+"""Optimised compositions: goals, allowed compositions, searches, and optima against grids."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ase.build import bulk
+from pair_potential import A, lennard_jones
+from scipy.interpolate import make_interp_spline
+
+import alchemjax as aj
+from alchemjax.system.sites import Group, make_sites
+from alchemjax.tasks import constraints, descent, goals
+from alchemjax.tasks.properties import PROPERTIES, facts_of, properties_of
+from alchemjax.units import EV_PER_A3_IN_GPA
+
+
+@pytest.fixture(scope="module")
+def potential():
+    """Krypton is larger, and everything feels more than pairs."""
+    return lennard_jones(embedding=0.02, krypton=(1.15, 1.0))
+
+
+@pytest.fixture(scope="module")
+def argon():
+    return aj.from_atoms(bulk("Ar", "fcc", 1.025 * A), mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
+
+
+OPTIONS = {"cell": "hydrostatic"}
+PLAIN = [name for name, one in PROPERTIES.items() if not one.elastic]
+
+
+def salt(*species, counts=(1,)):
+    groups, site = [], 0
+    for k, (held, number) in enumerate(zip(species, counts, strict=True)):
+        groups.append(Group(f"g{k}", tuple(range(site, site + number)), tuple(held)))
+        site += number
+    return make_sites(["H"] * site + ["O"], tuple(groups))
+
+
+# --- allowed compositions ---------------------------------------------------------------------------------------------
+
+
+def test_conditions_are_read_as_they_are_written():
+    sites = salt(["Li", "Mg", "Al"], ["Mg", "Zn"], counts=(1, 3))
+    weights = np.array([0.2, 0.3, 0.4, 0.5, 0.5])
+    texts = ["2*Li + 3Al - g0:Mg = 0.5", "Mg <= 0.4", "-Zn>=-.9"]
+    found = constraints.make_constraints(sites, weights, texts)
+    np.testing.assert_allclose(found.equal, [[1, 1, 1, 0, 0], [0, 0, 0, 1, 1], [2, -1, 3, 0, 0]])
+    np.testing.assert_allclose(found.equal_to, [0.9, 1.0, 0.5])  # a group keeps its sum, with its vacancies
+    np.testing.assert_allclose(found.most, [[0, 0.25, 0, 0.75, 0], [0, 0, 0, 0, 1]])  # means over sites
+    np.testing.assert_allclose(found.at_most, [0.4, 0.9])
+
+
+def test_vacancies_that_are_named_may_change():
+    sites, weights = salt(["Li", "Mg"]), np.array([0.2, 0.6])
+    found = constraints.make_constraints(sites, weights, ["vacancy <= 0.3"], {"Li": 1, "Mg": 2, "O": -1.5})
+    np.testing.assert_allclose(found.equal, [[1, 2]])
+    np.testing.assert_allclose(found.equal_to, [1.5])  # charge of the ordinary atoms
+    np.testing.assert_allclose(found.most @ weights - found.at_most, [-0.2, -0.1])
+    near = constraints.nearest(found, np.array([1.0, 1.0]))
+    np.testing.assert_allclose(near, [0.5, 0.5], atol=1e-9)
+
+
+@pytest.mark.parametrize("entropic", [False, True])
+def test_nearest_compositions_are_allowed_and_nearest(entropic, rng):
+    sites = salt(["Li", "Mg", "Al", "Zn"])
+    allowed = constraints.make_constraints(sites, np.full(4, 0.25), ["Zn <= 0.3", "Li + 2*Mg + 3*Al = 1.7"])
+    given = np.array([0.9, 0.4, 0.05, 0.7])
+    near = constraints.nearest(allowed, given, entropic=entropic)
+    distance = (lambda w: np.sum(w * np.log(w / given) - w)) if entropic else (lambda w: np.sum((w - given) ** 2))
+    assert constraints.violation(allowed, near) < 1e-9
+    others = constraints.random_weights(allowed, 40, rng)
+    assert max(constraints.violation(allowed, one) for one in others) < 1e-9
+    others = near + 0.01 * (others - near)  # the problem is convex
+    assert all(distance(near) < distance(one) + 1e-12 for one in others)
+    assert np.ptp(others, axis=0).min() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("texts", "charges", "message"),
+    [
+        (["Li < 0.5"], None, "'Li < 0.5' is not understood"),
+        (["Li Mg = 0.5"], None, "is not understood"),
+        (["Li = a"], None, "is not understood"),
+        (["Zr = 0.5"], None, "'Zr' is not one of g0:Li, g0:Mg, g0:vacancy"),
+        (["Li >= 0.6", "Mg >= 0.7"], None, "no composition fulfils all conditions .* comes closest"),
+        ([], {"Li": 1, "O": -2}, "charges of Mg are missing"),
+        ([], {"Li": 1, "Mg": 2, "O": -2, "K": 1}, "charges name K"),
+        ([], {"Li": 1, "Mg": 2, "O": -4}, "g0:Li = 0, g0:Mg = 1 comes closest"),
+    ],
+)
+def test_conditions_that_make_no_sense_are_refused(texts, charges, message):
+    with pytest.raises(ValueError, match=message):
+        constraints.make_constraints(salt(["Li", "Mg"]), np.array([0.5, 0.5]), texts, charges)
+
+
+# --- goals ------------------------------------------------------------------------------------------------------------
+
+
+def test_goals_are_read_from_texts_and_tables():
+    table = {"a": 5.45, "bulk_modulus": ">=150", "energy": "min", "density": "<= 3"}
+    expected = [("a", "=", 5.45), ("bulk_modulus", ">=", 150.0), ("energy", "min", 0.0), ("density", "<=", 3.0)]
+    assert list(map(tuple, goals.parse_goals(table))) == expected
+    texts = ["a=5.45", "bulk_modulus >= 150", "energy=min", "density<=3"]
+    assert list(map(tuple, goals.parse_goals(texts))) == expected
+    for wrong, message in {
+        "a": "not understood",
+        "a=big": "not understood",
+        "hardness=3": "'hardness' is no property",
+        "a>=min": "not understood",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            goals.parse_goals(wrong)
+    with pytest.raises(ValueError, match="there is no target"):
+        goals.parse_goals([])
+
+
+def test_losses_count_misses_in_tolerances():
+    wanted = goals.parse_goals({"a": 5.0, "bulk_modulus": ">=150", "density": "<=3", "energy": "min"})
+    values = {"a": 5.002, "bulk_modulus": 149.0, "density": 2.9, "energy": -3.0}
+    assert float(goals.goals_loss(wanted, values)) == pytest.approx(2 + 2 + 0 - 3000)
+    missed = goals.misses(wanted, values)
+    assert missed == {"a": pytest.approx(2.0), "bulk_modulus": pytest.approx(2.0), "density": 0.0}
+
+
+# --- searches ---------------------------------------------------------------------------------------------------------
+
+
+def quadratic(weights, least, stiff):
+    return float(np.sum(stiff * (weights - least) ** 2)) / 2, stiff * (weights - least)
+
+
+@pytest.mark.parametrize("entropic", [False, True])
+@pytest.mark.parametrize("least", [[0.5, 0.2, 0.2, 0.1], [0.9, 0.6, -0.4, -0.1]])
+def test_searches_find_the_least_of_a_steep_valley(entropic, least):
+    allowed = constraints.make_constraints(salt(["Li", "Mg", "Al", "Zn"]), np.full(4, 0.25))
+    stiff = np.array([3e5, 1e4, 5e4, 1e5])
+    search = descent.start(np.full(4, 0.25))
+    for _ in range(150):
+        loss, gradient = quadratic(search.trial, np.array(least), stiff)
+        how = {"allowed": allowed, "tolerance": 1e-6, "entropic": entropic}
+        search = descent.advance_by_line_search(search, loss, gradient, True, **how)
+        if search.done:
+            break
+    assert search.done == descent.CONVERGED
+    others = constraints.random_weights(allowed, 50, np.random.default_rng(0))
+    slopes = (others - search.weights) @ search.gradient
+    assert slopes.min() > -1e-6 * stiff.max()  # the condition of an optimum on a convex set
+
+
+def test_searches_step_back_from_what_has_no_state():
+    allowed = constraints.make_constraints(salt(["Li", "Mg"]), np.array([0.5, 0.5]))
+    search, seen = descent.start(np.array([0.5, 0.5])), []
+    for _ in range(200):
+        known = search.trial[0] < 0.55
+        seen.append(search.trial[0])
+        how = {"allowed": allowed, "tolerance": 1e-4, "entropic": False}
+        search = descent.advance_by_line_search(search, -search.trial[0], np.array([-1.0, 0.0]), known, **how)
+        if search.done:
+            break
+    assert max(seen) > 0.55 and search.weights[0] == pytest.approx(0.55, abs=2e-3)
+    assert search.done == "compositions next to it have no relaxed state"
+    lost = descent.advance_by_line_search(descent.start(np.array([0.5, 0.5])), np.nan, np.zeros(2), False, **how)
+    assert lost.done == "the first composition has no relaxed state"
+
+
+def test_exponentiated_gradient_is_an_optimiser_that_keeps_sums():
+    sizes, weights = (3, 2), jnp.array([0.2, 0.3, 0.4, 0.5, 0.5])
+    gradient = jnp.array([1.0, -1.0, 0.5, 2.0, 2.0])
+    optimiser = optax.chain(optax.clip(10.0), aj.exponentiated_gradient(0.1, sizes))
+    step = jax.jit(jax.vmap(lambda w, g: optimiser.update(g, optimiser.init(w), w)[0]))
+    moved = weights + step(weights[None], gradient[None])[0]
+    scaled = np.asarray(weights) * np.exp(-0.1 * np.asarray(gradient))
+    expected = np.concatenate([0.9 * scaled[:3] / scaled[:3].sum(), scaled[3:] / scaled[3:].sum()])
+    np.testing.assert_allclose(moved, expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="needs the weights"):
+        aj.exponentiated_gradient(0.1, sizes).update(gradient, optax.EmptyState())
+
+
+# --- properties and optima --------------------------------------------------------------------------------------------
+
+
+def test_every_property_has_the_slope_of_finite_differences(potential):
+    """Of a crystal without symmetry, by its composition."""
+    atoms = bulk("Ar", "fcc", 1.01 * A)
+    atoms.set_cell(atoms.cell.array @ [[1.02, 0.01, 0], [0.01, 0.99, 0.02], [0, 0.02, 1]], scale_atoms=True)
+    system = aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr")}, weights=[0.6, 0.4])
+    free = {"cell": [1, 1, 0, 1, 0, 1], "fixed_axes": (), "positions": True}
+    facts = facts_of(potential, system, PROPERTIES, relax="positions")
+    plain = [name for name, one in PROPERTIES.items() if not one.elastic]
+    elastic = [name for name, one in PROPERTIES.items() if one.elastic]
+
+    def numbers(names, state, w):
+        return jnp.stack(list(properties_of(facts, names, state(w)).values()))
+
+    for names, state in (
+        (plain, lambda w: aj.relaxed(potential, system, w, **free)),
+        (elastic, lambda w: aj.elasticity(potential, system, w)),
+    ):
+        of = partial(numbers, names, state)
+        weights, along, step = jnp.array([0.6, 0.4]), jnp.array([1.0, -1.0]), 1e-4
+        found = jax.jvp(of, (weights,), (along,))[1]
+        expected = (of(weights + step * along) - of(weights - step * along)) / (2 * step)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    assert np.abs(expected).max() > 0.1
+
+
+def test_values_are_those_of_other_programs(potential, argon):
+    found = aj.optimise(potential, argon, "a=1", evaluations=1, starts=1, properties=PLAIN, cell=True)
+    relaxed = aj.relax(potential, argon, cell=True, force_tolerance=1e-6, stress_tolerance=1e-9)
+    ends = [float(aj.relax(potential, argon, w, cell=True).output.energy) for w in np.eye(2)]
+    atoms = aj.to_atoms(argon._replace(structure=relaxed.structure))
+    stress = -relaxed.output.stress.trace() / 3 * EV_PER_A3_IN_GPA
+    mass = 0.5 * 39.948 + 0.5 * 83.798
+    expected = dict(zip(("a", "b", "c", "alpha", "beta", "gamma"), atoms.cell.cellpar(), strict=True))
+    expected |= {"volume": atoms.get_volume(), "density": mass * 1.66053906660 / atoms.get_volume()}
+    energy = float(relaxed.output.energy)
+    expected |= {"energy": energy, "mixing_energy": energy - sum(ends) / 2, "pressure": stress}
+    for name, value in expected.items():
+        assert found.values[name] == pytest.approx(value, abs=2e-6), name
+    assert found.values["mixing_energy"] > 1e-3
+
+
+@pytest.mark.parametrize("optimiser", ["projected", "mirror"])
+def test_optima_are_those_of_a_grid(potential, argon, optimiser):
+    rows = np.array([[1 - x, x] for x in np.linspace(0, 1, 11)])
+    table = aj.sweep(potential, argon, rows, cell="hydrostatic", force_tolerance=1e-6, stress_tolerance=1e-9)
+    lengths = np.linalg.norm(table.cell[:, 0], axis=1)
+    wanted = float(np.interp(0.37, rows[:, 1], lengths))
+    found = aj.optimise(potential, argon, {"a": wanted}, starts=3, optimiser=optimiser, **OPTIONS)
+    spline = make_interp_spline(rows[:, 1], lengths)
+    assert spline(found.weights[1]) == pytest.approx(wanted, abs=1e-4)
+    assert found.reached and found.converged and len(found.path) < 15
+    assert np.ptp(found.ends[:, 1]) < 2e-3  # whatever the start
+    np.testing.assert_allclose(np.linalg.norm(found.structure.cell[0]), found.values["a"], rtol=1e-12)
+
+
+def test_what_cannot_be_reached_is_said_with_the_closest(potential, argon):
+    conditions = ["Kr <= 0.8"]
+    found = aj.optimise(potential, argon, {"a": 9.0}, starts=2, conditions=conditions, **OPTIONS)
+    np.testing.assert_allclose(found.weights, [0.2, 0.8], atol=1e-6)
+    assert found.reached is False and found.converged
+    assert found.message.startswith("a = 9 A is not reached, the closest is 3.8")
+    least = aj.optimise(potential, argon, {"density": "max"}, starts=2, conditions=conditions, **OPTIONS)
+    np.testing.assert_allclose(least.weights, [0.2, 0.8], atol=1e-6)
+    assert least.reached is None and least.converged
+
+
+def test_states_far_from_the_given_structure_are_found(potential):
+    """The list of neighbours is made again until it holds."""
+    near, far = (
+        aj.from_atoms(bulk("Ar", "fcc", stretch * A), mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
+        for stretch in (1.02, 1.16)
+    )
+    assert not aj.relaxed(potential, far, **OPTIONS).listed
+    options = {"starts": [[0.5, 0.5]], "evaluations": 3, **OPTIONS}
+    one, two = (aj.optimise(potential, system, {"a": 3.8}, **options) for system in (near, far))
+    np.testing.assert_allclose(two.weights, one.weights, atol=1e-5)
+    assert two.values["a"] == pytest.approx(one.values["a"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "parameters"), [(optax.adam(0.1), "softmax"), (aj.exponentiated_gradient(2e-5, [2]), "weights")]
+)
+def test_optimisers_of_optax_and_functions_of_the_user(potential, argon, optimiser, parameters):
+    def loss(state):
+        return 1e6 * (jnp.linalg.norm(state.cell[0]) - 3.75) ** 2
+
+    options = {"starts": [[0.5, 0.5]], "evaluations": 100, "tolerance": 1e-3, **OPTIONS}
+    expected = aj.optimise(potential, argon, loss, **options)
+    found = aj.optimise(potential, argon, loss, optimiser=optimiser, parameters=parameters, **options)
+    assert expected.loss < 0.01
+    np.testing.assert_allclose(found.weights, expected.weights, atol=5e-3)
+    assert found.reached is None and len(expected.path) < len(found.path) < 100
+
+
+def test_interrupted_searches_continue_as_they_would_have(potential, argon):
+    kept = []
+
+    def stop(evaluation, searches):
+        kept.append(evaluation)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    options = {"starts": 2, "properties": ["volume"], **OPTIONS}
+    with pytest.raises(KeyboardInterrupt):
+        aj.optimise(potential, argon, {"a": 3.75}, on_evaluation=stop, **options)
+    new = []
+    again = aj.optimise(
+        potential, argon, {"a": 3.75}, recorded=kept[:2], on_evaluation=lambda e, s: new.append(e), **options
+    )
+    whole = aj.optimise(potential, argon, {"a": 3.75}, **options)
+    assert len(new) == len(whole.path) - 2 > 0
+    for one, two in zip(again.path, whole.path, strict=True):
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"optimiser": "newton"}, "optimiser = 'newton' is not understood"),
+        ({"parameters": "z", "optimiser": optax.adam(0.1)}, "parameters = 'z' is not understood"),
+        ({"starts": 0}, "starts = 0 must be a whole number, at least 1"),
+        ({"starts": []}, "no starts were given"),
+        ({"starts": [[0.7, 0.7]]}, "may sum to at most 1"),
+        ({"evaluations": 0}, "evaluations = 0 must be"),
+        ({"tolerance": 0.0}, "tolerance = 0.0 must be"),
+        ({"properties": ["hardness"]}, "'hardness' is no property"),
+        ({"target": {"c11": 3}, "cell": "hydrostatic"}, "relaxed in positions and cell"),
+        ({"conditions": ["Kr >= 2"]}, "no composition fulfils"),
+        ({"max_steps": 0}, "no start has a relaxed state"),
+    ],
+)
+def test_wrong_options_are_refused(potential, argon, options, message):
+    with pytest.raises(ValueError, match=message):
+        aj.optimise(potential, argon, **({"target": {"a": 3.75}, "cell": True} | options))
+
+
+def test_ordinary_crystals_have_no_composition_to_optimise(potential):
+    with pytest.raises(ValueError, match="no site is mixed"):
+        aj.optimise(potential, aj.from_atoms(bulk("Ar", "fcc", A)), {"a": 3.7})
