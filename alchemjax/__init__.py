@@ -30,6 +30,7 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.averages import shells as shells
     from alchemjax.tasks.averages import statistics as statistics
     from alchemjax.tasks.averages import transition_temperature as transition_temperature
+    from alchemjax.tasks.decorate import decorate as decorate
     from alchemjax.tasks.descent import exponentiated_gradient as exponentiated_gradient
     from alchemjax.tasks.elasticity import Elasticity as Elasticity
     from alchemjax.tasks.elasticity import elasticity as elasticity
@@ -78,6 +79,7 @@ _PUBLIC = {
     "optimise": "tasks.optimise",
     "Optimum": "tasks.optimise",
     "exponentiated_gradient": "tasks.descent",
+    "decorate": "tasks.decorate",
     "sweep": "tasks.sweep",
     "Table": "tasks.sweep",
     "md": "tasks.md",

@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 
+import jax
 import numpy as np
 from ase.build import bulk, make_supercell
 from side_by_side import in_turns, use_two_cores
@@ -77,7 +78,6 @@ def of_fixed_composition(potential, system, weights, number):
 
     At the structure of the system, a cubic cell on whose scale the lattice constants are.
     """
-    import jax
     import jax.numpy as jnp
 
     atoms, w = len(system.structure.positions), np.asarray(weights)
@@ -136,7 +136,6 @@ def pairs_alone(potential, name):
 
 def cost(potential, turns):
     """Median seconds of energy, forces, stress and composition gradient of Mg(1-x)Ca(x)O in a cell of 64 sites."""
-    import jax
 
     from alchemjax.calculate import compiled_derivatives, for_first_derivatives, topology_of, with_fluctuations
 
@@ -192,6 +191,7 @@ def main():
         for row in compare(potential, name, given.decorations):
             rows.append(row)
             print(line(row), flush=True)
+            jax.clear_caches()  # compiled programs are memory maps, of which a process may have only so many
             if given.json:
                 with open(given.json, "w") as file:
                     json.dump(rows, file, indent=1)

@@ -46,8 +46,9 @@ def test_its_pairs_are_as_frequent_as_in_the_random_alloy(two_sublattices):
     _, alloy = two_sublattices
     model = aj.lattice_model(alloy, (3, 3, 2))
     drawn = [np.asarray(random_states(model, alloy.weights, jax.random.key(k))) for k in range(20)]
-    found = quasirandom_states(alloy, drawn[0])
-    np.testing.assert_array_equal(found, quasirandom_states(alloy, drawn[0]))
+    lattice = alloy.structure, alloy.site, alloy.sublattice
+    found = quasirandom_states(*lattice, drawn[0])
+    np.testing.assert_array_equal(found, quasirandom_states(*lattice, drawn[0]))
     for which in (0, 1):
         on = alloy.sublattice == which
         np.testing.assert_array_equal(np.sort(found[..., on], axis=None), np.sort(drawn[0][..., on], axis=None))

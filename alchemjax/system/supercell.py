@@ -1,6 +1,7 @@
 """Supercells: which one keeps a site away from its images, and where its sites are."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -139,3 +140,28 @@ def _sublattices(cells: int, pbc) -> Int[np.ndarray, "lattices 3 3"]:
 
 def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def box_for(structure: Structure, per_cell, least: int, most: int, *, even: bool = False) -> tuple[int, ...]:
+    """Cells along every vector: so many sites, `per_cell` in whole numbers, and as nearly a cube as can be.
+
+    With `even`, even numbers of cells, which ordered arrangements fit into.
+    """
+    lengths, free = np.linalg.norm(structure.cell, axis=1), structure.pbc
+    sites, step = len(structure.positions), 2 if even else 1
+    if not free.any():
+        return (1, 1, 1)
+    edge = (most / sites * lengths[free].prod()) ** (1 / max(free.sum(), 1))  # of the largest cube
+    ranges = [
+        range(step, int(2 * edge / n) + step, step) if here else (1,) for n, here in zip(lengths, free, strict=True)
+    ]
+    best, chosen = np.inf, tuple(step if periodic else 1 for periodic in free)
+    for shape in product(*ranges):
+        number = int(np.prod(shape))
+        if not least <= number * sites <= most:
+            continue
+        missed = np.abs(number * per_cell - np.round(number * per_cell)).max()
+        cost = (missed > 1e-6) * (1 + missed) + np.ptp(np.log((np.array(shape) * lengths)[free])) / 2
+        if cost < best - 1e-9:
+            best, chosen = cost, shape
+    return chosen

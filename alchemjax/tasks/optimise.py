@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +164,7 @@ def _searched(evaluate, advance, goals, names, begun, evaluations: int, recorded
     return searches, path
 
 
-def _starts(system: System, allowed: Constraints, own, starts, seed: int) -> Float[np.ndarray, "starts weights"]:
+def _starts(system: System, allowed: Constraints, own, starts: Any, seed: int) -> Float[np.ndarray, "starts weights"]:
     if isinstance(starts, int | np.integer) and not isinstance(starts, bool):
         check_limit("batch", starts, f"starts = {starts}")
         others = random_weights(allowed, int(starts) - 1, np.random.default_rng(seed))

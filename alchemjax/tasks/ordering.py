@@ -12,14 +12,13 @@ M. A. Krivoglaz, Theory of X-Ray and Thermal Neutron Scattering by Real Crystals
 Rev. 142, 418 (1966); R. V. Chepulskii, V. N. Bugaev, J. Phys. Condens. Matter 10, 7309 (1998), on Lambda.
 """
 
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
 from alchemjax.system.structure import Structure, completed_cell
-from alchemjax.system.supercell import numbering
+from alchemjax.system.supercell import box_for, numbering
 from alchemjax.tasks.alloy import Alloy, long_waves, pair_energies, single_sites
 from alchemjax.tasks.lattice import LatticeModel, Strains, with_images
 from alchemjax.units import KELVIN
@@ -131,29 +130,9 @@ def check_box(structure: Structure, shape: np.ndarray, shown: str | None = None)
 
 
 def box_of(alloy: Alloy, least: int, most: int, *, even: bool = False) -> tuple[int, ...]:
-    """Cells along every vector: so many sites, the composition in whole atoms, and as nearly a cube as can be.
-
-    With `even`, even numbers of cells, which ordered arrangements fit into.
-    """
-    lengths, free = np.linalg.norm(alloy.structure.cell, axis=1), alloy.structure.pbc
-    sites, step = len(alloy.structure.positions), 2 if even else 1
+    """`box_for` the crystal of an alloy, with its composition in whole atoms."""
     per_cell = np.stack([alloy.weights[alloy.sublattice == s].sum(0) for s in np.unique(alloy.sublattice)])
-    if not free.any():
-        return (1, 1, 1)
-    edge = (most / sites * lengths[free].prod()) ** (1 / max(free.sum(), 1))  # of the largest cube
-    ranges = [
-        range(step, int(2 * edge / n) + step, step) if here else (1,) for n, here in zip(lengths, free, strict=True)
-    ]
-    best, chosen = np.inf, tuple(step if periodic else 1 for periodic in free)
-    for shape in product(*ranges):
-        number = int(np.prod(shape))
-        if not least <= number * sites <= most:
-            continue
-        missed = np.abs(number * per_cell - np.round(number * per_cell)).max()
-        cost = (missed > 1e-6) * (1 + missed) + np.ptp(np.log((np.array(shape) * lengths)[free])) / 2
-        if cost < best - 1e-9:
-            best, chosen = cost, shape
-    return chosen
+    return box_for(alloy.structure, per_cell, least, most, even=even)
 
 
 # --- concentration waves ----------------------------------------------------------------------------------------------

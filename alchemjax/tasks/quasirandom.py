@@ -9,26 +9,27 @@ from importlib.util import find_spec
 import numpy as np
 from jaxtyping import Int
 
-from alchemjax.tasks.alloy import Alloy
+from alchemjax.system.structure import Structure
 
 SHELLS = 3  # of neighbours, weighted by 1, 1/2, 1/3
 TRIES = 300_000  # a few seconds
 APART = 0.05  # A, of distances in different shells
 
 
-def can_search(alloy: Alloy) -> bool:
+def can_search(structure: Structure) -> bool:
     """Whether sqsgenerator is installed, and the crystal one that it takes."""
-    return find_spec("sqsgenerator") is not None and bool(alloy.structure.pbc.all())
+    return find_spec("sqsgenerator") is not None and bool(structure.pbc.all())
 
 
 def quasirandom_states(
-    alloy: Alloy, states: Int[np.ndarray, "n1 n2 n3 mixed"], *, seed: int = 0
+    structure: Structure, mixed, sublattice, states: Int[np.ndarray, "n1 n2 n3 mixed"], *, seed: int = 0
 ) -> Int[np.ndarray, "n1 n2 n3 mixed"]:
     """The atoms of an arrangement in a quasirandom order on every sublattice, of which each is random to the others.
 
+    `mixed` and `sublattice`: the sites of the cell that states stand for, and to which sublattice each belongs.
     Errors: ImportError without sqsgenerator; ValueError for a crystal that is not periodic in every direction.
     """
-    if not alloy.structure.pbc.all():
+    if not structure.pbc.all():
         raise ValueError("a quasirandom arrangement needs a crystal that is periodic in every direction")
     try:
         from sqsgenerator import optimize  # pyright: ignore[reportMissingImports]
@@ -36,11 +37,11 @@ def quasirandom_states(
     except ImportError:
         raise ImportError("a quasirandom arrangement needs sqsgenerator; run: pip install sqsgenerator") from None
     cells, shape = states.shape[:3], np.array(states.shape[:3])
-    place = alloy.structure.positions[alloy.site] @ np.linalg.inv(alloy.structure.cell)
+    place = structure.positions[mixed] @ np.linalg.inv(structure.cell)
     fractional = (np.moveaxis(np.indices(cells), 0, -1)[..., None, :] + place) / shape
-    box, found = shape[:, None] * alloy.structure.cell, np.array(states)
-    for which in np.unique(alloy.sublattice):
-        on = np.broadcast_to(alloy.sublattice == which, states.shape)
+    box, found = shape[:, None] * structure.cell, np.array(states)
+    for which in np.unique(sublattice):
+        on = np.broadcast_to(sublattice == which, states.shape)
         kinds, counts = np.unique(states[on], return_counts=True)
         if len(kinds) < 2:
             continue

@@ -60,14 +60,14 @@ def validate(
     """
     if random < 0 or random + ground_state + bool(sqs) < 1:
         raise ValueError(f"random = {random} arrangements and no ground state leave nothing to compare; ask for more")
-    sqs = can_search(alloy) and random > 0 if sqs is None else sqs
+    sqs = can_search(alloy.structure) and random > 0 if sqs is None else sqs
     shape = box_of(alloy, *SITES) if shape is None else shape
     models = {relaxed: lattice_model(alloy, shape, relaxed=relaxed) for relaxed in (False, True)}
     keys = jax.random.split(jax.random.key(seed), max(random, 1))
     drawn = [np.asarray(random_states(models[True], alloy.weights, key)) for key in keys]
     states = drawn[:random]
     if sqs:
-        states.append(quasirandom_states(alloy, drawn[0], seed=seed))
+        states.append(quasirandom_states(alloy.structure, alloy.site, alloy.sublattice, drawn[0], seed=seed))
     if ground_state:
         states.append(ground_state_of(models[True], alloy.weights, seed=seed)[0])
     kinds = ("random",) * random + ("SQS",) * sqs + ("ground state",) * ground_state
