@@ -50,6 +50,13 @@ class Thermostat(StrEnum):
     none = "none"
 
 
+class Optimiser(StrEnum):
+    """How a composition descends."""
+
+    projected = "projected"
+    mirror = "mirror"
+
+
 class Dtype(StrEnum):
     """Precision."""
 

@@ -148,6 +148,6 @@ def test_batches_are_whole_and_in_order(tmp_path):
     table = sweep.Table(*(np.arange(2.0) for _ in sweep.Table._fields))
     store.store_batch(tmp_path, 0, table, 1.5)
     store.store_batch(tmp_path, 2, table, 1.0)
-    tables, seconds = store.stored_batches(tmp_path)
+    tables, seconds = store.stored_batches(tmp_path, sweep.Table)
     assert (len(tables), seconds) == (1, 1.5)
     np.testing.assert_array_equal(tables[0].energy, table.energy)

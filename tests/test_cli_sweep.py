@@ -11,7 +11,7 @@ import pytest
 from conftest import assert_one_sentence, rows_of
 
 import alchemjax as aj
-from alchemjax.commands import results, store, sweep
+from alchemjax.commands import results, sweep
 from alchemjax.commands.session import doubts_about
 from alchemjax.units import EV_PER_A3_IN_GPA
 
@@ -174,7 +174,7 @@ def test_every_file_comes_again_from_what_the_json_file_says(pressed, tmp_path):
     report = sweep._report(system, plan, table, 3)
     results.write_all(tmp_path, system, report, plot=True)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert set(before) == set(store.RESULTS)
+    assert set(before) == set(sweep.WORK.files)
     stored = json.loads((tmp_path / "sweep.json").read_text())
     for name in results.FILES:
         (tmp_path / name).unlink()

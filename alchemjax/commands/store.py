@@ -1,4 +1,4 @@
-"""The output folder of a sweep: what is there, the batches that are done, and when it is finished."""
+"""The output folder of work in batches: what is there, the batches that are done, and when it is finished."""
 
 import contextlib
 import fcntl
@@ -7,38 +7,46 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from alchemjax.commands.results import FILES, LAST
 from alchemjax.commands.session import unwritable
 from alchemjax.io import write_atomically
-from alchemjax.tasks.sweep import Table
-
-RESULTS = (*FILES, LAST)
 
 
-def finished(out: Path, fingerprint: str) -> dict | None:
-    """What `sweep.json` says, if the folder holds the results of this very sweep."""
+class Work(NamedTuple):
+    """What a folder is for."""
+
+    noun: str  # "sweep"
+    last: str  # the file that says that it is finished
+    files: tuple[str, ...]  # of results, with the last
+    needed: tuple[str, ...]  # entries of the last
+
+
+def finished(out: Path, fingerprint: str, work: Work) -> dict | None:
+    """What the last file says, if the folder holds the results of this very work."""
     try:
-        report = json.loads((out / LAST).read_text())
-        return report if report["fingerprint"] == fingerprint and {"table", "structures"} <= set(report) else None
+        report = json.loads((out / work.last).read_text())
+        return report if report["fingerprint"] == fingerprint and set(work.needed) <= set(report) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 @contextlib.contextmanager
-def opened(out: Path, fingerprint: str, *, overwrite: bool) -> Iterator[Path]:
-    """The folder of this sweep's batches, ours alone while it is open. The last act of a sweep is to remove it.
+def opened(out: Path, fingerprint: str, work: Work, *, overwrite: bool) -> Iterator[Path]:
+    """The folder of this work's batches, ours alone while it is open. The last act is to remove it.
 
-    Batches of another sweep are discarded with `overwrite`. Errors: ValueError if the folder holds something else,
+    Batches of other work are discarded with `overwrite`. Errors: ValueError if the folder holds something else,
     cannot be written, or is in use.
     """
     batches = out / ".batches"
     ours = _fingerprint_of(batches) == fingerprint
     strangers = any(batches.glob("*.npz")) and not ours
-    if strangers or (not ours and any((out / name).exists() for name in RESULTS)):
-        what = "batches of an unfinished sweep" if strangers else "a sweep"
+    if strangers or (not ours and any((out / name).exists() for name in work.files)):
+        what = (
+            f"batches of an unfinished {work.noun}" if strangers else f"a{'n' * (work.noun[0] in 'aeiou')} {work.noun}"
+        )
         if not overwrite:
             raise ValueError(
                 f"'{out}' holds {what} of other input, options or versions; use another folder, or --overwrite"
@@ -51,7 +59,7 @@ def opened(out: Path, fingerprint: str, *, overwrite: bool) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"another sweep is running in '{out}'; wait for it, or use another folder") from None
+            raise ValueError(f"another {work.noun} is running in '{out}'; wait for it, or use another folder") from None
         if not ours:
             for batch in batches.glob("*.npz"):
                 batch.unlink()
@@ -70,8 +78,8 @@ def _fingerprint_of(batches: Path) -> str | None:
         return None
 
 
-def store_batch(batches: Path, number: int, table: Table, seconds: float) -> None:
-    """Keep a batch; there is a whole file or none."""
+def store_batch(batches: Path, number: int, table, seconds: float) -> None:
+    """Keep a batch, a NamedTuple of arrays; there is a whole file or none."""
 
     def write(path: Path) -> None:
         with open(path, "wb") as file:
@@ -80,13 +88,13 @@ def store_batch(batches: Path, number: int, table: Table, seconds: float) -> Non
     write_atomically(batches / f"{number:05d}.npz", write)
 
 
-def stored_batches(batches: Path) -> tuple[list[Table], float]:
-    """The batches that are done, from the first on without a gap, and the seconds that they took."""
+def stored_batches(batches: Path, kind: type) -> tuple[list, float]:
+    """The batches that are done, of this kind of NamedTuple, without a gap, and the seconds that they took."""
     tables, seconds = [], 0.0
     while (path := batches / f"{len(tables):05d}.npz").exists():
         try:
             with np.load(path, allow_pickle=False) as file:
-                table, took = Table(*(file[name] for name in Table._fields)), float(file["seconds"])
+                table, took = kind(*(file[name] for name in kind._fields)), float(file["seconds"])
         except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile):
             break  # damaged: it is calculated again
         tables.append(table)
@@ -95,7 +103,7 @@ def stored_batches(batches: Path) -> tuple[list[Table], float]:
 
 
 def close(batches: Path) -> None:
-    """Remove the batches of a finished sweep."""
+    """Remove the batches of finished work."""
     shutil.rmtree(batches)
 
 

@@ -16,7 +16,7 @@ from alchemjax.commands.compositions import (
     vacancies,
 )
 from alchemjax.commands.options import check_mixed, check_periodic, check_relaxation, parse_mix, relaxation_options
-from alchemjax.commands.results import file_names, structures_of, write_all, write_files
+from alchemjax.commands.results import FILES, LAST, file_names, structures_of, write_all, write_files
 from alchemjax.commands.session import (
     doubts_about,
     energy_kind,
@@ -27,7 +27,7 @@ from alchemjax.commands.session import (
     read_system,
     warn,
 )
-from alchemjax.commands.store import close, finished, opened, store_batch, stored_batches
+from alchemjax.commands.store import Work, close, finished, opened, store_batch, stored_batches
 from alchemjax.io import load
 from alchemjax.model.load import Potential
 from alchemjax.system.corners import MOST_CORNERS, num_corners, with_corners
@@ -37,6 +37,7 @@ from alchemjax.tasks.sweep import Plan, Table, join, make_plan, sweep_batches
 from alchemjax.units import EV_PER_A3_IN_GPA
 
 POINTS = 21
+WORK = Work("sweep", LAST, (*FILES, LAST), ("table", "structures"))
 
 
 def run(arguments: dict) -> None:
@@ -55,10 +56,10 @@ def run(arguments: dict) -> None:
     system = system._replace(fluctuations=plan.fluctuations)
     fingerprint = _fingerprint(potential, system, plan)
     out = arguments["out"]
-    if (report := finished(out, fingerprint)) and not arguments["overwrite"]:
+    if (report := finished(out, fingerprint, WORK)) and not arguments["overwrite"]:
         _restore(out, system, report, plot=arguments["plot"])
         return
-    with opened(out, fingerprint, overwrite=arguments["overwrite"]) as batches:
+    with opened(out, fingerprint, WORK, overwrite=arguments["overwrite"]) as batches:
         table, seconds = _calculate(potential, system, plan, batches)
         pairs = None if plan.fluctuations is None else _pair_fluctuations(potential, system, table)
         report = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, system)
@@ -121,7 +122,7 @@ def _fingerprint(potential: Potential, system: System, plan: Plan) -> str:
 
 def _calculate(potential: Potential, system: System, plan: Plan, batches: Path) -> tuple[Table, float]:
     """The batches that are not stored yet, with a progress bar; the whole table and the seconds it took."""
-    tables, seconds = stored_batches(batches)
+    tables, seconds = stored_batches(batches, Table)
     with _bar() as bar:
         done = sum(len(t.energy) for t in tables)
         task = bar.add_task("compositions", total=len(plan.weights), completed=done)

@@ -28,8 +28,8 @@ def decorate(
     """Ordinary atoms on the sites of supercells, each group with the composition nearest to its weights.
 
     `cells`: three whole numbers, by default a box of 48 to 108 sites into which the composition fits. `method`:
-    "random" or "sqs" (special quasirandom structures; needs sqsgenerator). Empty places are left out; `info["weights"]` has the
-    composition that a supercell holds.
+    "random" or "sqs" (special quasirandom structures; needs sqsgenerator). Empty places are left out;
+    `info["weights"]` has the composition that a supercell holds.
     Errors: ValueError for options that make no sense; ImportError for "sqs" without sqsgenerator.
     """
     check_kind(system, System)

@@ -70,6 +70,7 @@ class Optimum(NamedTuple):
     losses: Float[np.ndarray, "starts"]
     reasons: tuple[str, ...]  # why each search ended
     path: tuple[Evaluation, ...]
+    facts: Facts  # what properties need to know besides a state
 
 
 def optimise(
@@ -138,13 +139,15 @@ def optimise(
     mode = "cell" if cell is not False else "positions" if positions else "none"
     relaxation = limits | ({"pressure": pressure, "cell": cell, "fixed_axes": fixed_axes} if mode == "cell" else {})
     chosen = {"fluctuations": fluctuations, "supercell": supercell, "fixed_sites": fixed_sites, "relax": mode}
+    if system.coupling == "correlated":
+        chosen["alpha"] = 0.0  # of end members
     facts = facts_of(potential, system._replace(fluctuations=None), names, **relaxation, **chosen)
     limits = {"force": force_tolerance, "stress": stress_tolerance, "steps": max_steps, "pressure": pressure}
     judge = Judge(names, tuple((goal.name, goal.sign) for goal in goals), target if callable(target) else None, elastic)
     wanted = np.array([goal.value for goal in goals])
     evaluate = _evaluator(potential, system, alpha, free, limits, facts, judge, wanted, len(begun))
     searches, path = _searched(evaluate, advance, goals, names, begun, evaluations, recorded, on_evaluation)
-    return _optimum(system, goals, names, searches, path)
+    return _optimum(system, goals, facts, names, searches, path)
 
 
 def _searched(evaluate, advance, goals, names, begun, evaluations: int, recorded, on_evaluation):
@@ -169,7 +172,7 @@ def _starts(system: System, allowed: Constraints, own, starts: Any, seed: int) -
         check_limit("batch", starts, f"starts = {starts}")
         others = random_weights(allowed, int(starts) - 1, np.random.default_rng(seed))
         return np.array([nearest(allowed, own), *others])
-    given = np.array([checked_weights(system, one) for one in starts])
+    given = np.array([checked_weights(system, one) for one in list(starts)])
     if not len(given):
         raise ValueError("no starts were given; give compositions, or how many")
     return np.array([nearest(allowed, one) for one in given])
@@ -316,7 +319,7 @@ def _evaluator(
     return in_precision
 
 
-def _optimum(system: System, goals, names, searches: list[Search], path: list[Evaluation]) -> Optimum:
+def _optimum(system: System, goals, facts: Facts, names, searches: list[Search], path: list[Evaluation]) -> Optimum:
     """The best of all, and what there is to say."""
     losses = np.array([search.loss for search in searches])
     known = [np.where(found.converged & np.isfinite(found.loss), found.loss, np.inf) for found in path]
@@ -349,4 +352,5 @@ def _optimum(system: System, goals, names, searches: list[Search], path: list[Ev
         losses=losses,
         reasons=tuple(search.done or used for search in searches),
         path=tuple(path),
+        facts=facts,
     )

@@ -1,0 +1,344 @@
+"""alchemjax optimise: targets in, the composition that reaches them out."""
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+
+import ase.io
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Table as Printed
+
+import alchemjax
+from alchemjax.atoms import to_atoms
+from alchemjax.calculate import topology_of
+from alchemjax.commands.columns import plain
+from alchemjax.commands.options import (
+    check_mixed,
+    check_periodic,
+    check_relaxation,
+    parse_mix,
+    parse_weights,
+    relaxation_options,
+)
+from alchemjax.commands.session import (
+    energy_kind,
+    fingerprint_of,
+    prepare_jax,
+    progress_bar,
+    provenance,
+    read_system,
+    warn,
+)
+from alchemjax.commands.store import Work, close, finished, opened, store_batch, stored_batches
+from alchemjax.io import load, read, write_atomically
+from alchemjax.model.load import Potential
+from alchemjax.system.sites import weight_names
+from alchemjax.system.system import System, checked_weights
+from alchemjax.tasks.constraints import make_constraints
+from alchemjax.tasks.decorate import Explicit, explicitly
+from alchemjax.tasks.goals import Goal, parse_goals
+from alchemjax.tasks.optimise import Evaluation, Optimum, optimise
+from alchemjax.tasks.properties import PROPERTIES, checked_names
+from alchemjax.tasks.relax import check_limit, relax
+
+FILES = ("path.csv", "optimum.extxyz", "optimise.png")
+WORK = Work("optimisation", "optimise.json", (*FILES, "optimise.json"), ("results", "path"))
+PLANES = {
+    "a": ("a",),
+    "b": ("b",),
+    "c": ("c",),
+    "ab": ("a", "b", "gamma"),
+    "ac": ("a", "c", "beta"),
+    "bc": ("b", "c", "alpha"),
+}
+PLANES["all"] = ("a", "b", "c", "alpha", "beta", "gamma")
+ALWAYS = ("a", "b", "c", "volume", "density", "energy")
+
+
+def run(arguments: dict) -> None:
+    """Carry out the command; `arguments` are those of `alchemjax.cli.optimise`."""
+    mix, out, relaxes = parse_mix(arguments["mix"]), arguments["out"], arguments["relax"]
+    check_relaxation(arguments, cell=relaxes == "cell", positions=relaxes != "none")
+    targets = list(parse_goals(arguments["target"])) if arguments["target"] else []
+    _check_numbers(arguments)
+    also = checked_names(name.strip() for name in (arguments["properties"] or "").split(",") if name.strip())
+    charges = parse_charges(arguments["charges"])
+    prepare_jax()
+    needs = arguments["weights"] is None
+    system = read_system(arguments["file"], mix, arguments["groups"], arguments["coupling"], needs_weights=needs)
+    check_mixed(system, arguments)
+    if not system.sites.groups:
+        raise ValueError("no site is mixed: give --mix, or a file with partial occupancies")
+    given = parse_weights(system.sites, arguments["weights"])
+    system = system._replace(weights=checked_weights(system, given))
+    if relaxes == "cell":
+        check_periodic(system, arguments["file"], "--relax positions")
+    make_constraints(system.sites, system.weights, arguments["condition"] or (), charges)
+    potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
+    topology_of(potential, system)
+    options = relaxation_options(arguments)
+    if relaxes != "cell":
+        options |= {"cell": False, "positions": relaxes == "positions"}
+    matched = {}
+    if arguments["match"] is not None:
+        matched = _lattice_of(potential, arguments)
+        targets += [Goal(name, "=", matched[name]) for name in PLANES[arguments["plane"]]]
+    if not targets:
+        raise ValueError("there is nothing to aim at; give --target, like a=5.45, or --match")
+    names = tuple(dict.fromkeys([*(goal.name for goal in targets), *also, *ALWAYS]))
+    fingerprint = _fingerprint(potential, system, arguments, targets, options)
+    if finished(out, fingerprint, WORK) and not arguments["overwrite"]:
+        print(f"{out} holds this very optimisation, finished; nothing was done (--overwrite calculates it again)")
+        return
+    with opened(out, fingerprint, WORK, overwrite=arguments["overwrite"]) as batches:
+        found, seconds = _optimise(potential, system, targets, names, arguments, charges, options, batches)
+        explicit = None
+        if arguments["check"]:
+            explicit = _explicit(potential, system, found, names, arguments, options)
+        report = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, system)
+        report |= {"wall_time_s": round(seconds, 3), "matched": matched}
+        report |= _report(system, targets, names, found, explicit)
+        _write(out, system, targets, names, found, report, plot=arguments["plot"])
+        close(batches)
+    for sentence in report["warnings"]:
+        warn(sentence)
+    Console(highlight=False, markup=False).print(_summary(system, targets, names, found, explicit))
+    print(found.message)
+    print(f"{len(found.path)} evaluations of {len(found.losses)} starts in {seconds:.0f} s: {out / WORK.last}")
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def parse_charges(entries: list[str] | None) -> dict[str, float] | None:
+    """`--charges Li=1,O=-2` to {"Li": 1.0, "O": -2.0}."""
+    charges: dict[str, float] = {}
+    for entry in (part for text in entries or () for part in text.split(",")):
+        name, _, number = entry.partition("=")
+        try:
+            charges[name.strip()] = float(number)
+        except ValueError:
+            raise ValueError(f"--charges '{entry}' is not understood; give oxidation states like Li=1,O=-2") from None
+    return charges or None
+
+
+def _check_numbers(arguments: dict) -> None:
+    """Errors: ValueError for numbers out of range, and for options that need others."""
+    for name in ("starts", "evaluations"):
+        check_limit("batch", arguments[name], f"--{name} {arguments[name]}")
+    check_limit("max_steps", arguments["check"], f"--check {arguments['check']}")
+    check_limit("tolerance", arguments["tolerance"], f"--tolerance {arguments['tolerance']:g}")
+    if arguments["seed"] < 0:
+        raise ValueError(f"--seed {arguments['seed']} must be a whole number, at least 0")
+    if arguments["match"] is None and (arguments["match_as_given"] or arguments["plane"] != "ab"):
+        raise ValueError("--plane and --match-as-given have no effect without --match; leave them out")
+    if arguments["plane"] not in PLANES:
+        raise ValueError(f"--plane '{arguments['plane']}' is not understood; give one of {', '.join(PLANES)}")
+
+
+def _lattice_of(potential: Potential, arguments: dict) -> dict[str, float]:
+    """Lengths [A] and angles [degree] of the crystal that is to be matched, relaxed with the same potential."""
+    other = read(arguments["match"])
+    check_periodic(other, arguments["match"], "a crystal to --match")
+    if other.sites.groups:
+        raise ValueError(f"'{arguments['match']}' has partial occupancies; --match takes an ordinary crystal")
+    structure = other.structure
+    if not arguments["match_as_given"]:
+        relaxed = relax(potential, other, cell=True)
+        if not relaxed.converged:
+            raise ValueError(f"'{arguments['match']}' did not relax; relax it, and give it with --match-as-given")
+        structure = relaxed.structure
+    lattice = to_atoms(other._replace(structure=structure)).cell.cellpar()
+    return dict(zip(PLANES["all"], lattice.tolist(), strict=True))
+
+
+def _fingerprint(potential: Potential, system: System, arguments: dict, targets, options: dict) -> str:
+    settings = [alchemjax.__version__, jax.__version__, jax.default_backend(), jax.device_count()]
+    settings += [potential.name, potential.sha256, potential.dtype, system.coupling, targets, plain(options)]
+    asked = ("condition", "charges", "starts", "optimiser", "evaluations", "tolerance", "seed", "alpha", "properties")
+    settings += [arguments[name] for name in (*asked, "check", "sqs")]
+    settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
+    return fingerprint_of(settings, (*system.structure, system.weights))
+
+
+# --- what is calculated -----------------------------------------------------------------------------------------------
+
+
+def _optimise(potential, system, targets, names, arguments: dict, charges, options: dict, batches: Path):
+    """The optimum and the seconds it took, with a progress bar; evaluations that are stored are not done again."""
+    recorded, seconds = stored_batches(batches, Evaluation)
+    with _bar() as bar:
+        task = bar.add_task("evaluations", total=arguments["evaluations"], completed=len(recorded))
+        clock = [time.monotonic(), seconds, len(recorded)]
+
+        def on_evaluation(found: Evaluation, searches) -> None:
+            elapsed, clock[0] = time.monotonic() - clock[0], time.monotonic()
+            store_batch(batches, int(clock[2]), found, elapsed)
+            clock[1:] = clock[1] + elapsed, clock[2] + 1
+            going = sum(not search.done for search in searches)
+            bar.update(task, completed=clock[2], description=f"evaluations, {going} of {len(searches)} starts going")
+
+        found = optimise(
+            potential,
+            system,
+            _texts(targets),
+            starts=arguments["starts"],
+            conditions=arguments["condition"] or (),
+            charges=charges,
+            optimiser=str(arguments["optimiser"]),
+            properties=names,
+            evaluations=arguments["evaluations"],
+            tolerance=arguments["tolerance"],
+            seed=arguments["seed"],
+            alpha=arguments["alpha"],
+            recorded=recorded,
+            on_evaluation=on_evaluation,
+            **options,
+        )
+    return found, clock[1]
+
+
+def _texts(targets: list[Goal]) -> list[str]:
+    return [f"{g.name}={g.sign}" if g.sign in ("min", "max") else f"{g.name}{g.sign}{g.value!r}" for g in targets]
+
+
+def _explicit(potential, system: System, found: Optimum, names, arguments: dict, options: dict) -> Explicit:
+    """The same properties of explicit supercells."""
+    relaxation = {name: value for name, value in options.items() if name not in ("fluctuations", "supercell")}
+    with _bar() as bar:
+        task = bar.add_task("explicit supercells", total=arguments["check"])
+        return explicitly(
+            potential,
+            system._replace(structure=found.structure, coupling="independent"),
+            found.weights,
+            found.facts,
+            names,
+            number=arguments["check"],
+            method="sqs" if arguments["sqs"] else "random",
+            seed=arguments["seed"],
+            on_supercell=lambda done, number: bar.update(task, completed=done),
+            **relaxation,
+        )
+
+
+def _bar() -> Progress:
+    return progress_bar(MofNCompleteColumn(), TimeElapsedColumn())
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+def _report(system: System, targets, names, found: Optimum, explicit: Explicit | None) -> dict:
+    weights = dict(zip(weight_names(system.sites), found.weights.tolist(), strict=True))
+    warnings = []
+    if found.reached is False:
+        warnings.append(found.message)
+    elif not found.converged:
+        warnings.append(f"the search has not converged: {found.message}; give more --evaluations")
+    results = {
+        "weights": weights,
+        "values": found.values,
+        "targets": [goal._asdict() for goal in targets],
+        "reached": found.reached,
+        "converged": found.converged,
+        "message": found.message,
+        "loss": found.loss,
+        "energy_eV": found.energy,
+        "cell_A": found.structure.cell,
+        "starts": [
+            {"weights": end, "loss": loss, "reason": reason}
+            for end, loss, reason in zip(found.ends, found.losses, found.reasons, strict=True)
+        ],
+    }
+    if explicit is not None:
+        mean, error = _mean(explicit)
+        results["explicit"] = {
+            "sites": explicit.sites,
+            "values": {name: column for name, column in zip(explicit.names, explicit.values.T, strict=True)},
+            "mean": dict(zip(explicit.names, mean, strict=True)),
+            "standard_error": dict(zip(explicit.names, error, strict=True)),
+            "weights": explicit.weights,
+            "converged": explicit.converged,
+        }
+        if not explicit.converged.all():
+            warnings.append(f"{(~explicit.converged).sum()} of the explicit supercells did not relax")
+        warnings += _misses_explicitly(targets, explicit)
+    units = {name: {"unit": PROPERTIES[name].unit, "meaning": PROPERTIES[name].meaning} for name in names}
+    return {"warnings": warnings, "properties": units, "results": results, "path": _columns(system, names, found)}
+
+
+def _mean(explicit: Explicit) -> tuple[np.ndarray, np.ndarray]:
+    number = len(explicit.values)
+    error = explicit.values.std(0, ddof=1) / number**0.5 if number > 1 else np.full(len(explicit.names), np.nan)
+    return explicit.values.mean(0), error
+
+
+def _misses_explicitly(targets, explicit: Explicit) -> list[str]:
+    """Targets that explicit supercells miss by more than the tolerance and twice the standard error."""
+    mean, error = _mean(explicit)
+    sentences = []
+    for goal in targets:
+        if goal.sign != "=" or goal.name not in explicit.names:
+            continue
+        k, one = explicit.names.index(goal.name), PROPERTIES[goal.name]
+        miss = mean[k] - goal.value
+        if abs(miss) > one.tolerance + 2 * np.nan_to_num(error[k]):
+            share = f" ({100 * miss / goal.value:+.2f} %)" if goal.value else ""
+            sentences.append(
+                f"explicit supercells of {explicit.sites} sites have {goal.name} = {mean[k]:.5g} {one.unit}, "
+                f"{miss:+.2g} from the target{share}; --fluctuations site-exact aims at random alloys"
+            )
+    return sentences
+
+
+def _columns(system: System, names, found: Optimum) -> dict[str, np.ndarray]:
+    """`path.csv`: a row for every evaluation of every start."""
+    stack = lambda name: np.array([getattr(one, name) for one in found.path])
+    rows, starts = len(found.path), len(found.losses)
+    flat = lambda a: a.reshape(rows * starts, -1).T
+    columns = {"evaluation": np.repeat(np.arange(rows), starts), "start": np.tile(np.arange(starts), rows)}
+    weights = weight_names(system.sites)
+    columns |= dict(zip(weights, flat(stack("weights")), strict=True))
+    columns |= {"loss": flat(stack("loss"))[0]} | dict(zip(names, flat(stack("values")), strict=True))
+    columns |= {"converged": flat(stack("converged"))[0].astype(int)}
+    return columns | dict(zip([f"dloss/d({name})" for name in weights], flat(stack("gradient")), strict=True))
+
+
+def _write(out: Path, system: System, targets, names, found: Optimum, report: dict, *, plot: bool) -> None:
+    text, columns = io.StringIO(), report["path"]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[f"{value:.12g}" for value in row] for row in zip(*columns.values(), strict=True)])
+    atoms = to_atoms(system, found.structure.positions, found.structure.cell, found.weights.tolist())
+    atoms.info |= {"weights": report["results"]["weights"], "energy_eV": found.energy}
+    write_atomically(out / "path.csv", lambda path: path.write_text(text.getvalue()))
+    write_atomically(out / "optimum.extxyz", lambda path: ase.io.write(path, atoms, format="extxyz"))
+    (out / "optimise.png").unlink(missing_ok=True)
+    if plot:
+        from alchemjax.commands.optimise_plot import plot_optimise
+
+        figure = plot_optimise([group.species for group in system.sites.groups], targets, names, found)
+        write_atomically(out / "optimise.png", lambda path: figure.savefig(path, dpi=200))
+    write_atomically(out / WORK.last, lambda path: path.write_text(json.dumps(plain(report), indent=1) + "\n"))
+
+
+def _summary(system: System, targets, names, found: Optimum, explicit: Explicit | None) -> Printed:
+    table = Printed(title=f"optimum ({energy_kind(system)} energy)", show_edge=False)
+    for column in ("", "value", "target", *(["explicit supercells"] if explicit is not None else [])):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, weight in zip(weight_names(system.sites), found.weights, strict=True):
+        table.add_row(name, f"{weight + 0.0:.5f}")
+    wanted = {g.name: f"{g.sign} {g.value:g}" if g.sign not in ("min", "max") else g.sign for g in targets}
+    mean, error = (np.zeros(0), np.zeros(0)) if explicit is None else _mean(explicit)
+    for name in names:
+        row = [f"{name} ({PROPERTIES[name].unit})", f"{found.values[name]:.6g}", wanted.get(name, "")]
+        if explicit is not None and name in explicit.names:
+            k = explicit.names.index(name)
+            row.append(f"{mean[k]:.6g}" + (f" ± {error[k]:.1g}" if np.isfinite(error[k]) else ""))
+        table.add_row(*row)
+    return table
