@@ -1,0 +1,244 @@
+"""alchemjax optimise: its files, what they hold, that it goes on after an interruption, and what it refuses."""
+
+import csv
+import json
+
+import ase.io
+import numpy as np
+import pytest
+from ase.build import bulk
+from pair_potential import A, lennard_jones
+from typer.testing import CliRunner
+
+import alchemjax as aj
+from alchemjax.cli import app
+from alchemjax.commands import optimise
+from alchemjax.commands.optimise_plot import plot_optimise
+from alchemjax.tasks.decorate import explicitly
+from alchemjax.tasks.goals import Goal
+from alchemjax.tasks.properties import facts_of
+
+MIX = ("--mix", "Ar=Ar,Kr", "--strain", "hydrostatic", "--dtype", "float64")
+
+
+@pytest.fixture(scope="module")
+def potential():
+    return lennard_jones(embedding=0.02, krypton=(1.15, 1.0))
+
+
+@pytest.fixture(scope="module")
+def run(potential, tmp_path_factory):
+    """Call the command in this process, for a crystal of argon."""
+    folder = tmp_path_factory.mktemp("optimise")
+    bulk("Ar", "fcc", 1.025 * A).write(folder / "ar.cif")
+    bulk("Kr", "fcc", 1.045 * A).write(folder / "kr.cif")
+
+    def call(out, *arguments, file="ar.cif", mix=MIX):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(optimise, "prepare_jax", lambda: None)
+            patch.setattr(optimise, "load", lambda *given, **named: potential)
+            given = ["optimise", str(folder / file), "-o", str(out), *mix, *map(str, arguments)]
+            return CliRunner().invoke(app, given, catch_exceptions=False)
+
+    call.folder = folder
+    return call
+
+
+@pytest.fixture(scope="module")
+def made(run):
+    out = run.folder / "made"
+    standard = ("--weights", "Ar=0.6,Kr=0.4", "--target", "a=3.75", "--starts", 2, "--properties", "mixing_energy")
+    done = run(out, *standard, "--check", 2)
+    assert done.exit_code == 0, done.output
+    return out, done, standard
+
+
+def test_the_report_says_what_the_library_computes(run, made, potential):
+    out, done, _ = made
+    report = json.loads((out / "optimise.json").read_text())
+    results = report["results"]
+    system = aj.read(run.folder / "ar.cif", mix={"Ar": ("Ar", "Kr")}, weights=[0.6, 0.4])
+    again = aj.optimise(
+        potential, system, {"a": 3.75}, starts=2, cell="hydrostatic", properties=[*optimise.ALWAYS, "mixing_energy"]
+    )
+    assert list(results["weights"]) == ["Ar:Ar", "Ar:Kr"]
+    np.testing.assert_allclose(list(results["weights"].values()), again.weights, atol=1e-9)
+    for name, value in again.values.items():
+        assert results["values"][name] == pytest.approx(value, abs=1e-8), name
+    assert results["reached"] and results["converged"] and again.message in done.stdout
+    assert report["arguments"]["target"] == ["a=3.75"] and report["dtype"] == "float64"
+    relaxed = ase.io.read(out / "optimum.extxyz")
+    assert np.linalg.norm(relaxed.cell[0]) == pytest.approx(3.75, abs=1e-3)
+    assert relaxed.info["energy_eV"] == pytest.approx(results["energy_eV"])
+
+
+def test_the_path_has_a_row_for_every_evaluation_of_every_start(made):
+    out, *_ = made
+    report = json.loads((out / "optimise.json").read_text())
+    with open(out / "path.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == list(report["path"])
+    assert [(int(row["evaluation"]), int(row["start"])) for row in rows] == [
+        (k, start) for k in range(len(rows) // 2) for start in range(2)
+    ]
+    least = min(rows, key=lambda row: float(row["loss"]))
+    assert float(least["a"]) == pytest.approx(report["results"]["values"]["a"], rel=1e-9)
+    assert (out / "optimise.png").stat().st_size > 10_000
+
+
+def test_explicit_supercells_are_relaxed_atoms_of_that_composition(run, made, potential):
+    out, done, _ = made
+    results = json.loads((out / "optimise.json").read_text())["results"]
+    explicit, weights = results["explicit"], list(results["weights"].values())
+    system = aj.read(run.folder / "ar.cif", mix={"Ar": ("Ar", "Kr")}, weights=weights)
+    for k, atoms in enumerate(aj.decorate(system, number=2)):
+        assert len(atoms) == explicit["sites"]
+        share = atoms.symbols.count("Kr") / len(atoms)
+        assert share == pytest.approx(weights[1], abs=0.5 / len(atoms)) and share == explicit["weights"][k][1]
+        relaxed = aj.relax(potential, aj.from_atoms(atoms), cell="hydrostatic")
+        cells = len(atoms) ** (1 / 3) / np.linalg.det(relaxed.structure.cell) ** (1 / 3)
+        assert explicit["values"]["a"][k] == pytest.approx(2**0.5 / 2 * 4 ** (1 / 3) / cells, rel=1e-4)
+        assert explicit["values"]["energy"][k] == pytest.approx(float(relaxed.output.energy) / len(atoms), abs=1e-5)
+    assert explicit["mean"]["a"] == pytest.approx(np.mean(explicit["values"]["a"]))
+    assert "±" in done.stdout
+
+
+def test_what_is_finished_is_not_done_again_and_what_differs_is_refused(run, made):
+    out, _, standard = made
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    again = run(out, *standard, "--check", 2)
+    assert again.exit_code == 0 and "nothing was done" in again.stdout
+    other = run(out, *standard, "--check", 2, "--seed", 1)
+    assert other.exit_code == 2 and "holds an optimisation of other input, options or versions" in other.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_an_interrupted_search_goes_on(run, made, monkeypatch):
+    out, _, standard = made
+    kept, store = [], optimise.store_batch
+
+    def stop(*given):
+        store(*given)
+        kept.append(given[1])
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(optimise, "store_batch", stop)
+    place = run.folder / "interrupted"
+    assert run(place, *standard, "--check", 0).exit_code == 130
+    assert not (place / "optimise.json").exists()
+    monkeypatch.setattr(optimise, "store_batch", lambda *given: (kept.append(given[1]), store(*given)))
+    done = run(place, *standard, "--check", 0)
+    assert done.exit_code == 0 and kept[:3] == [0, 1, 2]
+    assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
+    assert not (place / ".batches").exists()
+
+
+def test_lattices_are_matched_after_relaxation_or_as_given(run, potential):
+    kr = aj.from_atoms(bulk("Kr", "fcc", 1.045 * A))
+    own = float(np.linalg.norm(aj.relax(potential, kr, cell=True).structure.cell[0]))
+    standard = ("--weights", "0.5,0.5", "--starts", 1, "--match", run.folder / "kr.cif", "--no-plot")
+    done = run(run.folder / "match", *standard, "--plane", "a")
+    report = json.loads((run.folder / "match" / "optimise.json").read_text())
+    assert done.exit_code == 0 and not (run.folder / "match" / "optimise.png").exists()
+    assert report["matched"]["a"] == pytest.approx(own, abs=1e-4)
+    assert report["results"]["weights"]["Ar:Kr"] == pytest.approx(1, abs=5e-3)
+    given = run(run.folder / "given", *standard, "--plane", "ab", "--match-as-given")
+    report = json.loads((run.folder / "given" / "optimise.json").read_text())
+    assert given.exit_code == 0 and [goal["name"] for goal in report["results"]["targets"]] == ["a", "b", "gamma"]
+    assert report["matched"]["a"] == pytest.approx(1.045 * A / 2**0.5)
+
+
+def test_targets_that_are_not_reached_are_warned_of(run):
+    done = run(run.folder / "far", "--weights", "0.5,0.5", "--target", "a=9", "--starts", 1, "--condition", "Kr<=0.7")
+    assert done.exit_code == 0
+    assert "warning: a = 9 A is not reached, the closest is 3.8" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "there is nothing to aim at; give --target"),
+        (("--target", "a=big"), "target 'a=big' is not understood"),
+        (("--target", "hardness=3"), "'hardness' is no property; there are a, b, c"),
+        (("--target", "a=3.7", "--starts", 0), "--starts 0 must be a whole number, at least 1"),
+        (("--target", "a=3.7", "--evaluations", 0), "--evaluations 0 must be"),
+        (("--target", "a=3.7", "--check", -1), "--check -1 must be a whole number, at least 0"),
+        (("--target", "a=3.7", "--tolerance", 0), "--tolerance 0 must be a positive number"),
+        (("--target", "a=3.7", "--seed", -1), "--seed -1 must be"),
+        (("--target", "a=3.7", "--plane", "a"), "no effect without --match"),
+        (("--match", "kr.cif", "--plane", "xy"), "--plane 'xy' is not understood; give one of a, b, c, ab"),
+        (("--match", "nothing.cif"), "nothing.cif"),
+        (("--target", "a=3.7", "--condition", "Kr < 3"), "condition 'Kr < 3' is not understood"),
+        (("--target", "a=3.7", "--condition", "Kr >= 3"), "no composition fulfils all conditions"),
+        (("--target", "a=3.7", "--charges", "Ar=one"), "--charges 'Ar=one' is not understood"),
+        (("--target", "a=3.7", "--charges", "Ar=1"), "charges of Kr are missing"),
+        (("--target", "c11=3"), "relaxed in positions and cell"),
+        (("--target", "a=3.7", "--properties", "colour"), "'colour' is no property"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_leaves_nothing(run, tmp_path, arguments, message):
+    weights = () if "--weights" in arguments else ("--weights", "0.5,0.5")
+    done = run(tmp_path / "out", *weights, *arguments)
+    assert done.exit_code == 2 and message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_figures_draw_any_number_of_species(run, potential):
+    system = aj.read(run.folder / "ar.cif", mix={"Ar": ("Ar", "Kr")}, weights=[0.6, 0.4])
+    found = aj.optimise(potential, system, {"a": 3.75, "energy": "min"}, evaluations=2, starts=2, cell="hydrostatic")
+    targets, names = [Goal("a", "=", 3.75), Goal("energy", "min", 0.0)], list(found.values)
+    figure = plot_optimise([("Ar", "Kr")], targets, names, found)
+    assert len(figure.axes) == 3
+    three = lambda w: np.column_stack([0.5 * w, 0.5 * w[:, :1] + w[:, 1:] / 2])
+    path = tuple(one._replace(weights=three(one.weights), gradient=three(one.gradient)) for one in found.path)
+    ternary = found._replace(path=path, weights=three(found.weights[None])[0])
+    figure = plot_optimise([("Ar", "Kr", "Xe")], targets[:1], names, ternary)
+    assert figure.axes[1].name == "ternary" and len(figure.axes[1].lines) == 4
+
+
+# --- supercells -------------------------------------------------------------------------------------------------------
+
+
+def test_supercells_hold_the_composition_in_whole_atoms_group_by_group(rng):
+    salt = bulk("NaCl", "rocksalt", 5.6, cubic=True)
+    weights = [0.7, 0.2, 0.5, 0.5]
+    system = aj.from_atoms(salt, mix={"Na": ("Na", "K"), "Cl": ("Cl", "Br")}, weights=weights)
+    one, two = aj.decorate(system, cells=(2, 2, 2), number=2)
+    assert one.symbols.count("Na") == 22 and one.symbols.count("K") == 7 and one.symbols.count("Br") == 16  # 3 empty
+    np.testing.assert_allclose(one.info["weights"], [22 / 32, 7 / 32, 0.5, 0.5])
+    assert str(one.symbols) != str(two.symbols)
+    np.testing.assert_allclose(one.cell.array, 2 * salt.cell.array)
+    places = one.get_scaled_positions()[one.symbols == "Br"] * 4
+    assert (np.rint(places.sum(1)) % 2 == 1).all()  # sites of chlorine
+    again = aj.decorate(system, cells=(2, 2, 2))[0]
+    assert str(again.symbols) == str(one.symbols)
+    assert 48 <= len(aj.decorate(system, [0.5, 0.5, 0.5, 0.5])[0]) <= 108
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cells": (2, 2)}, "give three whole numbers"),
+        ({"cells": (2, 2, 0)}, "give three whole numbers"),
+        ({"method": "best"}, "method = 'best' is not understood"),
+        ({"number": 0}, "number = 0 must be"),
+        ({"weights": [0.9, 0.9]}, "may sum to at most 1"),
+    ],
+)
+def test_supercells_that_make_no_sense_are_refused(options, message):
+    system = aj.from_atoms(bulk("Ar", "fcc", A), mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
+    with pytest.raises(ValueError, match=message):
+        aj.decorate(system, **options)
+
+
+def test_a_pure_composition_is_explicitly_what_it_is_in_one_cell(potential):
+    system = aj.from_atoms(bulk("Ar", "fcc", 1.02 * A), mix={"Ar": ("Ar", "Kr")}, weights=[0.0, 1.0])
+    names, tight = ["a", "gamma", "volume", "density", "energy"], {"cell": True, "force_tolerance": 1e-5, "stress_tolerance": 1e-8}
+    facts = facts_of(potential, system, names)
+    found = explicitly(potential, system, None, facts, names, number=1, cells=(2, 3, 2), **tight)
+    state = aj.relaxed(potential, system, cell=True)
+    expected = [np.linalg.norm(state.cell[0]), 60, np.linalg.det(state.cell)]
+    np.testing.assert_allclose(found.values[0, :3], expected, rtol=1e-4)
+    assert found.values[0, 3] == pytest.approx(1.66053906660 * 83.798 / expected[2], rel=1e-4)
+    assert found.values[0, 4] == pytest.approx(float(state.energy), abs=1e-6) and found.sites == 12
