@@ -43,6 +43,8 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.md import md as md
     from alchemjax.tasks.optimise import Optimum as Optimum
     from alchemjax.tasks.optimise import optimise as optimise
+    from alchemjax.tasks.order import Order as Order
+    from alchemjax.tasks.order import order as order
     from alchemjax.tasks.ordering import concentration_waves as concentration_waves
     from alchemjax.tasks.ordering import instability as instability
     from alchemjax.tasks.ordering import interactions as interactions
@@ -76,6 +78,8 @@ _PUBLIC = {
     "Elasticity": "tasks.elasticity",
     "relaxed": "tasks.equilibrium",
     "Equilibrium": "tasks.equilibrium",
+    "order": "tasks.order",
+    "Order": "tasks.order",
     "optimise": "tasks.optimise",
     "Optimum": "tasks.optimise",
     "exponentiated_gradient": "tasks.descent",

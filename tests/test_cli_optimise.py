@@ -234,7 +234,10 @@ def test_supercells_that_make_no_sense_are_refused(options, message):
 
 def test_a_pure_composition_is_explicitly_what_it_is_in_one_cell(potential):
     system = aj.from_atoms(bulk("Ar", "fcc", 1.02 * A), mix={"Ar": ("Ar", "Kr")}, weights=[0.0, 1.0])
-    names, tight = ["a", "gamma", "volume", "density", "energy"], {"cell": True, "force_tolerance": 1e-5, "stress_tolerance": 1e-8}
+    names, tight = (
+        ["a", "gamma", "volume", "density", "energy"],
+        {"cell": True, "force_tolerance": 1e-5, "stress_tolerance": 1e-8},
+    )
     facts = facts_of(potential, system, names)
     found = explicitly(potential, system, None, facts, names, number=1, cells=(2, 3, 2), **tight)
     state = aj.relaxed(potential, system, cell=True)
