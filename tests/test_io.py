@@ -233,6 +233,7 @@ EXAMPLE_FACTS = {
     "CeO2": ("Ce4O8", "Fm-3m", 2.343),
     "NaCl": ("Na4Cl4", "Fm-3m", 2.820),
     "GaN": ("Ga2N2", "P6_3mc", 1.949),
+    "AlN": ("Al2N2", "P6_3mc", 1.889),
     "BiSBr": ("Bi4S4Br4", "Pnma", 2.636),
     "CsPbI3": ("CsPbI3", "Pm-3m", 3.145),
     "Fe": ("Fe2", "Im-3m", 2.482),
