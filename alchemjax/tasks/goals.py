@@ -53,8 +53,8 @@ def goals_loss(goals: Sequence[Goal], values: Mapping) -> Float[Array, ""]:
     return loss
 
 
-def misses(goals: Sequence[Goal], values: Mapping) -> dict[str, float]:
-    """By how much the targets with a value are missed, in tolerances of the properties."""
+def misses(goals: Sequence[Goal], values: Mapping) -> list[float]:
+    """By how much every target is missed, in tolerances of the properties; what is to be small or large is not."""
     signs = {"=": abs, ">=": lambda x: max(-x, 0.0), "<=": lambda x: max(x, 0.0)}
-    measured = [g for g in goals if g.sign in signs]
-    return {g.name: signs[g.sign]((values[g.name] - g.value) / PROPERTIES[g.name].tolerance) for g in measured}
+    none = lambda x: 0.0
+    return [signs.get(g.sign, none)((values[g.name] - g.value) / PROPERTIES[g.name].tolerance) for g in goals]

@@ -133,15 +133,12 @@ def optimise(
     begun = _starts(system, allowed, own, starts, seed)
     advance = _advance(system, allowed, tolerance, optimiser, parameters)
     free = {"positions": positions, "cell": cell, "fixed_sites": fixed_sites, "fixed_axes": fixed_axes}
-    limits = {"force_tolerance": force_tolerance, "stress_tolerance": stress_tolerance, "max_steps": max_steps}
     symmetric = keeps_symmetry(cell, fixed_sites, fixed_axes) and not elastic
     system = with_fluctuations(potential, system, fluctuations, supercell, symmetric=symmetric)
-    mode = "cell" if cell is not False else "positions" if positions else "none"
-    relaxation = limits | ({"pressure": pressure, "cell": cell, "fixed_axes": fixed_axes} if mode == "cell" else {})
-    chosen = {"fluctuations": fluctuations, "supercell": supercell, "fixed_sites": fixed_sites, "relax": mode}
-    if system.coupling == "correlated":
-        chosen["alpha"] = 0.0  # of end members
-    facts = facts_of(potential, system._replace(fluctuations=None), names, **relaxation, **chosen)
+    tight = {"force_tolerance": force_tolerance, "stress_tolerance": stress_tolerance, "max_steps": max_steps}
+    none = 0.0 if system.coupling == "correlated" else None  # order of end members
+    ordinary = system._replace(fluctuations=None)
+    facts = facts_of(potential, ordinary, names, alpha=none, pressure=pressure, **free, **tight)
     limits = {"force": force_tolerance, "stress": stress_tolerance, "steps": max_steps, "pressure": pressure}
     judge = Judge(names, tuple((goal.name, goal.sign) for goal in goals), target if callable(target) else None, elastic)
     wanted = np.array([goal.value for goal in goals])
@@ -202,7 +199,7 @@ def _stopped_at_goals(goals, names, search: Search, found: Evaluation, k: int) -
     if search.done or any(goal.sign in ("min", "max") for goal in goals) or not goals or not found.converged[k]:
         return search
     missed = misses(goals, dict(zip(names, found.values[k].tolist(), strict=True)))
-    if max(missed.values()) > FINE:
+    if max(missed) > FINE:
         return search
     return search._replace(weights=found.weights[k], loss=float(found.loss[k]), done=HIT)
 
@@ -332,13 +329,13 @@ def _optimum(system: System, goals, facts: Facts, names, searches: list[Search],
     at, used = path[step], "the evaluations are used up"
     values = dict(zip(names, at.values[lane].tolist(), strict=True))
     missed = misses(goals, values)
-    reached = max(missed.values()) <= 1 if missed else None
+    reached = max(missed) <= 1 if any(goal.sign not in ("min", "max") for goal in goals) else None
     ended = searches[lane].done or used
     text = f"best of {len(losses)} starts, {len(path)} evaluations of each; {ended}"
     if reached is False:
-        worst = max(missed, key=lambda name: missed[name])
-        goal, unit = next(g for g in goals if g.name == worst and g.sign in ("=", "<=", ">=")), PROPERTIES[worst].unit
-        text = f"{worst} {goal.sign} {goal.value:g} {unit} is not reached, the closest is {values[worst]:.6g} ({text})"
+        worst = goals[int(np.argmax(missed))]
+        aim = f"{worst.name} {worst.sign} {worst.value:g} {PROPERTIES[worst.name].unit}"
+        text = f"{aim} is not reached, the closest is {values[worst.name]:.6g} ({text})"
     return Optimum(
         weights=at.weights[lane],
         values=values,

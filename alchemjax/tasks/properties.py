@@ -14,7 +14,7 @@ from alchemjax.system.structure import volume
 from alchemjax.system.system import System
 from alchemjax.tasks.elasticity import Elasticity
 from alchemjax.tasks.equilibrium import Equilibrium
-from alchemjax.tasks.sweep import sweep
+from alchemjax.tasks.relax import relax
 from alchemjax.units import EV_PER_A3_IN_GPA
 
 AMU_PER_A3 = 1.66053906660  # in g/cm^3 (CODATA 2018)
@@ -123,7 +123,7 @@ def checked_names(names: Iterable[str]) -> tuple[str, ...]:
 def facts_of(potential: Potential, system: System, names: Iterable[str], **relaxation) -> Facts:
     """What the named properties need to know; for the mixing energy all end members are relaxed.
 
-    `relaxation`: options of `sweep`. Errors: ValueError where a property does not exist.
+    `relaxation`: options of `relax`. Errors: ValueError where a property does not exist.
     """
     names, sites = set(names), system.sites
     masses = np.zeros(len(system.weights) + 1)
@@ -137,10 +137,13 @@ def facts_of(potential: Potential, system: System, names: Iterable[str], **relax
     sums = [np.sum(part) for part in np.split(system.weights, np.cumsum([len(g.species) for g in sites.groups])[:-1])]
     if ends is None or np.abs(np.array(sums) - 1).max(initial=0) > FULL:
         raise ValueError("a mixing energy needs weights that sum to 1 in every group, and not too many end members")
-    table = sweep(potential, system, ends, **relaxation)
-    if not table.converged.all():
-        raise ValueError(f"the end member {ends[~table.converged][0].tolist()} did not relax; try more max_steps")
-    return facts._replace(means=amount_means(sites), ends=table.energy)
+    energies = []
+    for end in ends:
+        relaxed = relax(potential, system, end, **relaxation)
+        if not relaxed.converged:
+            raise ValueError(f"the end member {end.tolist()} did not relax, which a mixing energy needs")
+        energies.append(float(relaxed.output.energy))
+    return facts._replace(means=amount_means(sites), ends=np.array(energies))
 
 
 def properties_of(facts: Facts, names: Iterable[str], material: Equilibrium | Elasticity) -> dict:
