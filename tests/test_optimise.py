@@ -119,12 +119,18 @@ def test_goals_are_read_from_texts_and_tables():
         goals.parse_goals([])
 
 
-def test_losses_count_misses_in_tolerances():
-    wanted = goals.parse_goals({"a": 5.0, "bulk_modulus": ">=150", "density": "<=3", "energy": "min"})
-    values = {"a": 5.002, "bulk_modulus": 149.0, "density": 2.9, "energy": -3.0}
-    assert float(goals.goals_loss(wanted, values)) == pytest.approx(2 + 2 + 0 - 3000)
-    missed = goals.misses(wanted, values)
-    assert missed == [pytest.approx(2.0), pytest.approx(2.0), 0.0, 0.0]
+def test_losses_count_misses_in_tolerances(rng):
+    wanted = goals.parse_goals(["a=5", "bulk_modulus>=150", "density<=3", "energy=min", "c<=4"])
+    values = np.array([5.002, 149.0, 2.9, -3.0, 4.001])
+    units = np.array([PROPERTIES[goal.name].tolerance for goal in wanted])
+    jacobian = rng.normal(size=(5, 3)) * units[:, None]
+    loss, gradient, curvature = goals.goals_loss(wanted, values, jacobian)
+    assert loss == pytest.approx(2 + 2 + 0 - 3000 + 0.5)
+    slopes = jacobian / units[:, None]
+    np.testing.assert_allclose(gradient, 2 * slopes[0] - 2 * slopes[1] + slopes[3] + slopes[4], rtol=1e-9)
+    np.testing.assert_allclose(curvature, sum(np.outer(slopes[k], slopes[k]) for k in (0, 1, 4)), rtol=1e-9)
+    missed = goals.misses(wanted, dict(zip([goal.name for goal in wanted], values, strict=True)))
+    np.testing.assert_allclose(missed, [2, 2, 0, 0, 1], rtol=1e-6)
 
 
 # --- searches ---------------------------------------------------------------------------------------------------------
@@ -136,14 +142,17 @@ def quadratic(weights, least, stiff):
 
 @pytest.mark.parametrize("entropic", [False, True])
 @pytest.mark.parametrize("least", [[0.5, 0.2, 0.2, 0.1], [0.9, 0.6, -0.4, -0.1]])
-def test_searches_find_the_least_of_a_steep_valley(entropic, least):
+@pytest.mark.parametrize("share", [0.0, 0.9])
+def test_searches_find_the_least_of_a_steep_valley(entropic, least, share):
+    """With and without most of its curvature known."""
     allowed = constraints.make_constraints(salt(["Li", "Mg", "Al", "Zn"]), np.full(4, 0.25))
     stiff = np.array([3e5, 1e4, 5e4, 1e5])
+    known = share * np.diag(stiff)
     search = descent.start(np.full(4, 0.25))
     for _ in range(150):
         loss, gradient = quadratic(search.trial, np.array(least), stiff)
         how = {"allowed": allowed, "tolerance": 1e-6, "entropic": entropic}
-        search = descent.advance_by_line_search(search, loss, gradient, True, **how)
+        search = descent.advance_by_line_search(search, loss, gradient, known, True, **how)
         if search.done:
             break
     assert search.done == descent.CONVERGED
@@ -159,12 +168,13 @@ def test_searches_step_back_from_what_has_no_state():
         known = search.trial[0] < 0.55
         seen.append(search.trial[0])
         how = {"allowed": allowed, "tolerance": 1e-4, "entropic": False}
-        search = descent.advance_by_line_search(search, -search.trial[0], np.array([-1.0, 0.0]), known, **how)
+        flat = np.zeros((2, 2))
+        search = descent.advance_by_line_search(search, -search.trial[0], np.array([-1.0, 0.0]), flat, known, **how)
         if search.done:
             break
     assert max(seen) > 0.55 and search.weights[0] == pytest.approx(0.55, abs=2e-3)
     assert search.done == "compositions next to it have no relaxed state"
-    lost = descent.advance_by_line_search(descent.start(np.array([0.5, 0.5])), np.nan, np.zeros(2), False, **how)
+    lost = descent.advance_by_line_search(descent.start(np.array([0.5, 0.5])), np.nan, np.zeros(2), flat, False, **how)
     assert lost.done == "the first composition has no relaxed state"
 
 
@@ -222,7 +232,7 @@ def test_values_are_those_of_other_programs(potential, argon):
     expected |= {"energy": energy, "mixing_energy": energy - sum(ends) / 2, "pressure": stress}
     for name, value in expected.items():
         assert found.values[name] == pytest.approx(value, abs=2e-6), name
-    assert found.values["mixing_energy"] > 1e-3
+    assert found.values["mixing_energy"] > 5e-4
 
 
 @pytest.mark.parametrize("optimiser", ["projected", "mirror"])

@@ -152,31 +152,39 @@ def violation(allowed: Constraints, weights: Float[np.ndarray, "weights"]) -> fl
     return float(max(over.max(initial=0), -weights.min(initial=0), weights.max(initial=0) - 1))
 
 
-def nearest(allowed: Constraints, weights: Float[np.ndarray, "weights"], *, entropic: bool = False) -> np.ndarray:
-    """The allowed weights next to these: least squares, or `entropic`, sum_i w_i log(w_i / given_i) - w_i + given_i.
+def nearest(
+    allowed: Constraints, weights: Float[np.ndarray, "weights"], *, metric=None, entropic: bool = False
+) -> Float[np.ndarray, "weights"]:
+    """The allowed weights next to these: least squares, in the `metric` [weights, weights] if there is one.
 
-    The entropic one is the projection of mirror descent (A. Beck, M. Teboulle, Oper. Res. Lett. 31, 167 (2003)).
+    Or `entropic`: with the least sum_i w_i log(w_i / given_i) - w_i + given_i, the projection of mirror descent
+    (A. Beck, M. Teboulle, Oper. Res. Lett. 31, 167 (2003)).
     """
-    equal = {"type": "eq", "fun": lambda w: allowed.equal @ w - allowed.equal_to, "jac": lambda w: allowed.equal}
-    most = {"type": "ineq", "fun": lambda w: allowed.at_most - allowed.most @ w, "jac": lambda w: -allowed.most}
-    numbers = ((equal, len(allowed.equal_to)), (most, len(allowed.at_most)))
-    logs = np.log(np.maximum(weights, LEAST))
+    # in x = L^T w of the metric L L^T the distance is that of a sphere, which takes one step of the solver
+    back = np.eye(len(weights)) if metric is None else np.linalg.inv(np.linalg.cholesky(metric)).T
+    size = np.abs(back).max()
+    back = back / size  # numbers of order one
+    most = np.vstack([allowed.most, np.eye(len(weights)), -np.eye(len(weights))]) @ back
+    at_most = np.concatenate([allowed.at_most, np.ones(len(weights)), np.zeros(len(weights))])
+    equal, given, logs = allowed.equal @ back, np.linalg.solve(back, weights), np.log(np.maximum(weights, LEAST))
 
     def entropy(w):
         own = np.log(np.maximum(w, LEAST)) - logs
         return float(np.sum(w * own - w)), own
 
-    square = lambda w: (float(np.sum((w - weights) ** 2)) / 2, w - weights)
+    square = lambda x: (float(np.sum((x - given) ** 2)) / 2, x - given)
+    conditions = [{"type": "ineq", "fun": lambda x: at_most - most @ x, "jac": lambda x: -most}]
+    if len(equal):
+        conditions.append({"type": "eq", "fun": lambda x: equal @ x - allowed.equal_to, "jac": lambda x: equal})
     found = minimize(
         entropy if entropic else square,
-        np.clip(weights, 0, 1),
+        np.linalg.solve(back, np.clip(weights, 0, 1)),
         jac=True,
         method="SLSQP",
-        bounds=[(0, 1)] * len(weights),
-        constraints=[condition for condition, number in numbers if number],
+        constraints=conditions,
         options={"ftol": 1e-14, "maxiter": 500},
     ).x
-    return np.clip(found, 0, 1)
+    return np.clip(back @ found, 0, 1)
 
 
 def random_weights(allowed: Constraints, number: int, rng: np.random.Generator) -> Float[np.ndarray, "number weights"]:

@@ -33,6 +33,7 @@ class Search(NamedTuple):
     weights: Float[np.ndarray, "weights"]
     loss: float = np.inf
     gradient: Float[np.ndarray, "weights"] | None = None
+    curvature: Float[np.ndarray, "weights weights"] | None = None
     losses: tuple[float, ...] = ()
     step: float = 0.0
     direction: Float[np.ndarray, "weights"] | None = None
@@ -47,9 +48,20 @@ def start(weights: Float[np.ndarray, "weights"]) -> Search:
 
 
 def advance_by_line_search(
-    search: Search, loss: float, gradient, known: bool, allowed: Constraints, tolerance: float, *, entropic: bool
+    search: Search,
+    loss: float,
+    gradient,
+    curvature: Float[np.ndarray, "weights weights"],
+    known: bool,
+    allowed: Constraints,
+    tolerance: float,
+    *,
+    entropic: bool,
 ) -> Search:
-    """What the search does once its trial has this loss and gradient; not `known` where there is none."""
+    """What the search does once its trial has this loss and gradient; not `known` where there is none.
+
+    `curvature` is what is known of the second derivatives of the loss, that of Gauss and Newton; 0 where nothing is.
+    """
     if search.done:
         return search
     gradient = np.asarray(gradient, np.float64)
@@ -59,15 +71,17 @@ def advance_by_line_search(
             return search._replace(done="the first composition has no relaxed state")
         step = FIRST / max(float(np.abs(gradient - gradient.mean()).max()), 1e-300)
         first = search._replace(weights=search.trial, loss=loss, gradient=gradient, losses=(loss,), step=step)
-        return _aimed(first, allowed, tolerance, entropic)
+        return _aimed(first._replace(curvature=curvature), allowed, tolerance, entropic)
     slope = float(search.gradient @ search.direction)
     if known and loss <= max(search.losses) + DECREASE * search.part * slope:
         moved, turned = search.trial - search.weights, gradient - search.gradient
+        if not entropic:
+            turned = turned - curvature @ moved  # the rest is not known
         log = lambda w: np.log(np.maximum(w, LEAST))
         long = moved @ (log(search.trial) - log(search.weights) if entropic else moved)
         curved, most = float(moved @ turned), LONGEST * search.step
         step = min(float(long) / curved, most) if curved > 0 else min(10 * search.step, most)
-        taken = search._replace(weights=search.trial, loss=loss, gradient=gradient, step=step)
+        taken = search._replace(weights=search.trial, loss=loss, gradient=gradient, step=step, curvature=curvature)
         return _aimed(taken._replace(losses=(*search.losses, loss)[-MEMORY:]), allowed, tolerance, entropic)
     rise = loss - search.loss - search.part * slope if known else np.inf
     best = -slope * search.part / (2 * rise) if rise > 0 else SHORTER[0]  # minimum of the parabola through both
@@ -80,12 +94,14 @@ def advance_by_line_search(
 
 def _aimed(search: Search, allowed: Constraints, tolerance: float, entropic: bool) -> Search:
     """With a direction to go, or done where there is none."""
-    assert search.gradient is not None
+    assert search.gradient is not None and search.curvature is not None
     pushed = search.step * (search.gradient - search.gradient.min())
     if entropic:
         aim = nearest(allowed, np.maximum(search.weights, LEAST) * np.exp(-np.minimum(pushed, 50.0)), entropic=True)
     else:
-        aim = nearest(allowed, search.weights - search.step * search.gradient)
+        metric = np.eye(len(search.weights)) + search.step * search.curvature
+        centre = search.weights - search.step * np.linalg.solve(metric, search.gradient)
+        aim = nearest(allowed, centre, metric=metric)
     direction = aim - search.weights
     if np.abs(direction).max() < tolerance:
         return search._replace(direction=direction, done=CONVERGED)
@@ -96,6 +112,7 @@ def advance_by_optimiser(
     search: Search,
     loss: float,
     gradient,
+    curvature,
     known: bool,
     allowed: Constraints,
     tolerance: float,

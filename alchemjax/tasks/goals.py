@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
 
 from alchemjax.tasks.constraints import NUMBER
 from alchemjax.tasks.properties import PROPERTIES, checked_names
@@ -43,14 +43,22 @@ def parse_goals(target: Mapping | Iterable[str] | str) -> tuple[Goal, ...]:
     return tuple(goals)
 
 
-def goals_loss(goals: Sequence[Goal], values: Mapping) -> Float[Array, ""]:
-    """Half the sum of squared misses, in tolerances of the properties; what is to be small or large counts itself."""
-    loss = jnp.zeros(())
-    for goal in goals:
-        miss = (values[goal.name] - goal.value) / PROPERTIES[goal.name].tolerance
-        miss = jnp.minimum(miss, 0) if goal.sign == ">=" else jnp.maximum(miss, 0) if goal.sign == "<=" else miss
-        loss = loss + (miss if goal.sign == "min" else -miss if goal.sign == "max" else miss**2 / 2)
-    return loss
+def goals_loss(goals: Sequence[Goal], values: Float[np.ndarray, "goals"], jacobian: Float[np.ndarray, "goals weights"]):
+    """Loss, gradient and Gauss-Newton curvature of what the goals' properties are.
+
+    The loss is half the sum of squared misses, in tolerances of the properties; what is to be small or large counts
+    itself.
+    """
+    loss, gradient, curvature = 0.0, np.zeros(jacobian.shape[1]), np.zeros((jacobian.shape[1],) * 2)
+    for goal, value, slope in zip(goals, values.tolist(), jacobian, strict=True):
+        unit = PROPERTIES[goal.name].tolerance
+        miss, slope = (value - goal.value) / unit, slope / unit
+        if goal.sign in ("min", "max"):
+            sign = 1 if goal.sign == "min" else -1
+            loss, gradient = loss + sign * miss, gradient + sign * slope
+        elif goal.sign == "=" or (miss < 0) == (goal.sign == ">="):
+            loss, gradient, curvature = loss + miss**2 / 2, gradient + miss * slope, curvature + np.outer(slope, slope)
+    return loss, gradient, curvature
 
 
 def misses(goals: Sequence[Goal], values: Mapping) -> list[float]:

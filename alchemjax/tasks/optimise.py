@@ -27,7 +27,7 @@ from alchemjax.tasks.elasticity import Elasticity, elasticity_at
 from alchemjax.tasks.equilibrium import REACH, Kind, Problem, at_rest, described, prepared, scale
 from alchemjax.tasks.fire import initial_state
 from alchemjax.tasks.freedom import keeps_symmetry
-from alchemjax.tasks.goals import Goal, goals_loss, misses, parse_goals
+from alchemjax.tasks.goals import goals_loss, misses, parse_goals
 from alchemjax.tasks.properties import PROPERTIES, Facts, checked_names, facts_of, properties_of
 from alchemjax.tasks.relax import Lists, check_limit
 
@@ -44,6 +44,7 @@ class Evaluation(NamedTuple):
     weights: Float[np.ndarray, "starts weights"]
     loss: Float[np.ndarray, "starts"]
     gradient: Float[np.ndarray, "starts weights"]
+    curvature: Float[np.ndarray, "starts weights weights"]  # of the loss, as far as it is known
     values: Float[np.ndarray, "starts properties"]
     energy: Float[np.ndarray, "starts"]  # eV
     positions: Float[np.ndarray, "starts sites 3"]  # A
@@ -140,9 +141,8 @@ def optimise(
     ordinary = system._replace(fluctuations=None)
     facts = facts_of(potential, ordinary, names, alpha=none, pressure=pressure, **free, **tight)
     limits = {"force": force_tolerance, "stress": stress_tolerance, "steps": max_steps, "pressure": pressure}
-    judge = Judge(names, tuple((goal.name, goal.sign) for goal in goals), target if callable(target) else None, elastic)
-    wanted = np.array([goal.value for goal in goals])
-    evaluate = _evaluator(potential, system, alpha, free, limits, facts, judge, wanted, len(begun))
+    judge = Judge(names, tuple(goal.name for goal in goals), target if callable(target) else None, elastic)
+    evaluate = _evaluator(potential, system, alpha, free, limits, facts, judge, goals, len(begun))
     searches, path = _searched(evaluate, advance, goals, names, begun, evaluations, recorded, on_evaluation)
     return _optimum(system, goals, facts, names, searches, path)
 
@@ -157,7 +157,9 @@ def _searched(evaluate, advance, goals, names, begun, evaluations: int, recorded
             found = evaluate(np.array([search.trial for search in searches]), path[-1] if path else None)
         path.append(found)
         for k, search in enumerate(searches):
-            told = advance(search, float(found.loss[k]), found.gradient[k], bool(found.converged[k]))
+            told = advance(
+                search, float(found.loss[k]), found.gradient[k], found.curvature[k], bool(found.converged[k])
+            )
             searches[k] = _stopped_at_goals(goals, names, told, found, k)
         if len(path) > len(recorded) and on_evaluation is not None:
             on_evaluation(found, searches)
@@ -223,49 +225,46 @@ class Judge(NamedTuple):
     """How a state is judged; static under jit."""
 
     names: tuple[str, ...]
-    goals: tuple[tuple[str, str], ...]  # name and sign
-    function: Callable | None  # of the user
+    aims: tuple[str, ...]  # names of what is differentiated
+    function: Callable | None  # of the user, differentiated instead
     elastic: bool
 
 
 @lru_cache(maxsize=8)
 def _compiled(kind: Kind, judge: Judge, devices: tuple):
-    """Losses, their gradients and what was found, of problems that differ in state and composition."""
+    """What is aimed at, its derivatives and what was found, of problems that differ in state and composition."""
 
-    def one(shared: Problem, offset, facts, wanted, topology, reference, strain, weights):
+    def one(shared: Problem, offset, facts, topology, reference, strain, weights):
         def of(weights):
             problem = shared._replace(topology=topology, positions=reference, strain=strain, weights=weights)
             y, verdict = at_rest(kind, problem)
             material = (elasticity_at if judge.elastic else described)(kind, problem, offset, y, verdict)
-            return _judged(judge, facts, wanted, material, y.reference, y.strain / scale(problem))
+            return _judged(judge, facts, material, y.reference, y.strain / scale(problem))
 
-        (loss, found), gradient = jax.value_and_grad(of, has_aux=True)(weights)
-        return loss, gradient, found
+        aims, back, found = jax.vjp(of, weights, has_aux=True)
+        return aims, jax.vmap(back)(jnp.eye(len(aims), dtype=aims.dtype))[0], found
 
     mesh = jax.sharding.Mesh(np.array(devices), ("starts",))
     every, split = jax.P(), jax.P("starts")
-    specs = (every,) * 4 + (split,) * 4
-    lanes = jax.vmap(one, in_axes=(None,) * 4 + (0,) * 4)
+    specs = (every,) * 3 + (split,) * 4
+    lanes = jax.vmap(one, in_axes=(None,) * 3 + (0,) * 4)
     step = jax.jit(jax.shard_map(lanes, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
     placed = tuple(jax.NamedSharding(mesh, spec) for spec in specs)
     return lambda *arguments: step(*jax.device_put(arguments, placed))
 
 
-def _judged(judge: Judge, facts: Facts, wanted, material, reference, strain):
-    """Loss, and what was found."""
+def _judged(judge: Judge, facts: Facts, material, reference, strain):
+    """What is aimed at, and what was found."""
     state = material.state if isinstance(material, Elasticity) else material
     values = properties_of(facts, judge.names, material)
-    if judge.function is not None:
-        loss = judge.function(material)
-    else:
-        loss = goals_loss([Goal(*goal, value) for goal, value in zip(judge.goals, wanted, strict=True)], values)
+    aims = [values[name] for name in judge.aims] if judge.function is None else [judge.function(material)]
     numbers = jnp.stack(list(values.values())) if values else jnp.zeros(0)
     own = {name: getattr(state, name) for name in Found._fields if name in state._fields}
-    return jnp.asarray(loss), Found(values=numbers, reference=reference, strain=strain, **own)
+    return jnp.stack(aims).astype(state.energy.dtype), Found(values=numbers, reference=reference, strain=strain, **own)
 
 
 def _evaluator(
-    potential: Potential, system: System, alpha, free, limits, facts: Facts, judge: Judge, wanted, lanes: int
+    potential: Potential, system: System, alpha, free, limits, facts: Facts, judge: Judge, goals, lanes: int
 ) -> Callable[[np.ndarray, Evaluation | None], Evaluation]:
     """A function of compositions, and of the evaluation before, near whose states they relax."""
     kind, problem, offset, _ = prepared(potential, system, None, alpha, free, limits, {"kind": "none"})
@@ -287,6 +286,7 @@ def _evaluator(
 
     def evaluate(weights, before: Evaluation | None) -> Evaluation:
         cast = lambda a: jnp.asarray(a, potential.dtype)
+        double = lambda a: np.asarray(a, np.float64) if a.dtype.kind == "f" else a
         state, lost = fresh, np.zeros(lanes, bool)
         if before is not None:
             state = place(before.converged, before.reference, before.strain)
@@ -294,26 +294,30 @@ def _evaluator(
             asked = np.asarray(lists.refresh(state).finished)  # its sites collapsed
             lost |= asked
             state = place(~asked, state.reference, state.strain)
-            numbers = (
-                jax.tree.map(cast, facts),
-                cast(wanted),
-                lists.stacked(),
-                *map(cast, (state.reference, state.strain)),
-            )
-            loss, gradient, found = jax.device_get(program(shared, offset, *numbers, cast(weights)))
+            places = map(cast, (state.reference, state.strain, weights))
+            out = program(shared, offset, jax.tree.map(cast, facts), lists.stacked(), *places)
+            aims, jacobian, found = jax.tree.map(double, jax.device_get(out))
             if (found.listed | lost).all():
                 break
             state = place(np.isfinite(found.strain).all(-1), found.reference, found.strain)
+        rows = [_loss(goals, *one) for one in zip(aims, jacobian, strict=True)]
+        loss, gradient, curvature = (np.array(column) for column in zip(*rows, strict=True))
         own = found._asdict() | {"converged": found.converged & ~lost}
         del own["listed"]
-        double = lambda a: np.asarray(a, np.float64) if a.dtype.kind == "f" else a
-        return Evaluation(*map(double, (weights, loss, gradient)), **{name: double(a) for name, a in own.items()})
+        return Evaluation(weights=double(weights), loss=loss, gradient=gradient, curvature=curvature, **own)
 
     def in_precision(*arguments):
         with precision(potential):
             return evaluate(*arguments)
 
     return in_precision
+
+
+def _loss(goals, aims: Float[np.ndarray, "aims"], jacobian: Float[np.ndarray, "aims weights"]):
+    """Loss, gradient and what is known of its curvature; nothing is of a function of the user."""
+    if goals:
+        return goals_loss(goals, aims, jacobian)
+    return float(aims[0]), jacobian[0], np.zeros((len(jacobian[0]),) * 2)
 
 
 def _optimum(system: System, goals, facts: Facts, names, searches: list[Search], path: list[Evaluation]) -> Optimum:
