@@ -32,11 +32,11 @@ def main():
     potential = aj.load("sevennet-0", given.dtype)
     salt = bulk("NaCl", "rocksalt", 5.8)
     system = aj.from_atoms(salt, mix={"Na": ("Li", "Na", "K", "Rb")}, weights=[0.25] * 4)
-    exact = aj.optimise(potential, system, TARGET, starts=1, tolerance=1e-6, evaluations=200, **OPTIONS)
+    exact = aj.optimise(potential, system, TARGET, starts=1, tolerance=1e-6, evaluations=60, **OPTIONS)
     print("optimum", exact.weights.round(5).tolist(), exact.values, exact.message)
     rows = []
     for optimiser in ("projected", "mirror"):
-        for tolerance in (1e-2, 1e-3, 1e-4):
+        for tolerance in (1e-2, 1e-3):
             times = []
             clock = [time.perf_counter()]
 

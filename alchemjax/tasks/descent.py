@@ -1,6 +1,7 @@
 """Descent over allowed compositions: a search is told losses and gradients, and says what it wants to see next.
 
-The line search is that of the spectral projected gradient method: E. G. Birgin, J. M. Martinez, M. Raydan, SIAM J.
+The step is that of Gauss and Newton where curvature is known, else that of the spectral projected gradient method, as
+is the line search: E. G. Birgin, J. M. Martinez, M. Raydan, SIAM J.
 Optim. 10, 1196 (2000). With the entropic projection it is mirror descent: A. Beck, M. Teboulle, Oper. Res. Lett. 31,
 167 (2003), whose unconstrained step is the exponentiated gradient: J. Kivinen, M. K. Warmuth, Inf. Comput. 132, 1
 (1997).
