@@ -17,6 +17,7 @@ if _TYPE_CHECKING:
     from alchemjax.calculate import calculate as calculate
     from alchemjax.commands.alloy_file import read_alloy as read_alloy
     from alchemjax.commands.alloy_file import write_alloy as write_alloy
+    from alchemjax.decorate import decorate as decorate
     from alchemjax.export import to_icet as to_icet
     from alchemjax.export import to_smol as to_smol
     from alchemjax.io import load as load
@@ -30,7 +31,6 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.averages import shells as shells
     from alchemjax.tasks.averages import statistics as statistics
     from alchemjax.tasks.averages import transition_temperature as transition_temperature
-    from alchemjax.tasks.decorate import decorate as decorate
     from alchemjax.tasks.descent import exponentiated_gradient as exponentiated_gradient
     from alchemjax.tasks.elasticity import Elasticity as Elasticity
     from alchemjax.tasks.elasticity import elasticity as elasticity
@@ -83,7 +83,7 @@ _PUBLIC = {
     "optimise": "tasks.optimise",
     "Optimum": "tasks.optimise",
     "exponentiated_gradient": "tasks.descent",
-    "decorate": "tasks.decorate",
+    "decorate": "decorate",
     "sweep": "tasks.sweep",
     "Table": "tasks.sweep",
     "md": "tasks.md",

@@ -14,7 +14,7 @@ import alchemjax as aj
 from alchemjax.cli import app
 from alchemjax.commands import optimise
 from alchemjax.commands.optimise_plot import plot_optimise
-from alchemjax.tasks.decorate import explicitly
+from alchemjax.decorate import explicitly
 from alchemjax.tasks.goals import Goal
 from alchemjax.tasks.properties import facts_of
 

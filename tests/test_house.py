@@ -17,7 +17,18 @@ OUTSIDE = (
     "alchemjax/commands/*",
     *(
         f"alchemjax/{name}.py"
-        for name in ("atoms", "conversion", "export", "io", "plot", "cli", "cli_options", "cli_errors")
+        for name in (
+            "atoms",
+            "conversion",
+            "decorate",
+            "export",
+            "io",
+            "plot",
+            "cli",
+            "cli_options",
+            "cli_optimise",
+            "cli_errors",
+        )
     ),
 )
 ENTRANCES = ("alchemjax/__init__.py", "alchemjax/__main__.py")
@@ -34,7 +45,7 @@ ROOMS = {
     "alchemjax/calculate.py": ({"units", "system", "energy", "model.load:Potential"}, ARRAYS),
     "alchemjax/tasks/*": (
         {"units", "system", "energy", "calculate", "tasks", "model.load:Potential"},
-        ARRAYS | {"optax", "pymbar", "sqsgenerator"},
+        ARRAYS | {"optax", "pymbar", "scipy", "sqsgenerator"},
     ),
     "weights_convert/*": (set(), {"numpy", "safetensors"}),
 }

@@ -35,12 +35,12 @@ from alchemjax.commands.session import (
     warn,
 )
 from alchemjax.commands.store import Work, close, finished, opened, store_batch, stored_batches
+from alchemjax.decorate import Explicit, explicitly
 from alchemjax.io import load, read, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import weight_names
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.constraints import make_constraints
-from alchemjax.tasks.decorate import Explicit, explicitly
 from alchemjax.tasks.goals import Goal, parse_goals
 from alchemjax.tasks.optimise import Evaluation, Optimum, optimise
 from alchemjax.tasks.properties import PROPERTIES, checked_names
