@@ -44,9 +44,9 @@ def test_a_sweep_that_was_stopped_continues_to_the_same_table(work, tmp_path, sl
     code = f"""
 import os, alchemjax.commands.sweep as s
 read = s.stored_batches
-def noted(folder):
+def noted(folder, kind):
     assert os.stat(folder / "00000.npz").st_mtime_ns == {before}
-    tables, seconds = read(folder)
+    tables, seconds = read(folder, kind)
     assert len(tables) == 1
     return tables, seconds
 s.stored_batches = noted
