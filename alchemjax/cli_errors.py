@@ -7,6 +7,8 @@ from functools import wraps
 
 import typer
 
+GOES_ON = ("sweep", "md", "alloy", "optimise")  # after an interruption
+
 
 def plainly(command: Callable) -> Callable:
     """Errors as one sentence and a status; the whole traceback with ALCHEMJAX_TRACEBACK=1."""
@@ -16,7 +18,9 @@ def plainly(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            again = "; run the same command to continue" if command.__name__ in ("sweep", "md", "alloy") else ""
+            again = (
+                "; run the same command to continue" if command.__name__ in ("sweep", "md", "alloy", "optimise") else ""
+            )
             print(f"alchemjax: interrupted{again}", file=sys.stderr)
             raise typer.Exit(130) from None
         except (ValueError, OSError, RuntimeError) as error:

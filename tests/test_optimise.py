@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from pair_potential import A, lennard_jones
 from scipy.interpolate import make_interp_spline
@@ -86,7 +87,7 @@ def test_nearest_compositions_are_allowed_and_nearest(entropic, rng):
         (["Li < 0.5"], None, "'Li < 0.5' is not understood"),
         (["Li Mg = 0.5"], None, "is not understood"),
         (["Li = a"], None, "is not understood"),
-        (["Zr = 0.5"], None, "'Zr' is not one of g0:Li, g0:Mg, g0:vacancy"),
+        (["Zr = 0.5"], None, "'Zr = 0.5' is not understood; .* of Li, Mg, vacancy"),
         (["Li >= 0.6", "Mg >= 0.7"], None, "no composition fulfils all conditions .* comes closest"),
         ([], {"Li": 1, "O": -2}, "charges of Mg are missing"),
         ([], {"Li": 1, "Mg": 2, "O": -2, "K": 1}, "charges name K"),
@@ -96,6 +97,26 @@ def test_nearest_compositions_are_allowed_and_nearest(entropic, rng):
 def test_conditions_that_make_no_sense_are_refused(texts, charges, message):
     with pytest.raises(ValueError, match=message):
         constraints.make_constraints(salt(["Li", "Mg"]), np.array([0.5, 0.5]), texts, charges)
+
+
+@pytest.mark.parametrize("entropic", [False, True])
+def test_conditions_that_follow_from_others_change_nothing(entropic):
+    sites = salt(["Na", "K"])
+    once = constraints.make_constraints(sites, np.array([0.5, 0.5]), ["K = 0.3"])
+    twice = constraints.make_constraints(
+        sites, np.array([0.5, 0.5]), ["K = 0.3", "Na = 0.7", "2 Na + 2K = 2"], {"Na": 1, "K": 1, "O": -1}
+    )
+    assert len(twice.equal) == 2
+    for allowed in (once, twice):
+        near = constraints.nearest(allowed, np.array([0.9, 0.8]), entropic=entropic)
+        np.testing.assert_allclose(near, [0.7, 0.3], atol=1e-9)
+
+
+def test_names_of_groups_may_hold_anything():
+    group = Group("Ce/Zr", (0,), ("Ce", "Zr")), Group("0,1", (1,), ("C", "Ca"))
+    sites = make_sites(["H", "H"], group)
+    found = constraints.make_constraints(sites, np.full(4, 0.5), ["Ce/Zr:Zr - 0,1:Ca - C <= 0.25", "2*Ca-Ce<=1"])
+    np.testing.assert_allclose(found.most, [[0, 1, -1, -1], [-1, 0, 0, 2]])
 
 
 # --- goals ------------------------------------------------------------------------------------------------------------
@@ -131,6 +152,12 @@ def test_losses_count_misses_in_tolerances(rng):
     np.testing.assert_allclose(curvature, sum(np.outer(slopes[k], slopes[k]) for k in (0, 1, 4)), rtol=1e-9)
     missed = goals.misses(wanted, dict(zip([goal.name for goal in wanted], values, strict=True)))
     np.testing.assert_allclose(missed, [2, 2, 0, 0, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["bulk_modulus>=150", "bulk_modulus<=150", "bulk_modulus=150", "bulk_modulus=max"])
+def test_what_is_not_a_number_is_no_success(text):
+    loss, *_ = goals.goals_loss(goals.parse_goals(text), np.array([np.nan]), np.full((1, 2), np.nan))
+    assert np.isnan(loss)
 
 
 # --- searches ---------------------------------------------------------------------------------------------------------
@@ -310,9 +337,62 @@ def test_interrupted_searches_continue_as_they_would_have(potential, argon):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("optimiser", ["projected", "mirror"])
+def test_vacancies_that_are_named_are_optimised_too(potential, optimiser):
+    system = aj.from_atoms(bulk("Ar", "fcc", 1.025 * A), mix={"Ar": ("Ar", "Kr")}, weights=[0.6, 0.4])
+    options = {"conditions": ["vacancy <= 0.2", "Kr = 0.4"], "starts": 1, "optimiser": optimiser, **OPTIONS}
+    density = aj.optimise(potential, system, {"density": 1.0}, evaluations=1, **options).values["density"]
+    found = aj.optimise(potential, system, {"density": 0.95 * density}, **options)
+    assert found.reached and found.weights[1] == pytest.approx(0.4, abs=1e-6)
+    assert 0.8 <= found.weights.sum() < 0.99
+    lowest = aj.optimise(potential, system, {"density": "min"}, **options)
+    np.testing.assert_allclose(lowest.weights, [0.4, 0.4], atol=1e-3)
+
+
+def test_groups_keep_their_own_sums_and_share_a_target(potential):
+    """Sites of one crystal in two groups; the energy decides between compositions of one size."""
+    groups = [{"sites": [0], "species": ["Ar", "Kr"], "name": "one"}, {"sites": [1, 2, 3], "species": ["Kr", "Ar"]}]
+    system = aj.from_atoms(bulk("Ar", "fcc", 1.025 * A, cubic=True), groups=groups, weights=[0.5, 0.4, 0.3, 0.7])
+    found = aj.optimise(potential, system, {"a": 5.35}, starts=2, conditions=["one:Kr <= 0.3"], **OPTIONS)
+    assert found.reached
+    for weights in found.ends:
+        np.testing.assert_allclose([weights[:2].sum(), weights[2:].sum()], [0.9, 1.0], atol=1e-9)
+        assert weights[1] < 0.3 + 1e-9
+    relaxed = aj.relax(potential, system, found.weights, force_tolerance=1e-6, stress_tolerance=1e-9, **OPTIONS)
+    assert np.linalg.norm(relaxed.structure.cell[0]) == pytest.approx(found.values["a"], abs=1e-6)
+
+
+def test_random_alloys_are_aimed_at_with_their_own_energy(potential, argon):
+    options = {"fluctuations": "site-exact", "supercell": [2, 2, 2], **OPTIONS}
+    found = aj.optimise(potential, argon, {"a": 3.75}, starts=1, **options)
+    relaxed = aj.relax(potential, argon, found.weights, force_tolerance=1e-6, stress_tolerance=1e-9, **options)
+    assert found.reached and found.energy == pytest.approx(float(relaxed.output.energy), abs=1e-6)
+    assert found.energy != pytest.approx(float(aj.relax(potential, argon, found.weights, **OPTIONS).output.energy))
+
+
+def test_molecules_have_energies_to_aim_at(potential):
+    atoms = Atoms("Ar3", [[0, 0, 0], [3.8, 0, 0], [1.9, 3.3, 0]])
+    system = aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
+    found = aj.optimise(potential, system, "energy=min", starts=1, cell=False)
+    np.testing.assert_allclose(found.weights, [0, 1], atol=1e-6)
+    with pytest.raises(ValueError, match="need a cell with a volume"):
+        aj.optimise(potential, system, "density=1", starts=1, cell=False)
+
+
+def test_evaluations_of_another_search_are_not_taken(potential, argon):
+    options = {"starts": 1, "evaluations": 1, **OPTIONS}
+    found = aj.optimise(potential, argon, {"a": 3.75}, **options)
+    with pytest.raises(ValueError, match="those of another search"):
+        aj.optimise(
+            potential, argon._replace(weights=np.array([0.2, 0.8])), {"a": 3.75}, recorded=found.path, **options
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"target": "mixing_energy=min", "conditions": "vacancy<=0.3"}, "a mixing energy needs full sites"),
+        ({"conditions": "vacancy<=0.3", "optimiser": optax.adam(0.1)}, "logits keep the sums"),
         ({"optimiser": "newton"}, "optimiser = 'newton' is not understood"),
         ({"parameters": "z", "optimiser": optax.adam(0.1)}, "parameters = 'z' is not understood"),
         ({"starts": 0}, "starts = 0 must be a whole number, at least 1"),
@@ -329,6 +409,14 @@ def test_interrupted_searches_continue_as_they_would_have(potential, argon):
 def test_wrong_options_are_refused(potential, argon, options, message):
     with pytest.raises(ValueError, match=message):
         aj.optimise(potential, argon, **({"target": {"a": 3.75}, "cell": True} | options))
+
+
+def test_slabs_have_no_elastic_constants(potential):
+    slab = bulk("Ar", "fcc", A, cubic=True)
+    slab.pbc = (True, True, False)
+    system = aj.from_atoms(slab, mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
+    with pytest.raises(ValueError, match="periodic in all three directions"):
+        aj.optimise(potential, system, {"c11": 3})
 
 
 def test_ordinary_crystals_have_no_composition_to_optimise(potential):

@@ -9,13 +9,14 @@ from pathlib import Path
 import ase.io
 import jax
 import numpy as np
+import scipy
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table as Printed
 
 import alchemjax
 from alchemjax.atoms import to_atoms
-from alchemjax.calculate import topology_of
+from alchemjax.calculate import topology_of, with_fluctuations
 from alchemjax.commands.columns import plain
 from alchemjax.commands.options import (
     check_mixed,
@@ -39,11 +40,13 @@ from alchemjax.decorate import Explicit, explicitly
 from alchemjax.io import load, read, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import weight_names
-from alchemjax.system.system import System, checked_weights
+from alchemjax.system.structure import volume
+from alchemjax.system.system import UNBOUNDED, System, checked_weights
 from alchemjax.tasks.constraints import make_constraints
 from alchemjax.tasks.goals import Goal, parse_goals
 from alchemjax.tasks.optimise import Evaluation, Optimum, optimise
 from alchemjax.tasks.properties import PROPERTIES, checked_names
+from alchemjax.tasks.quasirandom import can_search
 from alchemjax.tasks.relax import check_limit, relax
 
 FILES = ("path.csv", "optimum.extxyz", "optimise.png")
@@ -81,6 +84,7 @@ def run(arguments: dict) -> None:
     make_constraints(system.sites, system.weights, arguments["condition"] or (), charges)
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     topology_of(potential, system)
+    _check_supercells(system, arguments)
     options = relaxation_options(arguments)
     if relaxes != "cell":
         options |= {"cell": False, "positions": relaxes == "positions"}
@@ -90,24 +94,28 @@ def run(arguments: dict) -> None:
         targets += [Goal(name, "=", matched[name]) for name in PLANES[arguments["plane"]]]
     if not targets:
         raise ValueError("there is nothing to aim at; give --target, like a=5.45, or --match")
-    names = tuple(dict.fromkeys([*(goal.name for goal in targets), *also, *ALWAYS]))
-    fingerprint = _fingerprint(potential, system, arguments, targets, options)
+    always = ALWAYS if volume(system.structure) is not None else ("energy",)
+    names = tuple(dict.fromkeys([*(goal.name for goal in targets), *also, *always]))
+    chosen = {name: options[name] for name in ("fluctuations", "supercell") if name in options}
+    shown = with_fluctuations(potential, system, chosen.pop("fluctuations", "none"), **chosen)
+    search = _fingerprint(potential, system, arguments, targets, options)
+    fingerprint = fingerprint_of([search, arguments["check"], arguments["sqs"]], ())
     if finished(out, fingerprint, WORK) and not arguments["overwrite"]:
         print(f"{out} holds this very optimisation, finished; nothing was done (--overwrite calculates it again)")
         return
-    with opened(out, fingerprint, WORK, overwrite=arguments["overwrite"]) as batches:
+    with opened(out, search, WORK, overwrite=arguments["overwrite"]) as batches:
         found, seconds = _optimise(potential, system, targets, names, arguments, charges, options, batches)
         explicit = None
         if arguments["check"]:
             explicit = _explicit(potential, system, found, names, arguments, options)
-        report = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, system)
+        report = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, shown)
         report |= {"wall_time_s": round(seconds, 3), "matched": matched}
-        report |= _report(system, targets, names, found, explicit)
+        report |= _report(shown, targets, names, found, explicit)
         _write(out, system, targets, names, found, report, plot=arguments["plot"])
         close(batches)
     for sentence in report["warnings"]:
         warn(sentence)
-    Console(highlight=False, markup=False).print(_summary(system, targets, names, found, explicit))
+    Console(highlight=False, markup=False).print(_summary(shown, targets, names, found, explicit))
     print(found.message)
     print(f"{len(found.path)} evaluations of {len(found.losses)} starts in {seconds:.0f} s: {out / WORK.last}")
 
@@ -141,6 +149,16 @@ def _check_numbers(arguments: dict) -> None:
         raise ValueError(f"--plane '{arguments['plane']}' is not understood; give one of {', '.join(PLANES)}")
 
 
+def _check_supercells(system: System, arguments: dict) -> None:
+    """Errors: ValueError for supercells that will not be made."""
+    if arguments["sqs"] and not arguments["check"]:
+        raise ValueError("--sqs has no effect without --check; give the number of supercells, or leave it out")
+    if arguments["sqs"] and not can_search(system.structure):
+        raise ValueError("--sqs needs sqsgenerator (pip install sqsgenerator) and three periodic directions")
+    if arguments["check"] and system.coupling == UNBOUNDED:
+        raise ValueError("weights of the coupling 'published' are no occupancies; leave out --check, or the coupling")
+
+
 def _lattice_of(potential: Potential, arguments: dict) -> dict[str, float]:
     """Lengths [A] and angles [degree] of the crystal that is to be matched, relaxed with the same potential."""
     other = read(arguments["match"])
@@ -161,7 +179,7 @@ def _fingerprint(potential: Potential, system: System, arguments: dict, targets,
     settings = [alchemjax.__version__, jax.__version__, jax.default_backend(), jax.device_count()]
     settings += [potential.name, potential.sha256, potential.dtype, system.coupling, targets, plain(options)]
     asked = ("condition", "charges", "starts", "optimiser", "evaluations", "tolerance", "seed", "alpha", "properties")
-    settings += [arguments[name] for name in (*asked, "check", "sqs")]
+    settings += [np.__version__, scipy.__version__] + [arguments[name] for name in asked]
     settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
     return fingerprint_of(settings, (*system.structure, system.weights))
 
@@ -267,18 +285,20 @@ def _report(system: System, targets, names, found: Optimum, explicit: Explicit |
         }
         if not explicit.converged.all():
             warnings.append(f"{(~explicit.converged).sum()} of the explicit supercells did not relax")
-        warnings += _misses_explicitly(targets, explicit)
+        if found.reached is not False:
+            warnings += _misses_explicitly(targets, explicit, mean_field=system.fluctuations is None)
     units = {name: {"unit": PROPERTIES[name].unit, "meaning": PROPERTIES[name].meaning} for name in names}
     return {"warnings": warnings, "properties": units, "results": results, "path": _columns(system, names, found)}
 
 
 def _mean(explicit: Explicit) -> tuple[np.ndarray, np.ndarray]:
-    number = len(explicit.values)
-    error = explicit.values.std(0, ddof=1) / number**0.5 if number > 1 else np.full(len(explicit.names), np.nan)
-    return explicit.values.mean(0), error
+    values = explicit.values[explicit.converged] if explicit.converged.any() else explicit.values
+    number = len(values)
+    error = values.std(0, ddof=1) / number**0.5 if number > 1 else np.full(len(explicit.names), np.nan)
+    return values.mean(0), error
 
 
-def _misses_explicitly(targets, explicit: Explicit) -> list[str]:
+def _misses_explicitly(targets, explicit: Explicit, *, mean_field: bool) -> list[str]:
     """Targets that explicit supercells miss by more than the tolerance and twice the standard error."""
     mean, error = _mean(explicit)
     sentences = []
@@ -291,7 +311,8 @@ def _misses_explicitly(targets, explicit: Explicit) -> list[str]:
             share = f" ({100 * miss / goal.value:+.2f} %)" if goal.value else ""
             sentences.append(
                 f"explicit supercells of {explicit.sites} sites have {goal.name} = {mean[k]:.5g} {one.unit}, "
-                f"{miss:+.2g} from the target{share}; --fluctuations site-exact aims at random alloys"
+                f"{miss:+.2g} from the target{share}, at the composition in whole atoms"
+                + ("; --fluctuations site-exact aims at random alloys" if mean_field else "")
             )
     return sentences
 
@@ -316,6 +337,7 @@ def _write(out: Path, system: System, targets, names, found: Optimum, report: di
     writer.writerows([[f"{value:.12g}" for value in row] for row in zip(*columns.values(), strict=True)])
     atoms = to_atoms(system, found.structure.positions, found.structure.cell, found.weights.tolist())
     atoms.info |= {"weights": report["results"]["weights"], "energy_eV": found.energy}
+    (out / WORK.last).unlink(missing_ok=True)  # it says that the rest is whole
     write_atomically(out / "path.csv", lambda path: path.write_text(text.getvalue()))
     write_atomically(out / "optimum.extxyz", lambda path: ase.io.write(path, atoms, format="extxyz"))
     (out / "optimise.png").unlink(missing_ok=True)
@@ -333,7 +355,10 @@ def _summary(system: System, targets, names, found: Optimum, explicit: Explicit 
         table.add_column(column, justify="left" if not column else "right")
     for name, weight in zip(weight_names(system.sites), found.weights, strict=True):
         table.add_row(name, f"{weight + 0.0:.5f}")
-    wanted = {g.name: f"{g.sign} {g.value:g}" if g.sign not in ("min", "max") else g.sign for g in targets}
+    wanted: dict[str, str] = {}
+    for goal in targets:
+        text = f"{goal.sign} {goal.value:g}" if goal.sign not in ("min", "max") else goal.sign
+        wanted[goal.name] = f"{wanted[goal.name]}, {text}" if goal.name in wanted else text
     mean, error = (np.zeros(0), np.zeros(0)) if explicit is None else _mean(explicit)
     for name in names:
         row = [f"{name} ({PROPERTIES[name].unit})", f"{found.values[name]:.6g}", wanted.get(name, "")]

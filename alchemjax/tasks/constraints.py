@@ -14,10 +14,11 @@ from scipy.optimize import linprog, minimize
 from alchemjax.system.sites import Sites, weight_names
 
 SATISFIED = 1e-6  # rounding allowed in a condition
+LOOSE = 1e-5  # of the solver
 FIRM = 1e3  # price of missing the sum of a group, another condition costing 1
 LEAST = 1e-12  # weight of what is not there, in logarithms
-TERM = re.compile(r"\s*([+-]?)\s*(?:(\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+)\s*\*?\s*)?([A-Za-z_][\w:.,-]*)\s*")
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+NUMBER = rf"[+-]?{UNSIGNED}"
 
 
 class Constraints(NamedTuple):
@@ -27,6 +28,7 @@ class Constraints(NamedTuple):
     equal_to: Float[np.ndarray, "equalities"]
     most: Float[np.ndarray, "inequalities weights"]
     at_most: Float[np.ndarray, "inequalities"]
+    emptied: tuple[str, ...] = ()  # groups whose sums are free
 
 
 def make_constraints(
@@ -61,8 +63,11 @@ def make_constraints(
         equal.append(row)
         equal_to.append(-fixed)
     rows = lambda listed: np.array(listed, float).reshape(len(listed), len(weights))
-    found = Constraints(rows(equal), np.array(equal_to, float), rows(most), np.array(at_most, float))
+    found = Constraints(
+        rows(equal), np.array(equal_to, float), rows(most), np.array(at_most, float), tuple(sorted(emptied))
+    )
     _check_possible(sites, found, firm)
+    found = _independent(found)
     return found
 
 
@@ -80,24 +85,26 @@ def _parsed(sites: Sites, condition: str):
     if parts is None:
         raise ValueError(wrong)
     left, sign, number = parts.groups()
-    row, offset, vacant, at = np.zeros(len(weight_names(sites))), 0.0, set(), 0
+    row, offset, vacant = np.zeros(len(weight_names(sites))), 0.0, set()
+    full = [*weight_names(sites), *(f"{group.name}:vacancy" for group in sites.groups)]
+    known = sorted({*full, *(name.rpartition(":")[2] for name in full)}, key=len, reverse=True)
+    name = "|".join(map(re.escape, known))
+    term = re.compile(rf"\s*([+-]?)\s*(?:({UNSIGNED})\s*\*?\s*)?({name})(?![A-Za-z])\s*")
+    at = 0
     while at < len(left):
-        term = TERM.match(left, at)
-        if term is None or (at > 0 and not term[1]):
+        found = term.match(left, at)
+        if found is None or (at > 0 and not found[1]):
             raise ValueError(wrong)
-        factor = float(term[2] or 1) * (-1 if term[1] == "-" else 1)
-        own, constant, groups = _amount(sites, term[3], condition)
-        row, offset, vacant, at = row + factor * own, offset + factor * constant, vacant | groups, term.end()
+        factor = float(found[2] or 1) * (-1 if found[1] == "-" else 1)
+        own, constant, groups = _amount(sites, found[3])
+        row, offset, vacant, at = row + factor * own, offset + factor * constant, vacant | groups, found.end()
     return row, offset, sign.replace("==", "="), float(number), vacant
 
 
-def _amount(sites: Sites, name: str, condition: str):
+def _amount(sites: Sites, name: str):
     """Mean weight of a species, or of nothing: row, constant, groups whose vacancies it is."""
     where, _, species = name.rpartition(":")
     held = [g for g in sites.groups if where in ("", g.name) and (species in g.species or species == "vacancy")]
-    if not held:
-        known = [*weight_names(sites), *(f"{g.name}:vacancy" for g in sites.groups)]
-        raise ValueError(f"condition '{condition}': '{name}' is not one of {', '.join(known)}, or a species of them")
     number, row, start = sum(len(g.sites) for g in held), np.zeros(len(weight_names(sites))), 0
     for group in sites.groups:
         for k, own in enumerate(group.species, start):
@@ -118,6 +125,20 @@ def _charge(sites: Sites, charges: Mapping[str, float]):
     row = np.zeros(len(weight_names(sites)) + 1)
     np.add.at(row, sites.node_weight, [float(charges[s]) for s in sites.node_species])
     return row[:-1], row[-1]
+
+
+def _independent(allowed: Constraints) -> Constraints:
+    """Without equalities that follow from others."""
+    kept: list[int] = []
+    for k in range(len(allowed.equal)):
+        if np.linalg.matrix_rank(allowed.equal[[*kept, k]], tol=1e-9) > len(kept):
+            kept.append(k)
+    return allowed._replace(equal=allowed.equal[kept], equal_to=allowed.equal_to[kept])
+
+
+def along(allowed: Constraints, gradient: Float[np.ndarray, "weights"]) -> Float[np.ndarray, "weights"]:
+    """The part of a gradient that the equalities leave."""
+    return gradient - np.linalg.pinv(allowed.equal) @ (allowed.equal @ gradient) if len(allowed.equal) else gradient
 
 
 def _check_possible(sites: Sites, allowed: Constraints, firm: int) -> None:
@@ -184,7 +205,12 @@ def nearest(
         constraints=conditions,
         options={"ftol": 1e-14, "maxiter": 500},
     ).x
-    return np.clip(back @ found, 0, 1)
+    near = np.clip(back @ found, 0, 1)
+    if not violation(allowed, near) < LOOSE:
+        raise ValueError(
+            f"no allowed composition was found next to {weights.round(4).tolist()}; simplify the conditions"
+        )
+    return near
 
 
 def random_weights(allowed: Constraints, number: int, rng: np.random.Generator) -> Float[np.ndarray, "number weights"]:

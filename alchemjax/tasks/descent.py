@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from alchemjax.tasks.constraints import LEAST, Constraints, nearest
+from alchemjax.tasks.constraints import LEAST, Constraints, along, nearest
 
 FIRST = 0.1  # largest change of a weight in the first step
 MEMORY = 5  # losses of which the largest must be undercut
@@ -28,7 +28,7 @@ STILL = 3  # steps of an optimiser that move nothing, until it has converged
 
 
 class Search(NamedTuple):
-    """A search under way. `weights`, `loss` and `gradient` are those of the best accepted point."""
+    """A search under way. `weights`, `loss` and `gradient` are those of the last accepted point."""
 
     trial: Float[np.ndarray, "weights"]  # what is to be evaluated next
     weights: Float[np.ndarray, "weights"]
@@ -70,9 +70,18 @@ def advance_by_line_search(
     if search.direction is None or search.gradient is None:
         if not known:
             return search._replace(done="the first composition has no relaxed state")
-        step = FIRST / max(float(np.abs(gradient - gradient.mean()).max()), 1e-300)
+        steep = float(np.abs(along(allowed, gradient)).max())
+        if not steep > 1e-12 * float(np.abs(gradient).max()):
+            return search._replace(
+                weights=search.trial, loss=loss, gradient=gradient, losses=(loss,), curvature=curvature, done=CONVERGED
+            )
+        step = FIRST / steep
         first = search._replace(weights=search.trial, loss=loss, gradient=gradient, losses=(loss,), step=step)
-        return _aimed(first._replace(curvature=curvature), allowed, tolerance, entropic)
+        first = first._replace(curvature=curvature)
+        aimed = _aimed(first, allowed, tolerance, entropic)
+        for longer in (1e2, 1e4, 1e6):  # what cannot move may have set the scale
+            aimed = _aimed(first._replace(step=longer * step), allowed, tolerance, entropic) if aimed.done else aimed
+        return aimed
     slope = float(search.gradient @ search.direction)
     if known and loss <= max(search.losses) + DECREASE * search.part * slope:
         moved, turned = search.trial - search.weights, gradient - search.gradient
@@ -96,13 +105,13 @@ def advance_by_line_search(
 def _aimed(search: Search, allowed: Constraints, tolerance: float, entropic: bool) -> Search:
     """With a direction to go, or done where there is none."""
     assert search.gradient is not None and search.curvature is not None
-    pushed = search.step * (search.gradient - search.gradient.min())
+    gradient = along(allowed, search.gradient)
     if entropic:
-        aim = nearest(allowed, np.maximum(search.weights, LEAST) * np.exp(-np.minimum(pushed, 50.0)), entropic=True)
+        pushed = np.clip(search.step * gradient, -50, 50)
+        aim = nearest(allowed, np.maximum(search.weights, LEAST) * np.exp(-pushed), entropic=True)
     else:
         metric = np.eye(len(search.weights)) + search.step * search.curvature
-        centre = search.weights - search.step * np.linalg.solve(metric, search.gradient)
-        aim = nearest(allowed, centre, metric=metric)
+        aim = nearest(allowed, search.weights - search.step * np.linalg.solve(metric, gradient), metric=metric)
     direction = aim - search.weights
     if np.abs(direction).max() < tolerance:
         return search._replace(direction=direction, done=CONVERGED)

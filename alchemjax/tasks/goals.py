@@ -53,6 +53,8 @@ def goals_loss(goals: Sequence[Goal], values: Float[np.ndarray, "goals"], jacobi
     for goal, value, slope in zip(goals, values.tolist(), jacobian, strict=True):
         unit = PROPERTIES[goal.name].tolerance
         miss, slope = (value - goal.value) / unit, slope / unit
+        if not np.isfinite(miss):
+            loss = np.nan  # also where a bound would not count
         if goal.sign in ("min", "max"):
             sign = 1 if goal.sign == "min" else -1
             loss, gradient = loss + sign * miss, gradient + sign * slope

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from alchemjax.calculate import check_kind, devices_for, precision, with_fluctuations
 from alchemjax.model.load import Potential
 from alchemjax.system.structure import Structure, wrapped
-from alchemjax.system.system import System, checked_weights
+from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.constraints import Constraints, make_constraints, nearest, random_weights
 from alchemjax.tasks.descent import (
     CONVERGED,
@@ -129,8 +129,14 @@ def optimise(
     elastic = elastic or any(PROPERTIES[name].elastic for name in names)
     if elastic and (cell is not True or not positions or len(fixed_sites) or len(fixed_axes)):
         raise ValueError("elastic constants are those of a crystal relaxed in positions and cell; free all of them")
+    if elastic and not system.structure.pbc.all():
+        raise ValueError("elastic constants need a crystal that is periodic in all three directions")
     own = checked_weights(system)
     allowed = make_constraints(system.sites, own, conditions, charges)
+    if allowed.emptied and "mixing_energy" in names:
+        raise ValueError("a mixing energy needs full sites, but a condition names vacancies; leave one of both out")
+    if allowed.emptied and not isinstance(optimiser, str) and parameters == "softmax":
+        raise ValueError("logits keep the sums of groups, but a condition names vacancies; use parameters='weights'")
     begun = _starts(system, allowed, own, starts, seed)
     advance = _advance(system, allowed, tolerance, optimiser, parameters)
     free = {"positions": positions, "cell": cell, "fixed_sites": fixed_sites, "fixed_axes": fixed_axes}
@@ -153,6 +159,8 @@ def _searched(evaluate, advance, goals, names, begun, evaluations: int, recorded
     while len(path) < evaluations and not all(search.done for search in searches):
         if len(path) < len(recorded):
             found = recorded[len(path)]
+            if not np.allclose(found.weights, [search.trial for search in searches], atol=1e-9):
+                raise ValueError("the recorded evaluations are those of another search; start anew")
         else:
             found = evaluate(np.array([search.trial for search in searches]), path[-1] if path else None)
         path.append(found)
@@ -201,7 +209,7 @@ def _stopped_at_goals(goals, names, search: Search, found: Evaluation, k: int) -
     if search.done or any(goal.sign in ("min", "max") for goal in goals) or not goals or not found.converged[k]:
         return search
     missed = misses(goals, dict(zip(names, found.values[k].tolist(), strict=True)))
-    if max(missed) > FINE:
+    if not all(miss <= FINE for miss in missed):
         return search
     return search._replace(weights=found.weights[k], loss=float(found.loss[k]), done=HIT)
 
@@ -302,7 +310,8 @@ def _evaluator(
             state = place(np.isfinite(found.strain).all(-1), found.reference, found.strain)
         rows = [_loss(goals, *one) for one in zip(aims, jacobian, strict=True)]
         loss, gradient, curvature = (np.array(column) for column in zip(*rows, strict=True))
-        own = found._asdict() | {"converged": found.converged & ~lost}
+        real = np.isfinite(aims).all(-1) & np.array([_has_order(system, one, alpha) for one in weights])
+        own = found._asdict() | {"converged": found.converged & ~lost & real}
         del own["listed"]
         return Evaluation(weights=double(weights), loss=loss, gradient=gradient, curvature=curvature, **own)
 
@@ -311,6 +320,15 @@ def _evaluator(
             return evaluate(*arguments)
 
     return in_precision
+
+
+def _has_order(system: System, weights, alpha) -> bool:
+    """Whether short-range order alpha is possible at these weights."""
+    try:
+        checked_alpha(system, weights, alpha)
+    except ValueError:
+        return False
+    return True
 
 
 def _loss(goals, aims: Float[np.ndarray, "aims"], jacobian: Float[np.ndarray, "aims weights"]):
@@ -322,9 +340,9 @@ def _loss(goals, aims: Float[np.ndarray, "aims"], jacobian: Float[np.ndarray, "a
 
 def _optimum(system: System, goals, facts: Facts, names, searches: list[Search], path: list[Evaluation]) -> Optimum:
     """The best of all, and what there is to say."""
-    losses = np.array([search.loss for search in searches])
-    known = [np.where(found.converged & np.isfinite(found.loss), found.loss, np.inf) for found in path]
-    step, lane = np.unravel_index(np.argmin(known), np.shape(known))
+    known = np.array([np.where(found.converged & np.isfinite(found.loss), found.loss, np.inf) for found in path])
+    step, lane = np.unravel_index(np.argmin(known), known.shape)
+    losses, steps = known.min(0), known.argmin(0)
     if not np.isfinite(known[step][lane]):
         raise ValueError(
             "no start has a relaxed state, so there is no gradient to follow; give other starts, a structure nearer to "
@@ -333,13 +351,14 @@ def _optimum(system: System, goals, facts: Facts, names, searches: list[Search],
     at, used = path[step], "the evaluations are used up"
     values = dict(zip(names, at.values[lane].tolist(), strict=True))
     missed = misses(goals, values)
-    reached = max(missed) <= 1 if any(goal.sign not in ("min", "max") for goal in goals) else None
+    reached = all(miss <= 1 for miss in missed) if any(goal.sign not in ("min", "max") for goal in goals) else None
     ended = searches[lane].done or used
     text = f"best of {len(losses)} starts, {len(path)} evaluations of each; {ended}"
     if reached is False:
         worst = goals[int(np.argmax(missed))]
         aim = f"{worst.name} {worst.sign} {worst.value:g} {PROPERTIES[worst.name].unit}"
-        text = f"{aim} is not reached, the closest is {values[worst.name]:.6g} ({text})"
+        how = "the closest is" if len(goals) == 1 else "with the other targets it is"
+        text = f"{aim} is not reached, {how} {values[worst.name]:.6g} ({text})"
     return Optimum(
         weights=at.weights[lane],
         values=values,
@@ -349,7 +368,7 @@ def _optimum(system: System, goals, facts: Facts, names, searches: list[Search],
         message=text,
         structure=system.structure._replace(positions=at.positions[lane], cell=at.cell[lane]),
         energy=float(at.energy[lane]),
-        ends=np.array([search.weights for search in searches]),
+        ends=np.array([path[k].weights[lane] for lane, k in enumerate(steps)]),
         losses=losses,
         reasons=tuple(search.done or used for search in searches),
         path=tuple(path),

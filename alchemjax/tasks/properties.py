@@ -39,6 +39,7 @@ class Property(NamedTuple):
     tolerance: float  # within which a target counts as reached
     meaning: str
     elastic: bool = False  # whether elastic constants are needed
+    needs_cell: bool = True
 
 
 def _length(k: int) -> Callable:
@@ -93,8 +94,10 @@ PROPERTIES: dict[str, Property] = {
     "gamma": Property(_angle(0, 1), "degree", 0.01, "angle between the lattice vectors a and b"),
     "volume": Property(_volume, "A^3", 0.05, "volume of the cell"),
     "density": Property(_density, "g/cm^3", 1e-3, "mass by volume"),
-    "energy": Property(_energy, "eV", 1e-3, "energy per site"),
-    "mixing_energy": Property(_mixing_energy, "eV", 1e-3, "energy per site minus that of the end members, weighted"),
+    "energy": Property(_energy, "eV", 1e-3, "energy per site", needs_cell=False),
+    "mixing_energy": Property(
+        _mixing_energy, "eV", 1e-3, "energy per site minus that of the end members, weighted", needs_cell=False
+    ),
     "pressure": Property(_pressure, "GPa", 0.01, "minus a third of the trace of the stress"),
     **{
         f"stress_{name}": Property(_stress(place), "GPa", 0.01, f"stress {name}, tension positive")
@@ -129,7 +132,7 @@ def facts_of(potential: Potential, system: System, names: Iterable[str], **relax
     masses = np.zeros(len(system.weights) + 1)
     np.add.at(masses, sites.node_weight, node_masses(sites))
     facts = Facts(masses[:-1], np.asarray(masses[-1]), np.asarray(float(len(system.structure.positions))))
-    if names and volume(system.structure) is None:
+    if any(PROPERTIES[name].needs_cell for name in names) and volume(system.structure) is None:
         raise ValueError("lattice parameters, stress and elastic constants need a cell with a volume")
     if "mixing_energy" not in names:
         return facts
