@@ -300,16 +300,17 @@ def test_states_far_from_the_given_structure_are_found(potential):
     assert two.values["a"] == pytest.approx(one.values["a"], abs=1e-6)
 
 
+def size_loss(state):
+    return 1e6 * (jnp.linalg.norm(state.cell[0]) - 3.75) ** 2
+
+
 @pytest.mark.parametrize(
     ("optimiser", "parameters"), [(optax.adam(0.1), "softmax"), (aj.exponentiated_gradient(2e-5, [2]), "weights")]
 )
 def test_optimisers_of_optax_and_functions_of_the_user(potential, argon, optimiser, parameters):
-    def loss(state):
-        return 1e6 * (jnp.linalg.norm(state.cell[0]) - 3.75) ** 2
-
     options = {"starts": [[0.5, 0.5]], "evaluations": 100, "tolerance": 1e-3, **OPTIONS}
-    expected = aj.optimise(potential, argon, loss, **options)
-    found = aj.optimise(potential, argon, loss, optimiser=optimiser, parameters=parameters, **options)
+    expected = aj.optimise(potential, argon, size_loss, **options)
+    found = aj.optimise(potential, argon, size_loss, optimiser=optimiser, parameters=parameters, **options)
     assert expected.loss < 0.01
     np.testing.assert_allclose(found.weights, expected.weights, atol=5e-3)
     assert found.reached is None and len(expected.path) < len(found.path) < 100
