@@ -189,7 +189,16 @@ def test_figures_draw_any_number_of_species(run, potential):
     found = aj.optimise(potential, system, {"a": 3.75, "energy": "min"}, evaluations=2, starts=2, cell="hydrostatic")
     targets, names = [Goal("a", "=", 3.75), Goal("energy", "min", 0.0)], list(found.values)
     figure = plot_optimise([("Ar", "Kr")], targets, names, found)
-    assert len(figure.axes) == 3
+    assert [axes.get_ylabel() for axes in figure.axes] == ["$a$ (Å)", "Energy (eV)", "Weight (best start)"]
+    always = [*targets[:1], Goal("b", "=", 3.75), Goal("gamma", "=", 60.0)]  # b is a, and gamma stays what it is
+    more = found._replace(path=tuple(one._replace(values=one.values[:, [0, 1, 0, 0]]) for one in found.path))
+    more = more._replace(
+        path=tuple(
+            one._replace(values=np.column_stack([one.values[:, :3], np.full(2, 60.0 + 1e-6)])) for one in more.path
+        )
+    )
+    figure = plot_optimise([("Ar", "Kr")], always, ["a", "energy", "b", "gamma"], more)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["$a$ (Å)", "Weight (best start)"]
     three = lambda w: np.column_stack([0.5 * w, 0.5 * w[:, :1] + w[:, 1:] / 2])
     path = tuple(one._replace(weights=three(one.weights), gradient=three(one.gradient)) for one in found.path)
     ternary = found._replace(path=path, weights=three(found.weights[None])[0])

@@ -27,7 +27,7 @@ def plot_optimise(
     Of one group of three species the way is drawn in a triangle, with arrows along the steepest descent of the loss;
     of others the weights of the best start are drawn against evaluations.
     """
-    shown = list({goal.name: goal for goal in targets}.values())[:MOST_TARGETS]
+    shown = _shown(targets, names, found)[:MOST_TARGETS]
     with matplotlib.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
         figure = Figure(figsize=(PANEL[0] * (len(shown) + 1), PANEL[1]), layout=layout)
@@ -45,6 +45,21 @@ def plot_optimise(
     return figure
 
 
+def _shown(targets: Sequence[Goal], names: Sequence[str], found: Optimum) -> list[Goal]:
+    """Targets without those whose property is that of one before (b of a hexagonal cell), or never misses."""
+    kept: list[tuple[Goal, np.ndarray]] = []
+    for goal in targets:
+        own, near = (
+            np.array([one.values[:, names.index(goal.name)] for one in found.path]),
+            PROPERTIES[goal.name].tolerance,
+        )
+        same = [other for _, other in kept if np.nanmax(np.abs(other - own)) < near]
+        idle = goal.sign == "=" and np.nanmax(np.abs(own - goal.value)) < near
+        if not same and not idle:
+            kept.append((goal, own))
+    return [goal for goal, _ in kept] or list(targets[:1])
+
+
 def _best(found: Optimum) -> int:
     return int(np.argmin(found.losses))
 
@@ -59,9 +74,12 @@ def _approach(axes, goal: Goal, values: np.ndarray, found: Optimum) -> None:
     if goal.sign not in ("min", "max"):
         sign = {"=": "", "<=": "at most ", ">=": "at least "}[goal.sign]
         axes.axhline(goal.value, linestyle="--", color=LINEAR, linewidth=1.0, label=f"target ({sign}{goal.value:g})")
-    axes.set_xlabel("Evaluation")
+    low, high = axes.get_ylim()
+    room = max(0.0, 5 * PROPERTIES[goal.name].tolerance - (high - low) / 2)  # noise is to look like noise
+    axes.set(xlabel="Evaluation", ylim=(low - room, high + room))
     unit = PROPERTIES[goal.name].unit
-    axes.set_ylabel(goal.name.replace("_", " ").capitalize() if len(goal.name) > 1 else f"${goal.name}$")
+    symbol = {"alpha": "α", "beta": "β", "gamma": "γ", **{name: f"${name}$" for name in "abc"}}
+    axes.set_ylabel(symbol.get(goal.name) or goal.name.replace("_", " ").capitalize())
     if unit != "1":
         axes.set_ylabel(f"{axes.get_ylabel()} ({LABELS.get(unit, unit)})")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
