@@ -18,9 +18,7 @@ def plainly(command: Callable) -> Callable:
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
-            again = (
-                "; run the same command to continue" if command.__name__ in ("sweep", "md", "alloy", "optimise") else ""
-            )
+            again = "; run the same command to continue" if command.__name__ in GOES_ON else ""
             print(f"alchemjax: interrupted{again}", file=sys.stderr)
             raise typer.Exit(130) from None
         except (ValueError, OSError, RuntimeError) as error:

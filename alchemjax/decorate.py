@@ -14,6 +14,7 @@ from alchemjax.model.load import Potential
 from alchemjax.system.supercell import box_for, make_supercell, repeated
 from alchemjax.system.system import UNBOUNDED, System, checked_weights
 from alchemjax.tasks.equilibrium import Equilibrium
+from alchemjax.tasks.lattice import whole_counts
 from alchemjax.tasks.properties import PROPERTIES, Facts, properties_of
 from alchemjax.tasks.quasirandom import quasirandom_states
 from alchemjax.tasks.relax import check_limit, relax
@@ -62,7 +63,7 @@ def decorate(
         composition = []
         for k, fractions in enumerate(held):
             on = np.broadcast_to(sublattice == k, states.shape)
-            counts = _whole(fractions * on.sum())
+            counts = whole_counts(fractions * on.sum(), int(on.sum()))
             states[on] = rng.permutation(np.repeat(np.arange(len(counts)), counts))
             composition.append(counts[:-1] / on.sum())
         if method == "sqs":
@@ -79,14 +80,6 @@ def decorate(
         )  # fmt: skip
         found.append(atoms)
     return found
-
-
-def _whole(wanted: Float[np.ndarray, "species"]) -> np.ndarray:
-    """The whole numbers next to these, of the same sum."""
-    counts = np.floor(wanted + 1e-6).astype(int)
-    rest = round(wanted.sum()) - counts.sum()
-    counts[np.argsort(counts - wanted, kind="stable")[:rest]] += 1
-    return counts
 
 
 class Explicit(NamedTuple):

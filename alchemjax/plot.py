@@ -70,7 +70,7 @@ def plot_sweep(columns: Mapping[str, Any]) -> Figure:
         if full and sizes in ([1], [2]):
             return _lines(data, groups[0])
         if full and sizes == [3] and _span_area([data[name] for name in groups[0]]):
-            return _mapped(data, groups[0], partial(_triangle, names=groups[0]))
+            return _mapped(data, groups[0], partial(triangle, names=groups[0]))
         if full and len(sizes) == 2 and max(sizes) <= 2 and _span_area([data[name] for name in axes]):
             labels = [_composition_label(names, x) for names, x in zip(groups, "xy", strict=True)]
             return _mapped(data, axes, partial(_square, labels=labels))
@@ -316,7 +316,8 @@ def _square(figure: Figure, position: tuple, labels: list[str]):
     return axes
 
 
-def _triangle(figure: Figure, position: tuple, names: list[str]):
+def triangle(figure: Figure, position: tuple, names: list[str]):
+    """Axes over three weights."""
     import mpltern  # noqa: F401  registers the projection
 
     axes: Any = figure.add_subplot(*position, projection="ternary")

@@ -204,7 +204,7 @@ def _optimise(potential, system, targets, names, arguments: dict, charges, optio
         found = optimise(
             potential,
             system,
-            _texts(targets),
+            targets,
             starts=arguments["starts"],
             conditions=arguments["condition"] or (),
             charges=charges,
@@ -219,10 +219,6 @@ def _optimise(potential, system, targets, names, arguments: dict, charges, optio
             **options,
         )
     return found, clock[1]
-
-
-def _texts(targets: list[Goal]) -> list[str]:
-    return [f"{g.name}={g.sign}" if g.sign in ("min", "max") else f"{g.name}{g.sign}{g.value!r}" for g in targets]
 
 
 def _explicit(potential, system: System, found: Optimum, names, arguments: dict, options: dict) -> Explicit:

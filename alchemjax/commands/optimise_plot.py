@@ -1,7 +1,6 @@
 """Figure of an optimisation: how the targets are approached, and the way through composition."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from alchemjax.plot import COLOURS, LINEAR, PANEL, STYLE
+from alchemjax.plot import COLOURS, LINEAR, PANEL, STYLE, triangle
 from alchemjax.tasks.goals import Goal
 from alchemjax.tasks.optimise import Optimum
 from alchemjax.tasks.properties import PROPERTIES
@@ -99,13 +98,8 @@ def _weights(axes, species: list[str], found: Optimum) -> None:
 
 
 def _triangle(figure: Figure, place: tuple[int, int, int], species: Sequence[str], found: Optimum):
-    import mpltern  # noqa: F401  registers the projection
-
-    axes: Any = figure.add_subplot(*place, projection="ternary")
-    for side, name in zip("tlr", species, strict=True):
-        getattr(axes, f"set_{side}label")(name)
-        getattr(axes, f"{side}axis").set_label_rotation_mode("horizontal")
-    axes.grid(color="0.85", linewidth=0.5)
+    axes = triangle(figure, place, list(species))
+    axes.grid(color="0.85", alpha=1, linewidth=0.5)
     best = _best(found)
     weights = np.array([one.weights for one in found.path])
     totals = np.maximum(weights.sum(-1, keepdims=True), 1e-9)

@@ -67,8 +67,7 @@ def make_constraints(
         rows(equal), np.array(equal_to, float), rows(most), np.array(at_most, float), tuple(sorted(emptied))
     )
     _check_possible(sites, found, firm)
-    found = _independent(found)
-    return found
+    return _independent(found)
 
 
 def _sums(sites: Sites) -> Float[np.ndarray, "groups weights"]:

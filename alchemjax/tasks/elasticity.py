@@ -28,6 +28,7 @@ from alchemjax.tasks.equilibrium import (
     evaluated,
     place,
     response,
+    scale,
 )
 from alchemjax.tasks.freedom import Freedom
 from alchemjax.tasks.hessian import STRAINS
@@ -69,11 +70,16 @@ def elasticity(
 
     R. Hill, Proc. Phys. Soc. A 65, 349 (1952), on the means of Voigt and Reuss.
     """
-    if not system.structure.pbc.all():
-        raise ValueError("elastic constants need a crystal that is periodic in all three directions")
+    check_crystal(system)
     limits = {"force": force_tolerance, "stress": stress_tolerance, "steps": max_steps, "pressure": pressure}
     chosen = {"kind": fluctuations, "supercell": supercell, "symmetric": False}  # all strains, also those that lower it
     return evaluated(_elasticity, potential, system, weights, alpha, {"cell": True}, limits, chosen)
+
+
+def check_crystal(system: System) -> None:
+    """Errors: ValueError for a direction that is not periodic."""
+    if not system.structure.pbc.all():
+        raise ValueError("elastic constants need a crystal that is periodic in all three directions")
 
 
 def _elasticity(kind: Kind, problem: Problem, offset) -> Elasticity:
@@ -91,14 +97,14 @@ def _tensors(kind: Kind, problem: Problem, x, cell):
     """Elastic constants with atoms clamped, and relaxed."""
     strains, everywhere = jnp.asarray(STRAINS, x.dtype), jnp.ones_like(x)
     here = problem._replace(positions=x, strain=jnp.zeros(6, x.dtype), cell=cell, freedom=Freedom(everywhere, strains))
-    scale = len(x) ** 0.5  # of the strain in Variables
-    along = jax.vmap(lambda e: Variables(jnp.zeros_like(x), scale * e))(jnp.eye(6, dtype=x.dtype))
+    size = scale(here)  # of the strain in Variables
+    along = jax.vmap(lambda e: Variables(jnp.zeros_like(x), size * e))(jnp.eye(6, dtype=x.dtype))
     start = Variables(x, jnp.zeros(6, x.dtype))
     curve = curvature(kind, here, start)
     pushed = jax.vmap(curve)(along)
     within = lambda y: y._replace(strain=jnp.zeros_like(y.strain))
     moved = jax.vmap(partial(response, kind, here, start, lambda y: within(curve(within(y)))))(within(pushed))
-    volume, rigid = jnp.abs(jnp.linalg.det(cell)), scale * pushed.strain
+    volume, rigid = jnp.abs(jnp.linalg.det(cell)), size * pushed.strain
     softened = rigid - jnp.einsum("ksx,lsx->kl", pushed.reference, moved.reference)
     return rigid / volume, (softened + softened.T) / (2 * volume)
 

@@ -19,8 +19,8 @@ class Goal(NamedTuple):
     value: float  # in the property's unit; 0 for min and max
 
 
-def parse_goals(target: Mapping | Iterable[str] | str) -> tuple[Goal, ...]:
-    """Goals of {"a": 5.45, "energy": "min", "bulk_modulus": ">=150"} or of texts like "a=5.45".
+def parse_goals(target: Mapping | Iterable[str | Goal] | str) -> tuple[Goal, ...]:
+    """Goals of {"a": 5.45, "energy": "min", "bulk_modulus": ">=150"} or of texts like "a=5.45"; goals stay.
 
     Errors: ValueError for what is not understood.
     """
@@ -30,6 +30,9 @@ def parse_goals(target: Mapping | Iterable[str] | str) -> tuple[Goal, ...]:
         texts = [target] if isinstance(target, str) else list(target)
     goals = []
     for text in texts:
+        if isinstance(text, Goal):
+            goals.append(text)
+            continue
         parts = re.fullmatch(rf"\s*(\w+)\s*(?:(=|<=|>=)\s*({NUMBER})|=\s*(min|max))\s*", str(text))
         if parts is None:
             raise ValueError(

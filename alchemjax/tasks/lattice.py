@@ -147,6 +147,13 @@ def counts_of(model: LatticeModel, states) -> Int[np.ndarray, "sublattices state
     return np.array([np.bincount(own, minlength=number) for own in held])
 
 
+def whole_counts(wanted: Float[np.ndarray, "states"], total: int) -> Int[np.ndarray, "states"]:
+    """The whole numbers next to these that add up to the total."""
+    counts = np.floor(wanted + 1e-6).astype(int)
+    counts[np.argsort(counts - wanted, kind="stable")[: total - counts.sum()]] += 1
+    return counts
+
+
 def nearest_counts(model: LatticeModel, weights) -> Int[np.ndarray, "sublattices states"]:
     """As `counts_of`, of the arrangements that are closest to the mean weights of the sites of a checked model.
 
@@ -159,11 +166,7 @@ def nearest_counts(model: LatticeModel, weights) -> Int[np.ndarray, "sublattices
     number, found = int(np.prod(model.pair.shape[:3])), []
     for which in range(model.sublattice.max() + 1):
         on = model.sublattice == which
-        wanted = number * weights[on].sum(0)
-        counts = np.floor(wanted + 1e-6).astype(int)
-        rest = number * on.sum() - counts.sum()
-        counts[np.argsort(counts - wanted, kind="stable")[:rest]] += 1
-        found.append(counts)
+        found.append(whole_counts(number * weights[on].sum(0), number * int(on.sum())))
     return np.array(found)
 
 

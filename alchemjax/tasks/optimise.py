@@ -23,7 +23,7 @@ from alchemjax.tasks.descent import (
     advance_by_optimiser,
     start,
 )
-from alchemjax.tasks.elasticity import Elasticity, elasticity_at
+from alchemjax.tasks.elasticity import Elasticity, check_crystal, elasticity_at
 from alchemjax.tasks.equilibrium import REACH, Kind, Problem, at_rest, described, prepared, scale
 from alchemjax.tasks.fire import initial_state
 from alchemjax.tasks.freedom import keeps_symmetry
@@ -129,8 +129,8 @@ def optimise(
     elastic = elastic or any(PROPERTIES[name].elastic for name in names)
     if elastic and (cell is not True or not positions or len(fixed_sites) or len(fixed_axes)):
         raise ValueError("elastic constants are those of a crystal relaxed in positions and cell; free all of them")
-    if elastic and not system.structure.pbc.all():
-        raise ValueError("elastic constants need a crystal that is periodic in all three directions")
+    if elastic:
+        check_crystal(system)
     own = checked_weights(system)
     allowed = make_constraints(system.sites, own, conditions, charges)
     if allowed.emptied and "mixing_energy" in names:
