@@ -38,7 +38,7 @@ ROOMS = {
     "alchemjax/selftest.py": (set(), {"jax", "numpy"}),
     "alchemjax/system/*": ({"units", "system"}, ARRAYS | {"spglib", "vesin"}),
     "alchemjax/model/*": (
-        {"units", "model", "system.graph:Graph", "system.graph:Edges"},
+        {"units", "model", "system.graph:Graph", "system.graph:Edges", "system.topology:rows_at_once"},
         ARRAYS | {"e3nn_jax", "safetensors"},
     ),
     "alchemjax/energy.py": ({"units", "system"}, ARRAYS),

@@ -32,7 +32,7 @@ from jax import jit
 
 from alchemjax.calculate import batch_derivatives, calculate, derivatives, topology_of
 from alchemjax.calculate import energy as total_energy
-from alchemjax.model import convolution, messages, nequix, sevennet
+from alchemjax.model import convolution, nequix, sevennet
 from alchemjax.system.sites import Group, make_sites, num_weights
 from alchemjax.system.structure import make_structure
 from alchemjax.system.system import make_system
@@ -553,7 +553,7 @@ def test_padding_splitting_rows_and_chunks_change_nothing(quick, rng, monkeypatc
     shapes = block_shapes(topology(quick, structure, sites, "correlated", shapes=None))
     roomy = [(rows + 5, width + 2) for rows, width in shapes]
     assert_close(bare, evaluate(quick, structure, sites, "correlated", weights, 0.3, shapes=roomy), bare._fields)
-    monkeypatch.setattr(messages, "EDGES_PER_CHUNK", 60)
+    monkeypatch.setattr("alchemjax.system.topology.EDGES_AT_ONCE", 60)
     in_chunks = quick._replace(config=replace(quick.config, batch=3))
     narrow = [(rows * width + 7, 1) for rows, width in shapes]  # chunks of 20 and, with three worlds, 6 rows
     out = evaluate(in_chunks, structure, sites, "correlated", weights, 0.3, shapes=narrow)
@@ -650,7 +650,7 @@ def batched_operations(potential, structure, sites, coupling, *, gradient, over)
 
 @pytest.mark.parametrize("coupling, chunk, gradient", [("independent", 448, False), ("correlated", 16, True)])
 def test_a_batch_of_compositions_computes_geometry_once(tiny, rng, monkeypatch, coupling, gradient, chunk):
-    monkeypatch.setattr(messages, "EDGES_PER_CHUNK", chunk)
+    monkeypatch.setattr("alchemjax.system.topology.EDGES_AT_ONCE", chunk)
     structure, sites = random_structure(rng), standard_sites()
     count = partial(batched_operations, tiny, structure, sites, coupling, gradient=gradient)
     shared, separate = count(over="weights"), count(over="positions")

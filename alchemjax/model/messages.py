@@ -16,8 +16,7 @@ from jaxtyping import Array, Float
 
 from alchemjax.model.convolution import convolve
 from alchemjax.system.graph import Edges, Graph
-
-EDGES_PER_CHUNK = 448  # messages of so many edges stay in a CPU's second-level cache, and memory stays small
+from alchemjax.system.topology import rows_at_once
 
 
 class Geometry(NamedTuple):
@@ -78,8 +77,7 @@ def _block(hidden, config, by_l1, radial: dict, edges: Edges, geometry: Geometry
     is ever stored. The sum over neighbours is inside a batched matrix product, paths of one l1 together.
     """
     worlds, rows, width = edges.source.shape
-    chunk = max(1, EDGES_PER_CHUNK // (width * worlds * min(config.batch, 16)))
-    chunk = -(-rows // -(-rows // chunk))  # chunks of one size, with little padding
+    chunk = rows_at_once(rows, width * worlds * min(config.batch, 16))
     kernels = [_stack_kernels([geometry.angular[p] for p in group]) for group in by_l1]
     parts = tuple((len(group), x.shape[-1]) for group, x in zip(by_l1, sources, strict=True))
 

@@ -84,12 +84,7 @@ def _shapes(rule: Rule, layout: Layout, structures: list[Structure], radius: flo
             pairs = find_pairs(structure._replace(positions=moved), radius, minimum=0.0)
             for own, chosen in zip(counts, pairs_of_blocks(rule, layout, pairs), strict=True):
                 own.append(np.unique(chosen.receiver, return_counts=True)[1])
-    shapes = []
-    for several in counts:
-        width = best_shape(np.concatenate(several))[1]
-        rows = max(int(np.ceil(each / width).sum()) for each in several)
-        shapes.append((int(np.ceil(spare * rows)) + 1, width))
-    return tuple(shapes)
+    return tuple(best_shape(several, spare, extra=1) for several in counts)
 
 
 def no_list(grid: Grid, rule: Rule, sites: int, dtype: str) -> Neighbours:

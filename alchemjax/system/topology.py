@@ -13,6 +13,7 @@ from alchemjax.system.neighbours import Pairs
 from alchemjax.system.sites import Sites, num_weights
 
 COST_OF_ROW = 3  # edges that take as much time as a row by itself (measured, SevenNet-0)
+EDGES_AT_ONCE = 448  # what so many edges carry stays in a CPU's second-level cache, and memory stays small
 COUPLINGS = ("independent", "paired", "correlated", "published")
 
 
@@ -227,7 +228,7 @@ def _pairs_of_nodes(node_site: np.ndarray, pairs: Pairs) -> Pairs:
 def _pack(pairs: Pairs, nothing: int, shape):
     """Sender, receiver and shift in rows of one receiver each; long rows are split, short ones padded."""
     _, counts = np.unique(pairs.receiver, return_counts=True)
-    rows, width = shape or best_shape(counts)
+    rows, width = shape or best_shape([counts])
     rows_each = -(-counts // width)
     if rows_each.sum() > rows:
         raise ShapeOverflow(f"the graph needs {rows_each.sum()} rows of {width} edges; {rows} were provided")
@@ -252,12 +253,28 @@ def _rows_of_species(species: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, place[np.argsort(order)]
 
 
-def best_shape(counts: np.ndarray) -> tuple[int, int]:
-    """(rows, width) that hold so many edges of every receiver at the smallest cost."""
-    if len(counts) == 0:
-        return 1, 1
-    widths = np.arange(max(1, int(counts.max()) // 8), int(counts.max()) + 1)
-    rows = np.array([int(np.ceil(counts / width).sum()) for width in widths])
-    cost = rows * (widths + COST_OF_ROW)
-    best = len(widths) - 1 - int(np.argmin(cost[::-1]))  # the widest of equals
-    return max(1, int(rows[best])), int(widths[best])
+def rows_at_once(rows: int, width: int) -> int:
+    """Of rows that go through the network in chunks of one size, as many as a chunk has."""
+    chunk = max(1, EDGES_AT_ONCE // width)
+    return -(-rows // -(-rows // chunk))
+
+
+def full_rows(rows: int, width: int) -> int:
+    """At least so many rows, of which every chunk is full: others would have to be copied."""
+    chunk = rows_at_once(rows, width)
+    return -(-rows // chunk) * chunk
+
+
+def best_shape(samples: list[np.ndarray], spare: float = 1.0, extra: int = 0) -> tuple[int, int]:
+    """(rows, width) that hold so many edges of every receiver at the smallest cost, for each sample of such counts.
+
+    With room for `spare` times as many rows, and `extra` ones.
+    """
+    most = max((int(counts.max()) for counts in samples if len(counts)), default=1)
+    best = np.inf, 1, 1
+    for width in range(max(1, most // 8), most + 1):
+        needed = max(int(np.ceil(counts / width).sum()) for counts in samples)
+        rows = full_rows(max(1, int(np.ceil(spare * needed)) + extra), width)
+        cost = rows * (width + COST_OF_ROW)
+        best = min(best, (cost, rows, width), key=lambda shape: (shape[0], -shape[2]))  # the widest of equals
+    return best[1:]
