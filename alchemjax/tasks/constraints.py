@@ -17,6 +17,7 @@ SATISFIED = 1e-6  # rounding allowed in a condition
 LOOSE = 1e-5  # of the solver
 FIRM = 1e3  # price of missing the sum of a group, another condition costing 1
 LEAST = 1e-12  # weight of what is not there, in logarithms
+FEW = 1e-3  # weight below which entropy is not more curved, for the solver
 UNSIGNED = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 NUMBER = rf"[+-]?{UNSIGNED}"
 
@@ -173,42 +174,59 @@ def violation(allowed: Constraints, weights: Float[np.ndarray, "weights"]) -> fl
 
 
 def nearest(
-    allowed: Constraints, weights: Float[np.ndarray, "weights"], *, metric=None, entropic: bool = False
+    allowed: Constraints,
+    weights: Float[np.ndarray, "weights"],
+    *,
+    metric: Float[np.ndarray, "weights weights"] | None = None,
 ) -> Float[np.ndarray, "weights"]:
-    """The allowed weights next to these: least squares, in the `metric` [weights, weights] if there is one.
+    """The allowed weights next to these: least squares, in a metric if there is one."""
+    back, _ = _sphere(np.eye(len(weights)) if metric is None else metric)
+    given = np.linalg.solve(back, weights)
+    return _least(allowed, lambda x: (float(np.sum((x - given) ** 2)) / 2, x - given), weights, back)
 
-    Or `entropic`: with the least sum_i w_i log(w_i / given_i) - w_i + given_i, the projection of mirror descent
-    (A. Beck, M. Teboulle, Oper. Res. Lett. 31, 167 (2003)).
+
+def nearest_by_entropy(
+    allowed: Constraints,
+    weights: Float[np.ndarray, "weights"],
+    curvature: Float[np.ndarray, "weights weights"],
+    about: Float[np.ndarray, "weights"],
+) -> Float[np.ndarray, "weights"]:
+    """The allowed w with the least sum_i w_i log(w_i / weights_i) - w_i + (w - about) curvature (w - about) / 2.
+
+    Without curvature the projection of mirror descent: A. Beck, M. Teboulle, Oper. Res. Lett. 31, 167 (2003).
     """
-    # in x = L^T w of the metric L L^T the distance is that of a sphere, which takes one step of the solver
-    back = np.eye(len(weights)) if metric is None else np.linalg.inv(np.linalg.cholesky(metric)).T
-    size = np.abs(back).max()
-    back = back / size  # numbers of order one
-    most = np.vstack([allowed.most, np.eye(len(weights)), -np.eye(len(weights))]) @ back
-    at_most = np.concatenate([allowed.at_most, np.ones(len(weights)), np.zeros(len(weights))])
-    equal, given, logs = allowed.equal @ back, np.linalg.solve(back, weights), np.log(np.maximum(weights, LEAST))
+    back, size = _sphere(np.diag(1 / np.clip(about, FEW, 1)) + curvature)
+    logs = np.log(np.maximum(weights, LEAST))
 
-    def entropy(w):
-        own = np.log(np.maximum(w, LEAST)) - logs
-        return float(np.sum(w * own - w)), own
+    def loss(x):
+        w = back @ x
+        own, bent = np.log(np.maximum(w, LEAST)) - logs, curvature @ (w - about)
+        return size**2 * float(np.sum(w * own - w) + (w - about) @ bent / 2), size**2 * back.T @ (own + bent)
 
-    square = lambda x: (float(np.sum((x - given) ** 2)) / 2, x - given)
+    return _least(allowed, loss, about, back)
+
+
+def _sphere(metric: Float[np.ndarray, "weights weights"]):
+    """B and c of w = B x with w metric w = x x / c^2: a sphere in x, and numbers of order one."""
+    back = np.linalg.inv(np.linalg.cholesky(metric)).T
+    size = float(np.abs(back).max())
+    return back / size, size
+
+
+def _least(allowed: Constraints, loss, begin, back) -> Float[np.ndarray, "weights"]:
+    """The allowed w = back x with the least loss(x), which comes with its gradient."""
+    most = np.vstack([allowed.most, np.eye(len(begin)), -np.eye(len(begin))]) @ back
+    at_most = np.concatenate([allowed.at_most, np.ones(len(begin)), np.zeros(len(begin))])
+    equal = allowed.equal @ back
     conditions = [{"type": "ineq", "fun": lambda x: at_most - most @ x, "jac": lambda x: -most}]
     if len(equal):
         conditions.append({"type": "eq", "fun": lambda x: equal @ x - allowed.equal_to, "jac": lambda x: equal})
-    found = minimize(
-        entropy if entropic else square,
-        np.linalg.solve(back, np.clip(weights, 0, 1)),
-        jac=True,
-        method="SLSQP",
-        constraints=conditions,
-        options={"ftol": 1e-14, "maxiter": 500},
-    ).x
+    first = np.linalg.solve(back, np.clip(begin, 0, 1))
+    options = {"ftol": 1e-14, "maxiter": 500}
+    found = minimize(loss, first, jac=True, method="SLSQP", constraints=conditions, options=options).x
     near = np.clip(back @ found, 0, 1)
     if not violation(allowed, near) < LOOSE:
-        raise ValueError(
-            f"no allowed composition was found next to {weights.round(4).tolist()}; simplify the conditions"
-        )
+        raise ValueError(f"no allowed composition was found next to {begin.round(4).tolist()}; simplify the conditions")
     return near
 
 

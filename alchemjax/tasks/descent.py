@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Float
 
-from alchemjax.tasks.constraints import LEAST, Constraints, along, nearest
+from alchemjax.tasks.constraints import LEAST, Constraints, along, nearest, nearest_by_entropy
 
 FIRST = 0.1  # largest change of a weight in the first step
 MEMORY = 5  # losses of which the largest must be undercut
@@ -84,9 +84,8 @@ def advance_by_line_search(
         return aimed
     slope = float(search.gradient @ search.direction)
     if known and loss <= max(search.losses) + DECREASE * search.part * slope:
-        moved, turned = search.trial - search.weights, gradient - search.gradient
-        if not entropic:
-            turned = turned - curvature @ moved  # the rest is not known
+        moved = search.trial - search.weights
+        turned = gradient - search.gradient - curvature @ moved  # the rest is not known
         log = lambda w: np.log(np.maximum(w, LEAST))
         long = moved @ (log(search.trial) - log(search.weights) if entropic else moved)
         curved, most = float(moved @ turned), LONGEST * search.step
@@ -108,7 +107,8 @@ def _aimed(search: Search, allowed: Constraints, tolerance: float, entropic: boo
     gradient = along(allowed, search.gradient)
     if entropic:
         pushed = np.clip(search.step * gradient, -50, 50)
-        aim = nearest(allowed, np.maximum(search.weights, LEAST) * np.exp(-pushed), entropic=True)
+        pushed = np.maximum(search.weights, LEAST) * np.exp(-pushed)
+        aim = nearest_by_entropy(allowed, pushed, search.step * search.curvature, search.weights)
     else:
         metric = np.eye(len(search.weights)) + search.step * search.curvature
         aim = nearest(allowed, search.weights - search.step * np.linalg.solve(metric, gradient), metric=metric)
