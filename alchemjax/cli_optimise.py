@@ -87,7 +87,7 @@ def optimise(
     optimiser: Annotated[
         Optimiser, Option(help="projected gradient, or mirror descent (exponentiated gradient), with a line search.")
     ] = Optimiser.projected,
-    evaluations: Annotated[int, Option(**WHOLE, help="Of every start, at most.")] = 60,
+    evaluations: Annotated[int, Option(**WHOLE, help="Of every start, at most; with more the search goes on.")] = 60,
     tolerance: Annotated[
         float, Option(**FLOAT, help="A search ends when no weight would change by this much in its next step.")
     ] = 1e-4,

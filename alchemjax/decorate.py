@@ -17,7 +17,7 @@ from alchemjax.tasks.equilibrium import Equilibrium
 from alchemjax.tasks.lattice import whole_counts
 from alchemjax.tasks.properties import PROPERTIES, Facts, properties_of
 from alchemjax.tasks.quasirandom import quasirandom_states
-from alchemjax.tasks.relax import check_limit, relax
+from alchemjax.tasks.relax import Relaxed, check_limit, relax
 
 SITES = 48, 108  # in a supercell
 METHODS = ("random", "sqs")
@@ -87,7 +87,8 @@ class Explicit(NamedTuple):
 
     names: tuple[str, ...]  # those of elastic constants are left out
     values: Float[np.ndarray, "supercells properties"]
-    weights: Float[np.ndarray, "supercells weights"]  # the composition of each
+    predicted: Float[np.ndarray, "properties"]  # of the alchemical crystal of their composition; NaN if unconverged
+    weights: Float[np.ndarray, "weights"]  # the composition of all of them, in whole atoms
     energy: Float[np.ndarray, "supercells"]  # per site [eV]
     sites: int  # of a supercell, empty ones included
     converged: Bool[np.ndarray, "supercells"]
@@ -104,43 +105,55 @@ def explicitly(
     number: int = 4,
     method: str = "random",
     seed: int = 0,
+    alpha=None,
+    fluctuations: str = "none",
+    supercell=None,
     on_supercell: Callable[[int, int], None] | None = None,
     **relaxation,
 ) -> Explicit:
-    """The same properties of explicit supercells of a composition, relaxed with the same potential.
+    """The same properties of explicit supercells of a composition, and what is predicted of their whole atoms.
 
-    `system` with the structure near which they relax; `relaxation`: options of `relax` for ordinary atoms.
+    `system` with the structure near which all relax; `relaxation`: options of `relax`, for all.
     """
     names = tuple(name for name in names if not PROPERTIES[name].elastic)
     drawn = decorate(system, weights, cells=cells, number=number, method=method, seed=seed)
+    whole = np.asarray(drawn[0].info["weights"])
+    mean = relax(potential, system, whole, alpha=alpha, fluctuations=fluctuations, supercell=supercell, **relaxation)
+    of = lambda state: np.array([float(value) for value in properties_of(facts, names, state).values()])
+    predicted = of(_per_cell(mean, whole, np.ones(3))) if mean.converged else np.full(len(names), np.nan)
     values, energies, converged = [], [], []
     shape = np.rint(np.linalg.norm(drawn[0].cell.array, axis=1) / np.linalg.norm(system.structure.cell, axis=1))
     for k, atoms in enumerate(drawn):
         relaxed = relax(potential, from_atoms(atoms), **relaxation)
-        per_cell = float(relaxed.output.energy) / shape.prod()
-        state = Equilibrium(
-            positions=relaxed.structure.positions,
-            cell=jnp.asarray(relaxed.structure.cell / shape[:, None]),
-            weights=jnp.asarray(atoms.info["weights"]),
-            energy=jnp.asarray(per_cell),
-            forces=relaxed.output.forces,
-            stress=relaxed.output.stress,
-            converged=relaxed.converged,
-            steps=relaxed.steps,
-            max_force=relaxed.max_force,
-            max_stress=relaxed.max_stress,
-            listed=True,
-        )
-        values.append([float(value) for value in properties_of(facts, names, state).values()])
-        energies.append(per_cell / len(system.structure.positions))
+        state = _per_cell(relaxed, whole, shape)
+        values.append(of(state))
+        energies.append(float(state.energy) / len(system.structure.positions))
         converged.append(relaxed.converged)
         if on_supercell is not None:
             on_supercell(k + 1, number)
     return Explicit(
         names=names,
         values=np.array(values).reshape(number, len(names)),
-        weights=np.array([atoms.info["weights"] for atoms in drawn]),
+        predicted=predicted,
+        weights=whole,
         energy=np.array(energies),
         sites=int(shape.prod()) * len(system.structure.positions),
         converged=np.array(converged),
+    )
+
+
+def _per_cell(relaxed: Relaxed, weights, shape: Float[np.ndarray, "3"]) -> Equilibrium:
+    """The state of a relaxed supercell, with cell and energy of one of its cells."""
+    return Equilibrium(
+        positions=relaxed.structure.positions,
+        cell=jnp.asarray(relaxed.structure.cell / shape[:, None]),
+        weights=jnp.asarray(weights),
+        energy=jnp.asarray(float(relaxed.output.energy) / shape.prod()),
+        forces=relaxed.output.forces,
+        stress=relaxed.output.stress,
+        converged=relaxed.converged,
+        steps=relaxed.steps,
+        max_force=relaxed.max_force,
+        max_stress=relaxed.max_stress,
+        listed=True,
     )

@@ -94,23 +94,44 @@ def test_explicit_supercells_are_relaxed_atoms_of_that_composition(run, made, po
     for k, atoms in enumerate(aj.decorate(system, number=2)):
         assert len(atoms) == explicit["sites"]
         share = atoms.symbols.count("Kr") / len(atoms)
-        assert share == pytest.approx(weights[1], abs=0.5 / len(atoms)) and share == explicit["weights"][k][1]
+        assert share == pytest.approx(weights[1], abs=0.5 / len(atoms)) and share == explicit["weights"][1]
         relaxed = aj.relax(potential, aj.from_atoms(atoms), cell="hydrostatic")
         cells = len(atoms) ** (1 / 3) / np.linalg.det(relaxed.structure.cell) ** (1 / 3)
         assert explicit["values"]["a"][k] == pytest.approx(2**0.5 / 2 * 4 ** (1 / 3) / cells, rel=1e-4)
         assert explicit["values"]["energy"][k] == pytest.approx(float(relaxed.output.energy) / len(atoms), abs=1e-5)
     assert explicit["mean"]["a"] == pytest.approx(np.mean(explicit["values"]["a"]))
+    alchemical = aj.relax(potential, system, explicit["weights"], cell="hydrostatic")
+    assert explicit["predicted"]["a"] == pytest.approx(np.linalg.norm(alchemical.structure.cell[0]), rel=1e-4)
+    assert explicit["predicted"]["energy"] == pytest.approx(float(alchemical.output.energy), abs=1e-5)
     assert "±" in done.stdout
 
 
 def test_what_is_finished_is_not_done_again_and_what_differs_is_refused(run, made):
     out, _, standard = made
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    contents = lambda: {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    before = contents()
     again = run(out, *standard, "--check", 2)
     assert again.exit_code == 0 and "nothing was done" in again.stdout
     other = run(out, *standard, "--check", 2, "--seed", 1)
     assert other.exit_code == 2 and "holds an optimisation of other input, options or versions" in other.stderr
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert contents() == before
+
+
+def test_more_evaluations_go_on_and_lost_files_are_made_again(run, made, monkeypatch):
+    out, _, standard = made
+    stored, store = [], optimise.store_batch
+    monkeypatch.setattr(optimise, "store_batch", lambda *given: (stored.append(given[1]), store(*given)))
+    place, standard = run.folder / "short", (*standard, "--check", 0)
+    few = run(place, *standard, "--evaluations", 2)
+    assert few.exit_code == 0 and stored == [0, 1]
+    assert "with more --evaluations the searches go on" in few.stderr
+    assert run(place, *standard).exit_code == 0 and stored[:3] == [0, 1, 2] and stored.count(0) == 1
+    assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
+    (place / "path.csv").unlink()
+    number = len(stored)
+    assert run(place, *standard).exit_code == 0 and len(stored) == number
+    assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
+    assert run(place, *standard, "--overwrite").exit_code == 0 and stored[number:] == stored[:number]
 
 
 def test_an_interrupted_search_goes_on(run, made, monkeypatch):
@@ -131,7 +152,6 @@ def test_an_interrupted_search_goes_on(run, made, monkeypatch):
     done = run(place, *standard, "--check", 0)
     assert done.exit_code == 0 and kept[:3] == [0, 1, 2]
     assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
-    assert not (place / ".batches").exists()
 
 
 def test_lattices_are_matched_after_relaxation_or_as_given(run, potential):
@@ -254,3 +274,14 @@ def test_a_pure_composition_is_explicitly_what_it_is_in_one_cell(potential):
     np.testing.assert_allclose(found.values[0, :3], expected, rtol=1e-4)
     assert found.values[0, 3] == pytest.approx(1.66053906660 * 83.798 / expected[2], rel=1e-4)
     assert found.values[0, 4] == pytest.approx(float(state.energy), abs=1e-6) and found.sites == 12
+
+
+def test_what_is_predicted_is_that_of_whole_atoms(potential):
+    system = aj.from_atoms(bulk("Ar", "fcc", 1.02 * A), mix={"Ar": ("Ar", "Kr")}, weights=[0.45, 0.55])
+    facts = facts_of(potential, system, ["a"])
+    found = explicitly(potential, system, None, facts, ["a"], number=1, cells=(2, 2, 2), cell=True)
+    whole, own = (
+        np.linalg.norm(aj.relax(potential, system, w, cell=True).structure.cell[0]) for w in ([0.5, 0.5], [0.45, 0.55])
+    )
+    np.testing.assert_allclose(found.weights, 0.5)
+    assert found.predicted[0] == pytest.approx(whole, rel=1e-5) and abs(whole - own) > 1e-3 * own

@@ -35,7 +35,7 @@ from alchemjax.commands.session import (
     read_system,
     warn,
 )
-from alchemjax.commands.store import Work, close, finished, opened, store_batch, stored_batches
+from alchemjax.commands.store import Work, finished, opened, store_batch, stored_batches
 from alchemjax.decorate import Explicit, explicitly
 from alchemjax.io import load, read, write_atomically
 from alchemjax.model.load import Potential
@@ -44,7 +44,7 @@ from alchemjax.system.structure import volume
 from alchemjax.system.system import UNBOUNDED, System, checked_weights
 from alchemjax.tasks.constraints import make_constraints
 from alchemjax.tasks.goals import Goal, parse_goals
-from alchemjax.tasks.optimise import Evaluation, Optimum, optimise
+from alchemjax.tasks.optimise import USED_UP, Evaluation, Optimum, optimise
 from alchemjax.tasks.properties import PROPERTIES, checked_names
 from alchemjax.tasks.quasirandom import can_search
 from alchemjax.tasks.relax import check_limit, relax
@@ -99,11 +99,13 @@ def run(arguments: dict) -> None:
     chosen = {name: options[name] for name in ("fluctuations", "supercell") if name in options}
     shown = with_fluctuations(potential, system, chosen.pop("fluctuations", "none"), **chosen)
     search = _fingerprint(potential, system, arguments, targets, options)
-    fingerprint = fingerprint_of([search, arguments["check"], arguments["sqs"]], ())
-    if finished(out, fingerprint, WORK) and not arguments["overwrite"]:
+    fingerprint = fingerprint_of([search, *(arguments[name] for name in ("evaluations", "check", "sqs"))], ())
+    done = finished(out, fingerprint, WORK) is not None
+    whole = all((out / name).exists() for name in FILES[: 2 + arguments["plot"]])
+    if done and whole and not arguments["overwrite"]:
         print(f"{out} holds this very optimisation, finished; nothing was done (--overwrite calculates it again)")
         return
-    with opened(out, search, WORK, overwrite=arguments["overwrite"]) as batches:
+    with opened(out, search, WORK, overwrite=arguments["overwrite"], anew=done and whole) as batches:
         found, seconds = _optimise(potential, system, targets, names, arguments, charges, options, batches)
         explicit = None
         if arguments["check"]:
@@ -112,7 +114,6 @@ def run(arguments: dict) -> None:
         report |= {"wall_time_s": round(seconds, 3), "matched": matched}
         report |= _report(shown, targets, names, found, explicit)
         _write(out, system, targets, names, found, report, plot=arguments["plot"])
-        close(batches)
     for sentence in report["warnings"]:
         warn(sentence)
     Console(highlight=False, markup=False).print(_summary(shown, targets, names, found, explicit))
@@ -178,7 +179,7 @@ def _lattice_of(potential: Potential, arguments: dict) -> dict[str, float]:
 def _fingerprint(potential: Potential, system: System, arguments: dict, targets, options: dict) -> str:
     settings = [alchemjax.__version__, jax.__version__, jax.default_backend(), jax.device_count()]
     settings += [potential.name, potential.sha256, potential.dtype, system.coupling, targets, plain(options)]
-    asked = ("condition", "charges", "starts", "optimiser", "evaluations", "tolerance", "seed", "alpha", "properties")
+    asked = ("condition", "charges", "starts", "optimiser", "tolerance", "seed", "alpha", "properties")
     settings += [np.__version__, scipy.__version__] + [arguments[name] for name in asked]
     settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
     return fingerprint_of(settings, (*system.structure, system.weights))
@@ -223,20 +224,20 @@ def _optimise(potential, system, targets, names, arguments: dict, charges, optio
 
 def _explicit(potential, system: System, found: Optimum, names, arguments: dict, options: dict) -> Explicit:
     """The same properties of explicit supercells."""
-    relaxation = {name: value for name, value in options.items() if name not in ("fluctuations", "supercell")}
     with _bar() as bar:
         task = bar.add_task("explicit supercells", total=arguments["check"])
         return explicitly(
             potential,
-            system._replace(structure=found.structure, coupling="independent"),
+            system._replace(structure=found.structure),
             found.weights,
             found.facts,
             names,
             number=arguments["check"],
             method="sqs" if arguments["sqs"] else "random",
             seed=arguments["seed"],
+            alpha=arguments["alpha"],
             on_supercell=lambda done, number: bar.update(task, completed=done),
-            **relaxation,
+            **options,
         )
 
 
@@ -253,7 +254,9 @@ def _report(system: System, targets, names, found: Optimum, explicit: Explicit |
     if found.reached is False:
         warnings.append(found.message)
     elif not found.converged:
-        warnings.append(f"the search has not converged: {found.message}; give more --evaluations")
+        warnings.append(f"the search has not converged: {found.message}")
+    if USED_UP in found.reasons:
+        warnings.append(f"{USED_UP}; with more --evaluations the searches go on from here")
     results = {
         "weights": weights,
         "values": found.values,
@@ -276,13 +279,18 @@ def _report(system: System, targets, names, found: Optimum, explicit: Explicit |
             "values": {name: column for name, column in zip(explicit.names, explicit.values.T, strict=True)},
             "mean": dict(zip(explicit.names, mean, strict=True)),
             "standard_error": dict(zip(explicit.names, error, strict=True)),
+            "predicted": dict(zip(explicit.names, explicit.predicted, strict=True)),
             "weights": explicit.weights,
             "converged": explicit.converged,
         }
         if not explicit.converged.all():
             warnings.append(f"{(~explicit.converged).sum()} of the explicit supercells did not relax")
-        if found.reached is not False:
-            warnings += _misses_explicitly(targets, explicit, mean_field=system.fluctuations is None)
+        if np.isnan(explicit.predicted).all():
+            warnings.append(
+                "the alchemical crystal of the supercells' composition did not relax; they are not compared"
+            )
+        elif found.reached is not False:
+            warnings += _misses_explicitly(targets, found, explicit, mean_field=system.fluctuations is None)
     units = {name: {"unit": PROPERTIES[name].unit, "meaning": PROPERTIES[name].meaning} for name in names}
     return {"warnings": warnings, "properties": units, "results": results, "path": _columns(system, names, found)}
 
@@ -294,20 +302,21 @@ def _mean(explicit: Explicit) -> tuple[np.ndarray, np.ndarray]:
     return values.mean(0), error
 
 
-def _misses_explicitly(targets, explicit: Explicit, *, mean_field: bool) -> list[str]:
-    """Targets that explicit supercells miss by more than the tolerance and twice the standard error."""
+def _misses_explicitly(targets, found: Optimum, explicit: Explicit, *, mean_field: bool) -> list[str]:
+    """Targets missed by more than the tolerance and twice the standard error, with the error of the prediction."""
     mean, error = _mean(explicit)
     sentences = []
     for goal in targets:
         if goal.sign != "=" or goal.name not in explicit.names:
             continue
         k, one = explicit.names.index(goal.name), PROPERTIES[goal.name]
-        miss = mean[k] - goal.value
+        wrong = mean[k] - explicit.predicted[k]
+        miss = found.values[goal.name] + wrong - goal.value
         if abs(miss) > one.tolerance + 2 * np.nan_to_num(error[k]):
             share = f" ({100 * miss / goal.value:+.2f} %)" if goal.value else ""
             sentences.append(
-                f"explicit supercells of {explicit.sites} sites have {goal.name} = {mean[k]:.5g} {one.unit}, "
-                f"{miss:+.2g} from the target{share}, at the composition in whole atoms"
+                f"explicit supercells of {explicit.sites} sites differ by {wrong:+.2g} {one.unit} in {goal.name} from "
+                f"what is predicted of their composition: at the optimum it is {miss:+.2g} from the target{share}"
                 + ("; --fluctuations site-exact aims at random alloys" if mean_field else "")
             )
     return sentences
@@ -347,7 +356,7 @@ def _write(out: Path, system: System, targets, names, found: Optimum, report: di
 
 def _summary(system: System, targets, names, found: Optimum, explicit: Explicit | None) -> Printed:
     table = Printed(title=f"optimum ({energy_kind(system)} energy)", show_edge=False)
-    for column in ("", "value", "target", *(["explicit supercells"] if explicit is not None else [])):
+    for column in ("", "value", "target", *(["in whole atoms", "explicit supercells"] if explicit is not None else [])):
         table.add_column(column, justify="left" if not column else "right")
     for name, weight in zip(weight_names(system.sites), found.weights, strict=True):
         table.add_row(name, f"{weight + 0.0:.5f}")
@@ -360,6 +369,7 @@ def _summary(system: System, targets, names, found: Optimum, explicit: Explicit 
         row = [f"{name} ({PROPERTIES[name].unit})", f"{found.values[name]:.6g}", wanted.get(name, "")]
         if explicit is not None and name in explicit.names:
             k = explicit.names.index(name)
+            row.append(f"{explicit.predicted[k]:.6g}")
             row.append(f"{mean[k]:.6g}" + (f" ± {error[k]:.1g}" if np.isfinite(error[k]) else ""))
         table.add_row(*row)
     return table

@@ -34,19 +34,18 @@ def finished(out: Path, fingerprint: str, work: Work) -> dict | None:
 
 
 @contextlib.contextmanager
-def opened(out: Path, fingerprint: str, work: Work, *, overwrite: bool) -> Iterator[Path]:
-    """The folder of this work's batches, ours alone while it is open. The last act is to remove it.
+def opened(out: Path, fingerprint: str, work: Work, *, overwrite: bool, anew: bool = False) -> Iterator[Path]:
+    """The folder of this work's batches, ours alone while it is open.
 
-    Batches of other work are discarded with `overwrite`. Errors: ValueError if the folder holds something else,
-    cannot be written, or is in use.
+    Batches of other work are discarded with `overwrite`, and those of this work with `anew`. Errors: ValueError if the
+    folder holds something else, cannot be written, or is in use.
     """
     batches = out / ".batches"
     ours = _fingerprint_of(batches) == fingerprint
     strangers = any(batches.glob("*.npz")) and not ours
     if strangers or (not ours and any((out / name).exists() for name in work.files)):
-        what = (
-            f"batches of an unfinished {work.noun}" if strangers else f"a{'n' * (work.noun[0] in 'aeiou')} {work.noun}"
-        )
+        done = f"a{'n' * (work.noun[0] in 'aeiou')} {work.noun}"
+        what = done if (out / work.last).exists() or not strangers else f"batches of an unfinished {work.noun}"
         if not overwrite:
             raise ValueError(
                 f"'{out}' holds {what} of other input, options or versions; use another folder, or --overwrite"
@@ -60,7 +59,7 @@ def opened(out: Path, fingerprint: str, work: Work, *, overwrite: bool) -> Itera
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"another {work.noun} is running in '{out}'; wait for it, or use another folder") from None
-        if not ours:
+        if not ours or anew:
             for batch in batches.glob("*.npz"):
                 batch.unlink()
             write_atomically(batches / "fingerprint", lambda path: path.write_text(fingerprint))

@@ -36,6 +36,7 @@ FINE = 0.1  # of the tolerance of a property: where a target is hit
 OPTIMISERS = ("projected", "mirror")
 PARAMETERS = ("softmax", "weights")
 HIT = "all targets are hit"
+USED_UP = "the evaluations are used up"
 
 
 class Evaluation(NamedTuple):
@@ -348,11 +349,11 @@ def _optimum(system: System, goals, facts: Facts, names, searches: list[Search],
             "no start has a relaxed state, so there is no gradient to follow; give other starts, a structure nearer to "
             "the relaxed one, or more max_steps"
         )
-    at, used = path[step], "the evaluations are used up"
+    at = path[step]
     values = dict(zip(names, at.values[lane].tolist(), strict=True))
     missed = misses(goals, values)
     reached = all(miss <= 1 for miss in missed) if any(goal.sign not in ("min", "max") for goal in goals) else None
-    ended = searches[lane].done or used
+    ended = searches[lane].done or USED_UP
     text = f"best of {len(losses)} starts, {len(path)} evaluations of each; {ended}"
     if reached is False:
         worst = goals[int(np.argmax(missed))]
@@ -370,7 +371,7 @@ def _optimum(system: System, goals, facts: Facts, names, searches: list[Search],
         energy=float(at.energy[lane]),
         ends=np.array([path[k].weights[lane] for lane, k in enumerate(steps)]),
         losses=losses,
-        reasons=tuple(search.done or used for search in searches),
+        reasons=tuple(search.done or USED_UP for search in searches),
         path=tuple(path),
         facts=facts,
     )
