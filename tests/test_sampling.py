@@ -1,6 +1,6 @@
 """Monte Carlo on a lattice: against sums over all arrangements and what is known of the Ising model."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import product
 
 import jax
@@ -160,6 +160,22 @@ def test_seeds_reproduce_and_differ():
     np.testing.assert_array_equal(one.energy, again.energy)
     assert (one.energy != other.energy).any(-1).all()
     assert (one.energy[:, 0] != one.energy[:, 1]).any()
+
+
+def test_sweeps_are_the_same_in_parts_and_end_where_they_are_told_to(monkeypatch):
+    run = partial(sample, random_model(), [300, 900], WEIGHTS, sweeps=64, equilibration=12, seeds=2)
+    calls, whole = [], run()
+    monkeypatch.setattr(sampling, "AT_ONCE", 5 * whole.states.size)  # of the 12 and the 8 of a block, 4 at once
+    parts = run(on_sweeps=lambda *done: calls.append(done))
+    assert calls == [(done, 76) for done in range(4, 77, 4)]
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    def stop(done, number):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(on_sweeps=stop)
 
 
 def test_new_numbers_of_one_shape_are_not_compiled_again():

@@ -59,8 +59,10 @@ def exactly(temperature, *, ordered: bool):
 def exact_chains(monkeypatch):
     """Chains of independent arrangements of one lattice, or of the other where the first does not wait any more."""
 
-    def sample(model, temperatures, *, weights=None, states=None, sweeps, seed, seeds, equilibration, exchange):
-        assert seeds == 1 and not exchange
+    def sample(model, temperatures, *, weights=None, states=None, sweeps, seed, on_sweeps=None, **options):
+        assert options["seeds"] == 1 and not options["exchange"]
+        if on_sweeps is not None:
+            on_sweeps(sweeps, sweeps)
         rng, energies = np.random.default_rng(seed), levels()[1]
         length = BLOCKS * -(-sweeps // BLOCKS)
         waits = lambda at: at < METASTABLE[1] if weights is None else at < METASTABLE[0]
@@ -83,8 +85,8 @@ def found_between(first, last, **options):
 
 def test_free_energies_cross_where_they_do_exactly(exact_chains):
     runs = []
-    found = found_between(245, 320, on_run=lambda *done: runs.append(done))
-    assert runs == [(number + 1, 8) for number in range(8)]
+    found = found_between(245, 320, on_sweeps=lambda *done: runs.append(done))
+    assert runs == [(2000 * number, 16000) for number in range(1, 9)]
     heats = np.linspace(268, 277, 10)
     both = [[exactly(at, ordered=ordered)[0] for at in heats] for ordered in (True, False)]
     crossing = np.interp(0, both[1] - np.array(both[0]), heats)

@@ -112,10 +112,10 @@ def run(arguments: dict) -> None:
     cell, places = completed_cell(structure), structure.positions[found.site]
     pairs = shells(cell, places, found.sublattice, box, FAR, pbc=structure.pbc)[:SHELLS]
     given = {"sweeps": arguments["sweeps"], "equilibration": arguments["sweeps"] // 4, "seeds": arguments["seeds"]}
-    on, bar = _bar("Monte Carlo")
+    on, bar = _bar("Monte Carlo sweeps")
     with bar:
         ordered, lowest = ground_state(model, found.weights, sweeps=arguments["sweeps"], seed=arguments["seed"])
-        given |= {"ordered": ordered, "seed": arguments["seed"], "on_run": on}
+        given |= {"ordered": ordered, "seed": arguments["seed"], "on_sweeps": on}
         transition = order_disorder(model, found.weights, temperatures, shells=pairs, **given)
     names = [group.name for group in system.sites.groups]
     columns = temperature_table(found, transition, pairs, names)

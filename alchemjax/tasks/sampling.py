@@ -5,6 +5,8 @@ not accumulate. Strain is drawn from its Gaussian before every sweep and held du
 strain of lowest energy. Exchange between temperatures: K. Hukushima, K. Nemoto, J. Phys. Soc. Jpn. 65, 1604 (1996).
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -33,6 +35,7 @@ from alchemjax.units import KELVIN
 
 WHOLE = 1e-6  # how exactly a number of atoms is whole
 BLOCKS = 8  # per chain, of averages: what error bars are made of
+AT_ONCE = 300_000  # moves of all chains in one call of compiled code, which nothing interrupts
 
 
 class Samples(NamedTuple):
@@ -151,9 +154,11 @@ def _measured(states, count: int, dtype):
 
 
 @partial(jax.jit, static_argnames=("move", "exchange", "equilibration", "length", "every"))
-def _run(tables, potential, member, moves, heats, states, keys, *, move, exchange, equilibration, length, every):
-    tables, cells = tables._replace(field=tables.field.at[..., 0].add(-potential)), states[0, 0, ..., 0].size
-    fields_of = jax.vmap(jax.vmap(partial(local_fields, tables)))
+def _run(
+    tables, potential, member, moves, heats, keys, carry, numbers, *, move, exchange, equilibration, length, every
+):
+    """Sweeps of these numbers; `carry`: states, their local fields, and sums of correlations in Fourier space."""
+    cells = carry[0][0, 0, ..., 0].size
     sweeps = jax.vmap(jax.vmap(partial(_sweep, move, tables, moves), (0, 0, 0, None)))
     kinds, dtype = tables.field.shape[1], tables.field.dtype
 
@@ -175,11 +180,14 @@ def _run(tables, potential, member, moves, heats, states, keys, *, move, exchang
         composition = jnp.einsum("mc,tsck->tsmk", member, counts) / cells
         return (states, fields, waves), (energy, work, composition, moved, exchanged)
 
+    return jax.lax.scan(step, carry, numbers)
+
+
+@jax.jit
+def _begin(tables, states):
+    """What the first of all sweeps starts from."""
     waves = jnp.zeros((BLOCKS, *states.shape[:2], *tables.pair.shape[:-1]), tables.kernel.dtype)
-    start = states, fields_of(states), waves
-    (states, _, waves), series = jax.lax.scan(step, start, jnp.arange(equilibration + BLOCKS * length))
-    correlations = jnp.fft.ifftn(waves, axes=(3, 4, 5)).real / (cells * -(-length // every))
-    return states, jnp.moveaxis(correlations, 0, 2), series
+    return states, jax.vmap(jax.vmap(partial(local_fields, tables)))(states), waves
 
 
 def sample(
@@ -196,13 +204,14 @@ def sample(
     seed: int = 0,
     exchange: bool = True,
     every: int = 5,
+    on_sweeps: Callable[[int, int], None] | None = None,
 ) -> Samples:
     """Chains at all temperatures [K] for a number of seeds, from `states` or from random arrangements with the weights.
 
     "canonical" swaps atoms within sublattices; "semi-grand" changes them one by one, at chemical potentials [eV] of the
     states, or of sites and states. A sweep is one move for every site that may move; `sweeps` is rounded up to whole
     blocks, and correlations are measured after one in `every`. Seeds are independent, and so are temperatures without
-    exchange.
+    exchange. `on_sweeps(done, number)` is called after every few sweeps.
 
     Errors: ValueError for arguments that do not fit the model.
     """
@@ -219,27 +228,39 @@ def sample(
         keys = jax.random.split(jax.random.key(seed), seeds + 1)
         begin = _starts(model, weights, states, move, keys[0], (len(heats), seeds))
         member = model.sublattice == np.unique(model.sublattice)[:, None]
-        out = _run(
-            make_tables(model),
-            *map(cast, (potential, member / member.sum(1, keepdims=True))),
+        tables, length, potential = make_tables(model), -(-int(sweeps) // BLOCKS), cast(potential)
+        tables = tables._replace(field=tables.field.at[..., 0].add(-potential))
+        fixed = (
+            tables,
+            potential,
+            cast(member / member.sum(1, keepdims=True)),
             _moves(model, move),
             cast(KELVIN * heats),
-            begin,
-            keys[1:],
-            move=move,
-            exchange=exchange,
-            equilibration=int(equilibration),
-            length=-(-int(sweeps) // BLOCKS),
-            every=int(every),
         )
-        final, correlations, series = jax.tree.map(np.asarray, out)
+        how = {"move": move, "exchange": exchange, "length": length, "every": int(every)}
+        carry, parts, total = _begin(tables, begin), [], int(equilibration) + BLOCKS * length
+        at_once = _divisor(math.gcd(int(equilibration), length), AT_ONCE // begin.size)
+        for start in range(0, total, at_once):
+            numbers = jnp.arange(start, start + at_once)
+            carry, series = _run(*fixed, keys[1:], carry, numbers, equilibration=int(equilibration), **how)
+            parts.append(jax.device_get(series))
+            if on_sweeps is not None:
+                on_sweeps(start + at_once, total)
+        final, _, waves = jax.device_get(carry)
+    series = (np.concatenate(column) for column in zip(*parts, strict=True))
     energy, work, composition, moved, exchanged = (a[equilibration:].astype(float) for a in series)
     cells = final[0, 0, ..., 0].size
+    correlations = np.moveaxis(np.fft.ifftn(waves, axes=(3, 4, 5)).real, 0, 2) / (cells * -(-length // every))
     per_cell = lambda a: float(model.energy) + np.moveaxis(a, 0, -1) / cells
     composition = np.moveaxis(composition, 0, 2)
     rates = moved.mean((0, 2)), np.nanmean(exchanged[:, :-1], axis=(0, 2)) if exchange else None
     energies = per_cell(energy + work), per_cell(energy)
     return Samples(heats, *energies, composition, correlations, final, model.sublattice, *rates)
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is at most so large, or 1."""
+    return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(most, 1))
 
 
 def anneal(

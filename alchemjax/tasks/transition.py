@@ -13,6 +13,7 @@ D. Frenkel, B. Smit, Understanding Molecular Simulation, 2nd ed. (2002), chapter
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import lgamma
 from typing import NamedTuple
 
@@ -82,13 +83,13 @@ def order_disorder(
     equilibration: int = 250,
     seeds: int = 4,
     seed: int = 0,
-    on_run: Callable[[int, int], None] | None = None,
+    on_sweeps: Callable[[int, int], None] | None = None,
 ) -> OrderDisorder:
     """Whether and where the lattice orders: canonical chains from random arrangements and from the ordered one.
 
     `temperatures` [K] should enclose the transition; more are added towards 0 and infinity. By default they are about
     the one at which short runs lose their order. `ordered` is by default the result of `ground_state`.
-    `on_run(done, number)` is called after every run of one seed.
+    `on_sweeps(done, number)` is called after every few sweeps of the runs, of which each seed has two.
 
     "first order": both branches live on beyond where their free energies are the same. "smooth": there is no clear
     hysteresis, because the transition is continuous or the box small; `temperature` is that of the largest heat
@@ -123,9 +124,8 @@ def order_disorder(
         own, start = starts[number // seeds]
         own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
         options = {"sweeps": sweeps, "equilibration": equilibration, "seeds": 1, "seed": own_seed}
-        runs.append(sample(model, own, exchange=False, **start, **options))
-        if on_run is not None:
-            on_run(number + 1, 2 * seeds)
+        tell = None if on_sweeps is None else partial(_tell, on_sweeps, number, 2 * seeds)
+        runs.append(sample(model, own, exchange=False, on_sweeps=tell, **start, **options))
     both = _joined(runs[:seeds]), _joined(runs[seeds:])
     found = [statistics(samples, shells) for samples in both]
     missed = max(0.0, least - min(float(samples.energy.min()) for samples in both))
@@ -157,6 +157,10 @@ def order_disorder(
     ends = KELVIN * given * gap, KELVIN * given * error
     numbers = float(temperature), float(spread), float(latent), bool(at_edge)
     return OrderDisorder(given, disordered, order, *ends, kind, *numbers, stable, equilibrium, missed)
+
+
+def _tell(on_sweeps, run: int, runs: int, done: int, number: int) -> None:
+    on_sweeps(run * number + done, runs * number)
 
 
 def _around_the_jump(model, weights, ordered, least: float, entropy: float, sweeps: int, seed: int):
