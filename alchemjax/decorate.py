@@ -105,7 +105,6 @@ def explicitly(
     number: int = 4,
     method: str = "random",
     seed: int = 0,
-    alpha=None,
     fluctuations: str = "none",
     supercell=None,
     on_supercell: Callable[[int, int], None] | None = None,
@@ -118,11 +117,12 @@ def explicitly(
     names = tuple(name for name in names if not PROPERTIES[name].elastic)
     drawn = decorate(system, weights, cells=cells, number=number, method=method, seed=seed)
     whole = np.asarray(drawn[0].info["weights"])
-    mean = relax(potential, system, whole, alpha=alpha, fluctuations=fluctuations, supercell=supercell, **relaxation)
+    mean = relax(potential, system, whole, fluctuations=fluctuations, supercell=supercell, **relaxation)
     of = lambda state: np.array([float(value) for value in properties_of(facts, names, state).values()])
     predicted = of(_per_cell(mean, whole, np.ones(3))) if mean.converged else np.full(len(names), np.nan)
     values, energies, converged = [], [], []
-    shape = np.rint(np.linalg.norm(drawn[0].cell.array, axis=1) / np.linalg.norm(system.structure.cell, axis=1))
+    lengths = np.linalg.norm(system.structure.cell, axis=1)
+    shape = np.rint(np.linalg.norm(drawn[0].cell.array, axis=1) / np.where(lengths > 0, lengths, np.inf)).clip(1)
     for k, atoms in enumerate(drawn):
         relaxed = relax(potential, from_atoms(atoms), **relaxation)
         state = _per_cell(relaxed, whole, shape)

@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from ase.geometry import minkowski_reduce
 from pair_potential import CUBE, A, lennard_jones, mixed_argon, wurtzite
@@ -38,6 +39,8 @@ from alchemjax.tasks.ordering import (
     short_range_order,
     spinodal,
 )
+from alchemjax.tasks.sampling import ground_state
+from alchemjax.tasks.validate import _ground_state as ground_state_for
 from alchemjax.tasks.validate import explicit_system, one_hot, validate
 from alchemjax.units import KELVIN
 
@@ -368,6 +371,24 @@ def test_one_cell_alone_has_no_displacements(potential, relaxed_argon):
     found = alloy(potential, relaxed_argon, supercell=[1, 1, 1], third_order=False)
     assert found.softest == np.inf
     assert (found.displacement == 0).all()
+    assert any("from its own images, nearer than the cutoff of 6 A" in sentence for sentence in doubts(found))
+
+
+def test_linear_molecules_keep_their_vibration(potential):
+    """A molecule turns about two axes only where its atoms are on one line."""
+    atoms = Atoms("Ar2", [[0, 0, 0], [1, 2, 3]])
+    atoms.set_distance(0, 1, 3.8)
+    system = aj.from_atoms(atoms, groups=[{"sites": [1], "species": ["Ar", "Kr"]}], weights=[0.5, 0.5])
+    system = system._replace(structure=aj.relax(potential, system, **TIGHT).structure)
+    found, energies = alloy(potential, system), []
+    for weights in ([1.0, 0.0], [0.0, 1.0]):
+        end = aj.relax(potential, system, weights, **TIGHT)
+        energies.append(float(end.output.energy))
+        distance = np.linalg.norm(np.subtract(*end.structure.positions))
+        places = system.structure.positions + found.displacement[0, int(weights[1])]
+        assert np.linalg.norm(np.subtract(*places)) == pytest.approx(distance, abs=0.01)
+    assert np.isfinite(found.softest)
+    assert random_energy(found) == pytest.approx(np.mean(energies), abs=1e-4)
 
 
 def test_nearest_images_are_found_in_skew_supercells(pairs_alone):
@@ -539,10 +560,30 @@ def test_validation_says_when_to_trust(potential, relaxed_argon, argon_alloy):
     assert np.abs(good.rigid - good.predicted_rigid).max() < 0.05 * np.ptp(good.rigid)
     assert np.abs(good.relaxed - good.predicted_relaxed).max() < 0.2 * (good.rigid - good.relaxed).max()
     assert "caution" not in good.message and "3 explicit arrangements" in good.message
+    lengths = np.cbrt(good.predicted_volume / good.volume) - 1
+    assert np.abs(lengths).max() < 2e-3 and np.ptp(good.volume) > 0 and "lattice constants are wrong by" in good.message
     strict = validate(
         potential, relaxed_argon, argon_alloy, shape=(3, 3, 2), random=1, ground_state=False, limit=1e-9, sqs=False
     )
     assert not strict.valid and "caution" in strict.message
+
+
+def test_ground_states_are_compared_in_boxes_of_their_own():
+    """Order of neighbours along all axes needs even numbers of cells, which the box of the others lacks."""
+    alloy = simple_cubic(0.02)
+    odd = lattice_model(alloy, (2, 2, 3))
+    states = ground_state_for(alloy, odd, None, 0)
+    assert states.shape == (2, 2, 2, 1)
+    energies = [
+        float(total_energy(lattice_model(alloy, one.shape[:3]), one)) / one.size
+        for one in (states, np.tile(states, (3, 3, 3, 1)))
+    ]
+    assert energies == pytest.approx([-3 * 0.02 / 4] * 2)
+    assert float(total_energy(odd, ground_state(odd, alloy.weights)[0])) / 12 > energies[0] + 0.003
+    layers = np.arange(6).reshape(6, 1, 1, 1) % 2 * np.ones((1, 6, 6, 1), int)
+    np.testing.assert_array_equal(ground_state_for(alloy, odd, layers, 0), [[[[0]]], [[[1]]]])
+    jumbled = np.random.default_rng(0).permutation(np.arange(512) % 2).reshape(8, 8, 8, 1)
+    assert ground_state_for(alloy, odd, jumbled, 0).shape == (2, 2, 2, 1)
 
 
 def test_box_of_explicit_arrangements_holds_the_composition(argon_alloy):

@@ -36,11 +36,11 @@ def test_a_sweep_that_was_stopped_continues_to_the_same_table(work, tmp_path, sl
     command, whole = slow_sweep
     stopped = in_shell(work, *command, "-o", tmp_path / "stopped", code=STOP.format(signal=signal))
     assert stopped.returncode == status
-    assert sorted(path.name for path in (tmp_path / "stopped" / ".batches").glob("*.npz")) == ["00000.npz"]
+    assert sorted(path.name for path in (tmp_path / "stopped" / ".sweep").glob("*.npz")) == ["00000.npz"]
     assert not (tmp_path / "stopped" / "sweep.csv").exists()
     if signal == "SIGINT":
         assert stopped.stderr == "alchemjax: interrupted; run the same command to continue\n"
-    before = (tmp_path / "stopped" / ".batches" / "00000.npz").stat().st_mtime_ns
+    before = (tmp_path / "stopped" / ".sweep" / "00000.npz").stat().st_mtime_ns
     code = f"""
 import os, alchemjax.commands.sweep as s
 read = s.stored_batches
@@ -56,7 +56,7 @@ main()
     assert in_shell(work, *command, "-o", tmp_path / "stopped", code=code).returncode == 0
     assert (tmp_path / "stopped" / "sweep.csv").read_bytes() == whole
     assert len(rows_of(tmp_path / "stopped")) == 5
-    assert not (tmp_path / "stopped" / ".batches").exists()
+    assert not (tmp_path / "stopped" / ".sweep").exists()
 
 
 def test_an_unfinished_sweep_is_not_mixed_with_another(sweeps, tmp_path, monkeypatch):
@@ -96,8 +96,8 @@ def test_a_finished_sweep_is_kept_repeated_or_replaced(sweeps, tmp_path):
 
 
 def test_two_sweeps_cannot_use_one_folder_at_a_time(sweeps, tmp_path):
-    (tmp_path / ".batches").mkdir()
-    with open(tmp_path / ".batches" / "lock", "w") as lock:
+    (tmp_path / ".sweep").mkdir()
+    with open(tmp_path / ".sweep" / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert "another sweep is running" in sweeps(tmp_path, "--points", 3, status=2).stderr
     sweeps(tmp_path, "--points", 3)

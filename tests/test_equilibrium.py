@@ -101,6 +101,20 @@ def test_slopes_by_composition_and_short_range_order_are_finite_differences(pote
     assert (np.abs(expected[:-1]).max(0) > 1e-4).all()
 
 
+@pytest.mark.parametrize(
+    "free",
+    [{"cell": True, "fixed_sites": [0, 2]}, {"cell": True, "positions": False}, {"cell": False, "positions": False}],
+)
+def test_slopes_backwards_are_those_forwards_where_sites_are_fixed(potential, argon, free):
+    """Forces on fixed sites are not zero, and those come backwards."""
+    of = lambda w: numbers(aj.relaxed(potential, argon, w, **free))
+    back, forwards = jax.jacrev(of)(WEIGHTS), jax.jacfwd(of)(WEIGHTS)
+    assert np.abs(aj.relaxed(potential, argon, **free).forces).max() > 1e-3
+    assert np.abs(forwards[-1]).max() > 1e-3
+    np.testing.assert_allclose(back, forwards, atol=1e-7)
+    np.testing.assert_allclose(back, slopes(of, WEIGHTS), atol=2e-5)
+
+
 def test_second_derivatives_are_finite_differences_of_first_ones(potential, argon):
     of = lambda w: jnp.linalg.det(aj.relaxed(potential, argon, w, cell=True).cell)
     weights, slope = jnp.asarray(WEIGHTS), jax.grad(of)

@@ -1,6 +1,6 @@
 """Monte Carlo on a lattice: against sums over all arrangements and what is known of the Ising model."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import product
 
 import jax
@@ -163,11 +163,14 @@ def test_seeds_reproduce_and_differ():
 
 
 def test_sweeps_are_the_same_in_parts_and_end_where_they_are_told_to(monkeypatch):
-    run = partial(sample, random_model(), [300, 900], WEIGHTS, sweeps=64, equilibration=12, seeds=2)
+    run = lambda equilibration=12, **options: sample(
+        random_model(), [300, 900], WEIGHTS, sweeps=64, equilibration=equilibration, seeds=2, **options
+    )
     calls, whole = [], run()
-    monkeypatch.setattr(sampling, "AT_ONCE", 5 * whole.states.size)  # of the 12 and the 8 of a block, 4 at once
+    monkeypatch.setattr(sampling, "AT_ONCE", 5 * whole.states.size)  # calls of 5 do not divide 76; 16 of 5 are made
     parts = run(on_sweeps=lambda *done: calls.append(done))
-    assert calls == [(done, 76) for done in range(4, 77, 4)]
+    assert calls == [(done, 80) for done in range(5, 81, 5)]
+    whole = run(equilibration=16)
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -33,7 +33,6 @@ from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.structure import completed_cell, volume
-from alchemjax.system.supercell import lattice_vectors
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.alloy import (
     Alloy,
@@ -90,13 +89,14 @@ def run(arguments: dict) -> None:
         system = system._replace(structure=found.structure)
     else:
         found, system = _hamiltonian(path, potential, system, arguments, supercell, fingerprint)
-    report = provenance(arguments["file"], arguments, potential, system) | {"sampling_fingerprint": sampling}
+    shown = system._replace(fluctuations=chosen.fluctuations)
+    report = provenance(arguments["file"], arguments, potential, shown) | {"sampling_fingerprint": sampling}
     report["results"] = _of_hamiltonian(found)
     strain = None
     if found.own_strain is not None:
         strain = strain_by_displacements(found)
         report["results"]["strain_by_displacements"] = strain
-    report["results"]["doubts"] = doubts(found) + _of_supercell(potential, chosen)
+    report["results"]["doubts"] = doubts(found)
     for sentence in report["results"]["doubts"]:
         warn(sentence)
     box = _default_box(found) if box is None else box
@@ -130,9 +130,8 @@ def run(arguments: dict) -> None:
     if arguments["validate"]:
         on, bar = _bar("explicit arrangements")
         with bar:
-            explicit = validate(
-                potential, system, found, random=arguments["validate"], seed=arguments["seed"], on_arrangement=on
-            )
+            given = {"random": arguments["validate"], "ordered": ordered, "seed": arguments["seed"]}
+            explicit = validate(potential, system, found, on_arrangement=on, **given)
         report["results"]["validation"] = explicit._asdict()
     report["table"] = columns
     texts = {
@@ -239,19 +238,6 @@ def _warn_of_force(left: float | None) -> None:
     """Say what a relaxation that did not converge has left [eV/A]."""
     if left is not None:
         warn(f"the random alloy did not relax ({left:.2g} eV/A are left); look at its structure")
-
-
-def _of_supercell(potential: Potential, system: System) -> list[str]:
-    """What to say of a supercell in which sites see their own images."""
-    cell = system.fluctuations.supercell.matrix @ completed_cell(system.structure)  # pyright: ignore
-    near = lattice_vectors(cell, system.structure.pbc, potential.cutoff)
-    if not len(near):
-        return []
-    return [
-        f"in the supercell of the derivatives a site is {np.linalg.norm(near @ cell, axis=1).min():.3g} A from its own "
-        f"images, nearer than the cutoff of {potential.cutoff:g} A: interactions of neighbours, and waves, are mixed "
-        "up; give a larger --supercell"
-    ]
 
 
 def _shown(found: Alloy, fractions) -> str:

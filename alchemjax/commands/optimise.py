@@ -35,13 +35,13 @@ from alchemjax.commands.session import (
     read_system,
     warn,
 )
-from alchemjax.commands.store import Work, finished, opened, store_batch, stored_batches
+from alchemjax.commands.store import Work, complete, finished, opened, store_batch, stored_batches
 from alchemjax.decorate import Explicit, explicitly
 from alchemjax.io import load, read, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import weight_names
 from alchemjax.system.structure import volume
-from alchemjax.system.system import UNBOUNDED, System, checked_weights
+from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.constraints import make_constraints
 from alchemjax.tasks.goals import Goal, parse_goals
 from alchemjax.tasks.optimise import USED_UP, Evaluation, Optimum, optimise
@@ -105,15 +105,19 @@ def run(arguments: dict) -> None:
     if done and whole and not arguments["overwrite"]:
         print(f"{out} holds this very optimisation, finished; nothing was done (--overwrite calculates it again)")
         return
-    with opened(out, search, WORK, overwrite=arguments["overwrite"], anew=done and whole) as batches:
+    with opened(out, search, WORK, overwrite=arguments["overwrite"] or done, anew=done and whole) as batches:
         found, seconds = _optimise(potential, system, targets, names, arguments, charges, options, batches)
-        explicit = None
+        explicit, why_not = None, []
         if arguments["check"]:
-            explicit = _explicit(potential, system, found, names, arguments, options)
+            try:
+                explicit = _explicit(potential, system, found, names, arguments, options)
+            except ValueError as error:  # what was found is kept
+                why_not = [f"there are no explicit supercells: {error}"]
         report = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, shown)
         report |= {"wall_time_s": round(seconds, 3), "matched": matched}
-        report |= _report(shown, targets, names, found, explicit)
+        report |= _report(shown, targets, names, found, explicit, why_not)
         _write(out, system, targets, names, found, report, plot=arguments["plot"])
+        complete(batches)
     for sentence in report["warnings"]:
         warn(sentence)
     Console(highlight=False, markup=False).print(_summary(shown, targets, names, found, explicit))
@@ -156,8 +160,10 @@ def _check_supercells(system: System, arguments: dict) -> None:
         raise ValueError("--sqs has no effect without --check; give the number of supercells, or leave it out")
     if arguments["sqs"] and not can_search(system.structure):
         raise ValueError("--sqs needs sqsgenerator (pip install sqsgenerator) and three periodic directions")
-    if arguments["check"] and system.coupling == UNBOUNDED:
-        raise ValueError("weights of the coupling 'published' are no occupancies; leave out --check, or the coupling")
+    if arguments["check"] and system.coupling != "independent":
+        raise ValueError(
+            f"explicit supercells are not those of the coupling '{system.coupling}'; leave out --check, or it"
+        )
 
 
 def _lattice_of(potential: Potential, arguments: dict) -> dict[str, float]:
@@ -235,7 +241,6 @@ def _explicit(potential, system: System, found: Optimum, names, arguments: dict,
             number=arguments["check"],
             method="sqs" if arguments["sqs"] else "random",
             seed=arguments["seed"],
-            alpha=arguments["alpha"],
             on_supercell=lambda done, number: bar.update(task, completed=done),
             **options,
         )
@@ -248,14 +253,16 @@ def _bar() -> Progress:
 # --- what is written --------------------------------------------------------------------------------------------------
 
 
-def _report(system: System, targets, names, found: Optimum, explicit: Explicit | None) -> dict:
+def _report(system: System, targets, names, found: Optimum, explicit: Explicit | None, warnings: list[str]) -> dict:
     weights = dict(zip(weight_names(system.sites), found.weights.tolist(), strict=True))
-    warnings = []
     if found.reached is False:
         warnings.append(found.message)
     elif not found.converged:
         warnings.append(f"the search has not converged: {found.message}")
-    if USED_UP in found.reasons:
+    failed = [why for why in found.reasons if "has no" in why or "have no" in why]
+    if failed:
+        warnings.append(f"{len(failed)} of {len(found.reasons)} searches failed: {'; '.join(sorted(set(failed)))}")
+    if USED_UP in found.reasons and not (found.reached and found.converged):
         warnings.append(f"{USED_UP}; with more --evaluations the searches go on from here")
     results = {
         "weights": weights,

@@ -37,10 +37,10 @@ def finished(out: Path, fingerprint: str, work: Work) -> dict | None:
 def opened(out: Path, fingerprint: str, work: Work, *, overwrite: bool, anew: bool = False) -> Iterator[Path]:
     """The folder of this work's batches, ours alone while it is open.
 
-    Batches of other work are discarded with `overwrite`, and those of this work with `anew`. Errors: ValueError if the
-    folder holds something else, cannot be written, or is in use.
+    Batches of other work are discarded with `overwrite`, and those of this work with `anew`, unless that was
+    interrupted. Errors: ValueError if the folder holds something else, cannot be written, or is in use.
     """
-    batches = out / ".batches"
+    batches = out / f".{work.noun}"
     ours = _fingerprint_of(batches) == fingerprint
     strangers = any(batches.glob("*.npz")) and not ours
     if strangers or (not ours and any((out / name).exists() for name in work.files)):
@@ -59,9 +59,11 @@ def opened(out: Path, fingerprint: str, work: Work, *, overwrite: bool, anew: bo
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"another {work.noun} is running in '{out}'; wait for it, or use another folder") from None
-        if not ours or anew:
+        again = batches / "anew"  # while results of before are still there
+        if not ours or (anew and not again.exists()):
             for batch in batches.glob("*.npz"):
                 batch.unlink()
+            again.touch()
             write_atomically(batches / "fingerprint", lambda path: path.write_text(fingerprint))
         try:
             yield batches
@@ -99,6 +101,11 @@ def stored_batches(batches: Path, kind: type) -> tuple[list, float]:
         tables.append(table)
         seconds += took
     return tables, seconds
+
+
+def complete(batches: Path) -> None:
+    """The results of these batches are written."""
+    (batches / "anew").unlink(missing_ok=True)
 
 
 def close(batches: Path) -> None:

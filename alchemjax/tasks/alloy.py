@@ -26,7 +26,7 @@ from alchemjax.calculate import check_kind, with_fluctuations
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.structure import Structure, completed_cell, wrapped
-from alchemjax.system.supercell import Supercell
+from alchemjax.system.supercell import Supercell, lattice_vectors
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.hessian import (
     STRAINS,
@@ -49,6 +49,7 @@ LARGE_STRAIN = 0.003
 DOUBTFUL = 0.005  # eV per site
 SOFT = 1e-4  # of the largest curvature: less is zero, but for round-off
 FLAT = 1e-6  # eV/A^2
+STRAIGHT = 1e-3  # A, from an axis
 
 
 class Alloy(NamedTuple):
@@ -73,9 +74,8 @@ class Alloy(NamedTuple):
     stiffness: Float[np.ndarray, "6 6"] | None  # second derivative by engineering strains [eV per cell]
     softest: float | None  # smallest eigenvalue of Huu but for translations [eV/A^2]
     largest_force: float  # of the random alloy on its sites, taken for zero [eV/A]
-    residual: Float[np.ndarray, "6"] | None = (
-        None  # dE/dstrain of the random alloy on its sites, taken for 0 [eV per cell]
-    )
+    residual: Float[np.ndarray, "6"] | None = None  # dE/dstrain of the random alloy, taken for 0 [eV per cell]
+    cutoff: float | None = None  # of the potential [A]
 
 
 def alloy(
@@ -130,6 +130,7 @@ def alloy(
         *parts,
         largest_force=largest_force,
         residual=residual,
+        cutoff=potential.cutoff,
     )
 
 
@@ -147,6 +148,15 @@ def doubts(alloy: Alloy) -> list[str]:
             found.append(
                 f"the cell of the random alloy would strain by {100 * strain:.2g} per cent more, which is taken for "
                 'nothing; relax it first with cell=True and fluctuations="site-exact"'
+            )
+    if alloy.cutoff is not None:
+        cell = alloy.supercell.matrix @ completed_cell(alloy.structure)
+        near = lattice_vectors(cell, alloy.structure.pbc, alloy.cutoff)
+        if len(near):
+            found.append(
+                f"in the supercell of the derivatives a site is {np.linalg.norm(near @ cell, axis=1).min():.3g} A from "
+                f"its own images, nearer than the cutoff of {alloy.cutoff:g} A: interactions of neighbours, and waves, "
+                "are mixed up; give a larger supercell"
             )
     error = float((alloy.weights * (alloy.field - alloy.second_order)).sum()) / sites
     if abs(error) > DOUBTFUL:
@@ -261,7 +271,9 @@ def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
     evaluate = evaluator(potential, crystal)
     weights = np.concatenate([mean[None], mean * variants.kept + variants.change])
     nowhere = jax.tree.map(lambda a: np.zeros((len(weights), *a.shape)), along(crystal))
-    (at_mean, *varied), gradient, _ = evaluate(gradient_along, (weights, nowhere))
+    energies, gradient, _ = evaluate(gradient_along, (weights, nowhere))
+    at_mean = energies[0].sum()
+    gained = (energies[1:] - energies[0]).sum(1)  # in float64, site by site
     own = gradient.weights[0, : (crystal.site < len(variants.first)).sum()]
     field, residual = np.zeros(states.weights.shape), gradient.strain[0] / crystal.cells
     slopes = gradient.positions.reshape(len(weights), crystal.cells, -1, 3).sum(1)  # of all sites of one kind
@@ -270,7 +282,7 @@ def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
         columns = [states.species.index(name) for name in group.species]
         columns += [-1] if states.species[-1] == VACANCY else []
         here = variants.site == variants.first[site]
-        field[m, columns] = (np.array(varied)[here] - at_mean)[: len(columns)]
+        field[m, columns] = gained[here][: len(columns)]
         strain = (gradient.strain[1:][here] - gradient.strain[0])[: len(columns)]
         residual += np.tensordot(states.weights[m, columns], strain, 1)
         slope += np.tensordot(states.weights[m, columns], (slopes[1:][here] - slopes[0])[: len(columns)], 1)
@@ -294,7 +306,7 @@ def _relaxation(crystal: Crystal, states: States, hessian: Hessian):
     stiffness = everywhere(hessian.positions_positions.transpose(0, 2, 1, 3), crystal)
     stiffness = np.moveaxis(stiffness, 2, 1).reshape(3 * supersites, -1)
     strained = np.tile(hessian.positions_strain, (crystal.cells, 1, 1)).reshape(3 * supersites, -1)
-    rotations = {0: 3, 1: 1}.get(int(crystal.system.structure.pbc.sum()), 0)  # of a molecule, of a chain
+    rotations = _rotations(crystal.system.structure)
     softest, inverse = _inverse((stiffness + stiffness.T) / 2, supersites, rotations)
     moved = -force.reshape(-1, 3 * supersites) @ inverse
     other = np.moveaxis(everywhere(np.moveaxis(force, 2, 1), crystal), 1, 2)
@@ -313,6 +325,16 @@ def _relaxation(crystal: Crystal, states: States, hessian: Hessian):
         )
     following = -(inverse @ strained).reshape(supersites, 3, 6)
     return (pair, moved.reshape(force.shape), coupling, elastic, softest), following
+
+
+def _rotations(structure: Structure) -> int:
+    """How many rotations cost no energy: those of a molecule, of which a linear one has two, or of a chain."""
+    if structure.pbc.sum() > 1:
+        return 0
+    axes = structure.cell[structure.pbc] if structure.pbc.any() else np.eye(3)
+    moved = np.cross(axes[:, None], structure.positions - structure.positions.mean(0)).reshape(len(axes), -1)
+    sizes = np.linalg.svd(moved, compute_uv=False)
+    return int((sizes > STRAIGHT * len(structure.positions) ** 0.5 * np.linalg.norm(axes, axis=1).max()).sum())
 
 
 def _inverse(stiffness, supersites: int, rotations: int):

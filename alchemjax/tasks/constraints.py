@@ -223,8 +223,8 @@ def _least(allowed: Constraints, loss, begin, back) -> Float[np.ndarray, "weight
         conditions.append({"type": "eq", "fun": lambda x: equal @ x - allowed.equal_to, "jac": lambda x: equal})
     first = np.linalg.solve(back, np.clip(begin, 0, 1))
     options = {"ftol": 1e-14, "maxiter": 500}
-    found = minimize(loss, first, jac=True, method="SLSQP", constraints=conditions, options=options).x
-    near = np.clip(back @ found, 0, 1)
+    found = minimize(loss, first, jac=True, method="SLSQP", constraints=conditions, options=options)
+    near = np.clip(back @ found.x, 0, 1)
     if not violation(allowed, near) < LOOSE:
         raise ValueError(f"no allowed composition was found next to {begin.round(4).tolist()}; simplify the conditions")
     return near

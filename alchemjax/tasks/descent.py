@@ -23,6 +23,8 @@ MEMORY = 5  # losses of which the largest must be undercut
 DECREASE = 1e-4  # of what the slope promises
 SHORTER = 0.1, 0.5  # bounds of a shorter step, of the one before
 LONGEST = 1e12  # of a step, in units of the first
+STEEPEST = 50.0  # exponent that a step of mirror descent may have
+STIFFEST = 1e8  # ratio of what is known of the curvature to that of the metric in which steps are measured
 CONVERGED, NOTHING_BETTER = "the composition has converged", "no composition next to it is better"
 STILL = 3  # steps of an optimiser that move nothing, until it has converged
 
@@ -66,10 +68,11 @@ def advance_by_line_search(
     if search.done:
         return search
     gradient = np.asarray(gradient, np.float64)
+    lacks = "derivative" if known else "relaxed state"
     known = known and bool(np.isfinite(loss)) and bool(np.isfinite(gradient).all())
     if search.direction is None or search.gradient is None:
         if not known:
-            return search._replace(done="the first composition has no relaxed state")
+            return search._replace(done=f"the first composition has no {lacks}")
         steep = float(np.abs(along(allowed, gradient)).max())
         if not steep > 1e-12 * float(np.abs(gradient).max()):
             return search._replace(
@@ -96,7 +99,7 @@ def advance_by_line_search(
     best = -slope * search.part / (2 * rise) if rise > 0 else SHORTER[0]  # minimum of the parabola through both
     part = search.part * float(np.clip(best, *SHORTER))
     if part * np.abs(search.direction).max() < tolerance / 10:
-        why = NOTHING_BETTER if known else "compositions next to it have no relaxed state"
+        why = NOTHING_BETTER if known else f"compositions next to it have no {lacks}"
         return search._replace(done=why)
     return search._replace(part=part, trial=search.weights + part * search.direction)
 
@@ -105,13 +108,14 @@ def _aimed(search: Search, allowed: Constraints, tolerance: float, entropic: boo
     """With a direction to go, or done where there is none."""
     assert search.gradient is not None and search.curvature is not None
     gradient = along(allowed, search.gradient)
+    step = min(search.step, STIFFEST / max(float(np.linalg.norm(search.curvature, 2)), 1 / LONGEST))
     if entropic:
-        pushed = np.clip(search.step * gradient, -50, 50)
-        pushed = np.maximum(search.weights, LEAST) * np.exp(-pushed)
-        aim = nearest_by_entropy(allowed, pushed, search.step * search.curvature, search.weights)
+        step = min(step, STEEPEST / max(float(np.abs(gradient).max()), 1 / LONGEST))
+        pushed = np.maximum(search.weights, LEAST) * np.exp(-step * gradient)
+        aim = nearest_by_entropy(allowed, pushed, step * search.curvature, search.weights)
     else:
-        metric = np.eye(len(search.weights)) + search.step * search.curvature
-        aim = nearest(allowed, search.weights - search.step * np.linalg.solve(metric, gradient), metric=metric)
+        metric = np.eye(len(search.weights)) + step * search.curvature
+        aim = nearest(allowed, search.weights - step * np.linalg.solve(metric, gradient), metric=metric)
     direction = aim - search.weights
     if np.abs(direction).max() < tolerance:
         return search._replace(direction=direction, done=CONVERGED)
@@ -134,7 +138,7 @@ def advance_by_optimiser(
     if search.done:
         return search
     if not (known and np.isfinite(loss) and np.isfinite(gradient).all()):
-        return search._replace(done="a composition on its way has no relaxed state")
+        return search._replace(done=f"a composition on its way has no {'derivative' if known else 'relaxed state'}")
     to, back = softmax(sizes, search.trial) if sizes is not None else ((lambda w: w), (lambda w: w))
     parameters, slope = jnp.asarray(to(search.trial)), jnp.asarray(gradient, float)
     if sizes is not None:

@@ -294,13 +294,14 @@ def _left(problem: Problem, y: Variables, slope: Variables):
 
 
 def _solution(kind: Kind, problem: Problem, at: Variables, along: Callable, right: Variables) -> Variables:
-    """x with along(x) = right, both without what moves all sites alike; NaN where there is none."""
+    """x with along(x) = right, both without fixed sites and what moves all alike; NaN where there is none."""
     tolerance = SOLVED[str(right.strain.dtype)]
     modes = _zero_modes(kind.pbc, problem, at.reference)
 
     def without(y: Variables) -> Variables:
-        own = jnp.einsum("msx,sx->m", modes, y.reference)
-        return y._replace(reference=y.reference - jnp.einsum("m,msx->sx", own, modes))
+        free = y.reference * problem.freedom.free  # backwards there are forces on fixed sites
+        own = jnp.einsum("msx,sx->m", modes, free)
+        return y._replace(reference=free - jnp.einsum("m,msx->sx", own, modes))
 
     right = without(right)
     goal = tolerance * _norm(right)

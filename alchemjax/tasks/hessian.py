@@ -115,7 +115,7 @@ def _compiled(node_energies, config, kind: Callable):
 class Along(NamedTuple):
     """At a point, and along a direction from there."""
 
-    energy: Float[Array, ""]  # eV
+    energies: Float[Array, "supersites"]  # of all sites [eV]
     gradient: Gradient
     row: Gradient  # of the Hessian: the derivative of the gradient along the direction
 
@@ -124,8 +124,8 @@ def gradient_along(of, point: Gradient, given: tuple[Array, Gradient]) -> Along:
     """With other weights."""
     weights, direction = given
     both = jax.value_and_grad(of, (0, 1, 2), has_aux=True)
-    ((energy, _), gradient), (_, row) = jax.jvp(both, (weights, *point[1:]), tuple(direction))
-    return Along(energy, Gradient(*gradient), Gradient(*row))
+    ((_, energies), gradient), (_, row) = jax.jvp(both, (weights, *point[1:]), tuple(direction))
+    return Along(energies, Gradient(*gradient), Gradient(*row))
 
 
 def row_along(of, point: Gradient, directions: tuple[Gradient, Gradient]) -> Gradient:

@@ -80,7 +80,8 @@ def optimise(
     system: System,
     target,
     *,
-    starts=4,
+    start=None,
+    starts: int | None = None,
     conditions: Iterable[str] = (),
     charges: Mapping[str, float] | None = None,
     optimiser: str | optax.GradientTransformation = "projected",
@@ -109,8 +110,9 @@ def optimise(
     `target`: {"a": 5.45, "bulk_modulus": ">=150", "energy": "min"} of the names and units of `PROPERTIES`, whose loss
     is half the sum of squared misses in units of their tolerances; or a function of an `Equilibrium` (with `elastic`
     of an `Elasticity`) to a number that JAX differentiates. `properties`: names of what else is to be recorded.
-    `starts`: compositions, or how many: the system's own and random allowed ones; all are relaxed side by side, in one
-    program. `conditions` and `charges`: see `make_constraints`; every group keeps its sum.
+    `start`: the composition of the first search, or a list of those of the first ones; by default the system's own.
+    `starts`: number of searches, the others from random allowed compositions; 4, or as many as `start` has. All are
+    relaxed side by side, in one program. `conditions` and `charges`: see `make_constraints`; every group keeps its sum.
     `optimiser`: "projected" or "mirror" with a line search, or an optimiser of optax, which moves logits
     (`parameters="softmax"`) or "weights". A search ends when its next step would change no weight by `tolerance`, when
     all targets are hit, or after `evaluations`. The other options are those of `relax`.
@@ -138,7 +140,7 @@ def optimise(
         raise ValueError("a mixing energy needs full sites, but a condition names vacancies; leave one of both out")
     if allowed.emptied and not isinstance(optimiser, str) and parameters == "softmax":
         raise ValueError("logits keep the sums of groups, but a condition names vacancies; use parameters='weights'")
-    begun = _starts(system, allowed, own, starts, seed)
+    begun = _starts(system, allowed, own if start is None else start, starts, seed)
     advance = _advance(system, allowed, tolerance, optimiser, parameters)
     free = {"positions": positions, "cell": cell, "fixed_sites": fixed_sites, "fixed_axes": fixed_axes}
     symmetric = keeps_symmetry(cell, fixed_sites, fixed_axes) and not elastic
@@ -160,7 +162,7 @@ def _searched(evaluate, advance, goals, names, begun, evaluations: int, recorded
     while len(path) < evaluations and not all(search.done for search in searches):
         if len(path) < len(recorded):
             found = recorded[len(path)]
-            if not np.allclose(found.weights, [search.trial for search in searches], atol=1e-9):
+            if not np.allclose(found.weights, [search.trial for search in searches], rtol=0, atol=1e-9):
                 raise ValueError("the recorded evaluations are those of another search; start anew")
         else:
             found = evaluate(np.array([search.trial for search in searches]), path[-1] if path else None)
@@ -175,15 +177,19 @@ def _searched(evaluate, advance, goals, names, begun, evaluations: int, recorded
     return searches, path
 
 
-def _starts(system: System, allowed: Constraints, own, starts: Any, seed: int) -> Float[np.ndarray, "starts weights"]:
-    if isinstance(starts, int | np.integer) and not isinstance(starts, bool):
-        check_limit("batch", starts, f"starts = {starts}")
-        others = random_weights(allowed, int(starts) - 1, np.random.default_rng(seed))
-        return np.array([nearest(allowed, own), *others])
-    given = np.array([checked_weights(system, one) for one in list(starts)])
-    if not len(given):
-        raise ValueError("no starts were given; give compositions, or how many")
-    return np.array([nearest(allowed, one) for one in given])
+def _starts(
+    system: System, allowed: Constraints, start: Any, starts: int | None, seed: int
+) -> Float[np.ndarray, "starts weights"]:
+    if not len(start):
+        raise ValueError("start holds no composition; leave it out, or give one")
+    one = isinstance(start, Mapping) or all(np.ndim(part) == 0 for part in start)
+    given = [checked_weights(system, weights) for weights in ([start] if one else start)]
+    number = (4 if one else len(given)) if starts is None else starts
+    check_limit("batch", number, f"starts = {number!r}")
+    if number < len(given):
+        raise ValueError(f"starts = {number}, but start has {len(given)} compositions; leave starts out")
+    others = random_weights(allowed, int(number) - len(given), np.random.default_rng(seed))
+    return np.array([*(nearest(allowed, weights) for weights in given), *others])
 
 
 def _advance(system: System, allowed: Constraints, tolerance: float, optimiser, parameters: str) -> Callable:
@@ -354,18 +360,20 @@ def _optimum(system: System, goals, facts: Facts, names, searches: list[Search],
     missed = misses(goals, values)
     reached = all(miss <= 1 for miss in missed) if any(goal.sign not in ("min", "max") for goal in goals) else None
     ended = searches[lane].done or USED_UP
+    at_end = ended in (CONVERGED, HIT, NOTHING_BETTER)
     text = f"best of {len(losses)} starts, {len(path)} evaluations of each; {ended}"
     if reached is False:
         worst = goals[int(np.argmax(missed))]
         aim = f"{worst.name} {worst.sign} {worst.value:g} {PROPERTIES[worst.name].unit}"
-        how = "the closest is" if len(goals) == 1 else "with the other targets it is"
+        ways = ["the closest is", "with the other targets it is"] if at_end else ["it came to"] * 2
+        how = ways[len(goals) > 1]
         text = f"{aim} is not reached, {how} {values[worst.name]:.6g} ({text})"
     return Optimum(
         weights=at.weights[lane],
         values=values,
         loss=float(at.loss[lane]),
         reached=reached,
-        converged=searches[lane].done in (CONVERGED, HIT, NOTHING_BETTER),
+        converged=at_end,
         message=text,
         structure=system.structure._replace(positions=at.positions[lane], cell=at.cell[lane]),
         energy=float(at.energy[lane]),

@@ -28,7 +28,8 @@ class Facts(NamedTuple):
     mass: Float[Array | np.ndarray, ""]  # of ordinary atoms
     sites: Float[Array | np.ndarray, ""]  # their number
     means: tuple = ()  # of weights to amounts, as `corner_fractions` takes them
-    ends: Float[Array | np.ndarray, "corners"] | None = None  # energies of the end members [eV]
+    ends: Float[Array | np.ndarray, "corners"] | None = None  # enthalpies of the end members [eV]
+    pressure: Float[Array | np.ndarray, ""] | float = 0.0  # eV/A^3
 
 
 class Property(NamedTuple):
@@ -67,7 +68,8 @@ def _energy(facts: Facts, state, elastic):
 
 
 def _mixing_energy(facts: Facts, state, elastic):
-    return (state.energy - corner_fractions(facts.means, state.weights) @ facts.ends) / facts.sites
+    enthalpy = state.energy + facts.pressure * _volume(facts, state, elastic)
+    return (enthalpy - corner_fractions(facts.means, state.weights) @ facts.ends) / facts.sites
 
 
 def _pressure(facts, state, elastic):
@@ -96,7 +98,11 @@ PROPERTIES: dict[str, Property] = {
     "density": Property(_density, "g/cm^3", 1e-3, "mass by volume"),
     "energy": Property(_energy, "eV", 1e-3, "energy per site", needs_cell=False),
     "mixing_energy": Property(
-        _mixing_energy, "eV", 1e-3, "energy per site minus that of the end members, weighted", needs_cell=False
+        _mixing_energy,
+        "eV",
+        1e-3,
+        "energy per site (under a pressure: enthalpy) minus that of the end members, weighted",
+        needs_cell=False,
     ),
     "pressure": Property(_pressure, "GPa", 0.01, "minus a third of the trace of the stress"),
     **{
@@ -123,7 +129,9 @@ def checked_names(names: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def facts_of(potential: Potential, system: System, names: Iterable[str], **relaxation) -> Facts:
+def facts_of(
+    potential: Potential, system: System, names: Iterable[str], *, pressure: float = 0.0, **relaxation
+) -> Facts:
     """What the named properties need to know; for the mixing energy all end members are relaxed.
 
     `relaxation`: options of `relax`. Errors: ValueError where a property does not exist.
@@ -140,13 +148,14 @@ def facts_of(potential: Potential, system: System, names: Iterable[str], **relax
     sums = [np.sum(part) for part in np.split(system.weights, np.cumsum([len(g.species) for g in sites.groups])[:-1])]
     if ends is None or np.abs(np.array(sums) - 1).max(initial=0) > FULL:
         raise ValueError("a mixing energy needs weights that sum to 1 in every group, and not too many end members")
-    energies = []
+    enthalpies = []
     for end in ends:
-        relaxed = relax(potential, system, end, **relaxation)
+        relaxed = relax(potential, system, end, pressure=pressure, **relaxation)
         if not relaxed.converged:
             raise ValueError(f"the end member {end.tolist()} did not relax, which a mixing energy needs")
-        energies.append(float(relaxed.output.energy))
-    return facts._replace(means=amount_means(sites), ends=np.array(energies))
+        space = volume(relaxed.structure) or 0.0
+        enthalpies.append(float(relaxed.output.energy) + pressure * space)
+    return facts._replace(means=amount_means(sites), ends=np.array(enthalpies), pressure=np.asarray(float(pressure)))
 
 
 def properties_of(facts: Facts, names: Iterable[str], material: Equilibrium | Elasticity) -> dict:

@@ -5,7 +5,6 @@ not accumulate. Strain is drawn from its Gaussian before every sweep and held du
 strain of lowest energy. Exchange between temperatures: K. Hukushima, K. Nemoto, J. Phys. Soc. Jpn. 65, 1604 (1996).
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -208,10 +207,11 @@ def sample(
 ) -> Samples:
     """Chains at all temperatures [K] for a number of seeds, from `states` or from random arrangements with the weights.
 
-    "canonical" swaps atoms within sublattices; "semi-grand" changes them one by one, at chemical potentials [eV] of the
-    states, or of sites and states. A sweep is one move for every site that may move; `sweeps` is rounded up to whole
-    blocks, and correlations are measured after one in `every`. Seeds are independent, and so are temperatures without
-    exchange. `on_sweeps(done, number)` is called after every few sweeps.
+    "canonical" swaps atoms within sublattices, of numbers next to the weights; "semi-grand" changes them one by one, at
+    chemical potentials [eV] of the states, or of sites and states. A sweep is one move for every site that may move;
+    `sweeps` is rounded up to whole blocks, `equilibration` to whole calls of compiled code; correlations are measured
+    after one in `every`. Seeds are independent, and so are temperatures without exchange. `on_sweeps(done, number)` is
+    called after every few sweeps.
 
     Errors: ValueError for arguments that do not fit the model.
     """
@@ -237,15 +237,17 @@ def sample(
             _moves(model, move),
             cast(KELVIN * heats),
         )
-        how = {"move": move, "exchange": exchange, "length": length, "every": int(every)}
         carry, parts, total = _begin(tables, begin), [], int(equilibration) + BLOCKS * length
-        at_once = _divisor(math.gcd(int(equilibration), length), AT_ONCE // begin.size)
-        for start in range(0, total, at_once):
+        calls = -(-total * begin.size // AT_ONCE)
+        at_once = -(-total // calls)  # so that all calls are of one program
+        equilibration = at_once * calls - BLOCKS * length
+        how = {"move": move, "exchange": exchange, "length": length, "every": int(every)}
+        for start in range(0, at_once * calls, at_once):
             numbers = jnp.arange(start, start + at_once)
-            carry, series = _run(*fixed, keys[1:], carry, numbers, equilibration=int(equilibration), **how)
+            carry, series = _run(*fixed, keys[1:], carry, numbers, equilibration=equilibration, **how)
             parts.append(jax.device_get(series))
             if on_sweeps is not None:
-                on_sweeps(start + at_once, total)
+                on_sweeps(start + at_once, at_once * calls)
         final, _, waves = jax.device_get(carry)
     series = (np.concatenate(column) for column in zip(*parts, strict=True))
     energy, work, composition, moved, exchanged = (a[equilibration:].astype(float) for a in series)
@@ -256,11 +258,6 @@ def sample(
     rates = moved.mean((0, 2)), np.nanmean(exchanged[:, :-1], axis=(0, 2)) if exchange else None
     energies = per_cell(energy + work), per_cell(energy)
     return Samples(heats, *energies, composition, correlations, final, model.sublattice, *rates)
-
-
-def _divisor(number: int, most: int) -> int:
-    """The largest divisor that is at most so large, or 1."""
-    return max(d for d in range(1, number + 1) if number % d == 0 and d <= max(most, 1))
 
 
 def anneal(

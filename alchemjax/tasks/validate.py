@@ -13,7 +13,7 @@ from alchemjax.system.structure import volume
 from alchemjax.system.supercell import make_supercell, repeated
 from alchemjax.system.system import System
 from alchemjax.tasks.alloy import Alloy
-from alchemjax.tasks.lattice import random_states, total_energy
+from alchemjax.tasks.lattice import box_strain, random_states, total_energy
 from alchemjax.tasks.ordering import box_of, lattice_model
 from alchemjax.tasks.quasirandom import can_search, quasirandom_states
 from alchemjax.tasks.relax import relax
@@ -22,18 +22,21 @@ from alchemjax.tasks.states import VACANCY
 
 LIMIT = 0.005  # eV per site: a larger error makes predictions doubtful
 SITES = 48, 108  # in the box of explicit arrangements
+MOST = 216  # sites in that of the ground state
+COMPARED = "rigid", "predicted_rigid", "relaxed", "predicted_relaxed", "volume", "predicted_volume"
 
 
 class Validation(NamedTuple):
     """Energies of arrangements, per site of the crystal [eV]; relaxed ones with atoms and cell free."""
 
     kinds: tuple[str, ...]  # "random", "SQS" or "ground state"
-    states: Int[np.ndarray, "arrangements n1 n2 n3 mixed"]
+    states: tuple[Int[np.ndarray, "n1 n2 n3 mixed"], ...]  # that of the ground state in its own smallest box
     rigid: Float[np.ndarray, "arrangements"]
     predicted_rigid: Float[np.ndarray, "arrangements"]
     relaxed: Float[np.ndarray, "arrangements"]  # NaN for an alloy without displacements
     predicted_relaxed: Float[np.ndarray, "arrangements"]
-    volume: Float[np.ndarray, "arrangements"]  # of the relaxed ones, per site [A^3]
+    volume: Float[np.ndarray, "arrangements"]  # of the relaxed ones, per site [A^3]; NaN if not periodic
+    predicted_volume: Float[np.ndarray, "arrangements"]
     converged: Bool[np.ndarray, "arrangements"]
     valid: bool
     message: str
@@ -48,51 +51,77 @@ def validate(
     random: int = 4,
     sqs: bool | None = None,
     ground_state: bool = True,
+    ordered=None,
     limit: float = LIMIT,
     seed: int = 0,
     on_arrangement: Callable[[int, int], None] | None = None,
 ) -> Validation:
-    """Evaluate and relax a few random arrangements and the predicted ground state in a box of cells, and compare.
+    """Evaluate and relax a few random arrangements in a box of cells, and the predicted ground state, and compare.
 
-    `system` is the one that the alloy was made of. `limit`: the largest error [eV per site] that counts
-    as valid. `sqs`: also a special quasirandom structure, by default if sqsgenerator is installed.
+    `system` is the one that the alloy was made of. `ordered`: the ground state, by default what `ground_state` finds in
+    this box or in a small one of even numbers of cells. `limit`: the largest error [eV per site] that counts as valid.
+    `sqs`: also a special quasirandom structure, by default if sqsgenerator is installed.
     Errors: ValueError for a wrong shape or number; ImportError for `sqs` without sqsgenerator.
     """
     if random < 0 or random + ground_state + bool(sqs) < 1:
         raise ValueError(f"random = {random} arrangements and no ground state leave nothing to compare; ask for more")
     sqs = can_search(alloy.structure) and random > 0 if sqs is None else sqs
     shape = box_of(alloy, *SITES) if shape is None else shape
-    models = {relaxed: lattice_model(alloy, shape, relaxed=relaxed) for relaxed in (False, True)}
+    model = lattice_model(alloy, shape)
     keys = jax.random.split(jax.random.key(seed), max(random, 1))
-    drawn = [np.asarray(random_states(models[True], alloy.weights, key)) for key in keys]
+    drawn = [np.asarray(random_states(model, alloy.weights, key)) for key in keys]
     states = drawn[:random]
     if sqs:
         states.append(quasirandom_states(alloy.structure, alloy.site, alloy.sublattice, drawn[0], seed=seed))
     if ground_state:
-        states.append(ground_state_of(models[True], alloy.weights, seed=seed)[0])
+        states.append(_ground_state(alloy, model, ordered, seed))
     kinds = ("random",) * random + ("SQS",) * sqs + ("ground state",) * ground_state
-    sites = len(alloy.structure.positions) * int(np.prod(shape))
-    large = explicit_system(system, alloy, shape)
-    rigid, relaxed, volumes, converged = [], [], [], []
+    rows, converged = [], []
     for number, one in enumerate(states):
-        weights = one_hot(large, alloy, one)
-        start = relax(potential, large, weights, positions=True, max_steps=0)
-        rigid.append(float(start.output.energy))
-        end = start
-        if alloy.displacement is not None:
-            end = relax(potential, large, weights, cell=alloy.stiffness is not None)
-        relaxed.append(float(end.output.energy) if alloy.displacement is not None else np.nan)
-        volumes.append((volume(end.structure) or np.nan) if large.structure.pbc.all() else np.nan)
-        converged.append(end.converged or alloy.displacement is None)
+        row, well = _compared(potential, system, alloy, one)
+        rows.append(row)
+        converged.append(well)
         if on_arrangement is not None:
             on_arrangement(number + 1, len(states))
-    per_site = lambda energies: np.array(energies, float) / sites
-    predicted = [per_site([total_energy(models[r], one) for one in states]) for r in (False, True)]
-    if alloy.displacement is None:
-        predicted[1] = np.full_like(predicted[1], np.nan)
-    energies = per_site(rigid), predicted[0], per_site(relaxed), predicted[1]
-    valid, message = _verdict(kinds, *energies, all(converged), limit)
-    return Validation(kinds, np.stack(states), *energies, per_site(volumes), np.array(converged), valid, message)
+    columns = dict(zip(COMPARED, np.array(rows).T, strict=True))
+    valid, message = _verdict(kinds, all(converged), limit, **columns)
+    return Validation(kinds, tuple(states), **columns, converged=np.array(converged), valid=valid, message=message)
+
+
+def _ground_state(alloy: Alloy, model, ordered, seed: int) -> Int[np.ndarray, "n1 n2 n3 mixed"]:
+    """The ordered arrangement in the smallest box that it repeats; one of the box of `model` if that is too large."""
+    found = [] if ordered is None else [_repeated_part(np.asarray(ordered))]
+    if ordered is None or found[0][..., 0].size * len(alloy.structure.positions) > MOST:
+        small = lattice_model(alloy, box_of(alloy, 1, SITES[1], even=True))
+        found = [_repeated_part(ground_state_of(one, alloy.weights, seed=seed)[0]) for one in (model, small)]
+    per_cell = [float(total_energy(lattice_model(alloy, one.shape[:3]), one)) / one[..., 0].size for one in found]
+    return found[int(np.argmin(per_cell))]
+
+
+def _repeated_part(states: Int[np.ndarray, "n1 n2 n3 mixed"]) -> Int[np.ndarray, "m1 m2 m3 mixed"]:
+    """The smallest box that makes the arrangement when it is repeated."""
+    for axis in range(3):
+        number = states.shape[axis]
+        parts = [part for part in range(1, number + 1) if number % part == 0]
+        same = [bool((np.roll(states, part, axis) == states).all()) for part in parts]
+        states = np.take(states, range(parts[same.index(True)]), axis)
+    return states
+
+
+def _compared(potential: Potential, system: System, alloy: Alloy, states):
+    """Energies and volumes per site, as in `Validation`, and whether it relaxed."""
+    shape, moves = states.shape[:3], alloy.displacement is not None
+    large, sites = explicit_system(system, alloy, shape), len(alloy.structure.positions) * int(np.prod(shape))
+    weights = one_hot(large, alloy, states)
+    models = [lattice_model(alloy, shape, relaxed=relaxed) for relaxed in (False, True)]
+    rigid, relaxed = (float(total_energy(model, states)) for model in models)
+    start = relax(potential, large, weights, positions=True, max_steps=0)
+    end = relax(potential, large, weights, cell=alloy.stiffness is not None) if moves else start
+    periodic = large.structure.pbc.all()
+    strained = float(np.linalg.det(np.eye(3) + box_strain(models[1], states)))
+    volumes = [volume(end.structure), strained * (volume(large.structure) or np.nan)] if periodic else [np.nan] * 2
+    after = [float(end.output.energy), relaxed] if moves else [np.nan] * 2
+    return np.array([float(start.output.energy), rigid, *after, *volumes]) / sites, end.converged or not moves
 
 
 def explicit_system(system: System, alloy: Alloy, shape) -> System:
@@ -117,10 +146,11 @@ def one_hot(large: System, alloy: Alloy, states) -> Float[np.ndarray, "weights"]
     return np.concatenate(rows)
 
 
-def _verdict(kinds, rigid, predicted_rigid, relaxed, predicted_relaxed, converged: bool, limit: float):
-    """Whether the errors are within the limit, and what to say."""
-    use, predicted = (rigid, predicted_rigid) if np.isnan(relaxed).all() else (relaxed, predicted_relaxed)
-    errors = predicted - use
+def _verdict(kinds, converged: bool, limit: float, *, volume, predicted_volume, **energies):
+    """Whether the errors of energies are within the limit, and what to say."""
+    lengths = np.cbrt(predicted_volume / volume) - 1
+    which = "rigid" if np.isnan(energies["relaxed"]).all() else "relaxed"
+    errors = energies[f"predicted_{which}"] - energies[which]
     if not (converged and np.isfinite(errors).all()):
         return False, (
             f"of {len(errors)} explicit arrangements some did not relax: they say nothing; look at their structures"
@@ -131,6 +161,8 @@ def _verdict(kinds, rigid, predicted_rigid, relaxed, predicted_relaxed, converge
         f"{len(errors)} explicit arrangements: root mean square error {1000 * mean:.1f} meV per site, largest "
         f"{1000 * errors[worst]:+.1f} ({kinds[worst]})"
     )
+    if np.isfinite(lengths).all() and np.abs(lengths).max() > 0:
+        text += f"; lattice constants are wrong by {100 * np.abs(lengths).max():.2f} per cent at most"
     if abs(errors[worst]) <= limit:
         return True, text
     return False, (
