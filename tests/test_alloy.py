@@ -427,6 +427,21 @@ def test_a_periodic_arrangement_has_the_same_energy_in_a_larger_box(argon_alloy)
     assert not box_strain(small_box._replace(strains=None), states).any()
 
 
+def test_short_range_order_of_all_pairs_has_the_energy_of_the_interactions(potential):
+    """P(k at i, l at j) = w_k w_l (1 - alpha) + alpha w_k [k = l], in the coupling `correlated` as in the Hamiltonian."""
+    pairs_only = lennard_jones(krypton=(1.15, 1.0))
+    system = mixed_argon(("Ar", "Kr"), (0.4, 0.6))
+    found = alloy(pairs_only, system, relaxed=False, supercell=CUBE)
+    apart = found.pair.copy()
+    apart[0, 0] = 0  # a site and itself
+    expected = np.einsum("k,ckk->", found.weights[0], apart[0, :, 0]) / 2
+    out = aj.calculate(pairs_only, system._replace(coupling="correlated"), alpha=0.1)
+    assert abs(expected) > 1e-4
+    assert float(out.alpha_gradient) == pytest.approx(expected, rel=1e-9)
+    mean = float(aj.calculate(pairs_only, system).energy)
+    assert float(out.energy) == pytest.approx(mean + 0.1 * expected, rel=1e-12)
+
+
 # --- waves and short-range order --------------------------------------------------------------------------------------
 
 

@@ -14,9 +14,7 @@ from pair_potential import A, lennard_jones
 from typer.testing import CliRunner
 
 import alchemjax as aj
-from alchemjax.calculate import with_fluctuations
 from alchemjax.cli import app
-from alchemjax.commands.alloy import _of_supercell
 from alchemjax.commands.alloy_tables import describe_instability, interaction_table, temperature_table
 from alchemjax.system.supercell import make_supercell
 from alchemjax.tasks.alloy import Alloy
@@ -62,6 +60,8 @@ def test_the_report_says_what_the_library_computes(made, work):
     energy = aj.calculate(potential, system, fluctuations="site-exact", supercell=[2, 2, 2]).energy
     assert results["random_alloy_energy_per_site_eV"] == pytest.approx(float(energy) / 2, rel=1e-5)
     assert "random_alloy_energy_with_displacements_per_site_eV" not in results
+    assert report["energy"]["kind"] == "random alloy"
+    assert results["transition"]["in_smaller_box"] is None  # of two cells along every axis none are left out
     assert report["model"]["sha256"] == potential.sha256 and report["arguments"]["x"] == 0.5
     explicit = results["validation"]
     assert [kind for kind in explicit["kinds"] if kind != "SQS"] == ["random", "random", "ground state"]
@@ -122,15 +122,6 @@ def test_second_derivatives_are_calculated_once(made, run):
     assert (folder / "hamiltonian.json").stat().st_mtime_ns == stamp
     assert "validation" not in json.loads((folder / "alloy.json").read_text())["results"]
     assert not (folder / "alloy.png").exists()
-
-
-def test_a_supercell_in_which_sites_see_their_images_is_doubted(work):
-    potential = aj.load(work / "model")
-    system = aj.read(work / "nacl.cif", mix={"Na": ("Na", "K")}, weights=[0.5, 0.5])
-    said = lambda cells: _of_supercell(potential, with_fluctuations(potential, system, "site-exact", cells))
-    (sentence,) = said([1, 1, 1])
-    assert "a site is 3.96 A from its own images, nearer than the cutoff of 5 A" in sentence
-    assert said([2, 2, 2]) == []
 
 
 def test_earlier_results_stay_until_new_ones_are_there(made, run, tmp_path, monkeypatch):

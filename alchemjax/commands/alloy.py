@@ -117,9 +117,12 @@ def run(arguments: dict) -> None:
         ordered, lowest = ground_state(model, found.weights, sweeps=arguments["sweeps"], seed=arguments["seed"])
         given |= {"ordered": ordered, "seed": arguments["seed"], "on_sweeps": on}
         transition = order_disorder(model, found.weights, temperatures, shells=pairs, **given)
+        given = {name: value for name, value in given.items() if name not in ("ordered", "on_sweeps")}
+    smaller = _in_smaller_box(found, box, inside, temperatures, given)
     names = [group.name for group in system.sites.groups]
     columns = temperature_table(found, transition, pairs, names)
     report["results"] |= _of_sampling(found, box, transition, lowest)
+    report["results"]["transition"]["in_smaller_box"] = smaller
     report["results"]["ground_state_strain"] = shape = box_strain(model, ordered)
     if (most := np.abs(shape).max()) > LARGE_STRAIN:
         warn(
@@ -277,6 +280,22 @@ def _of_hamiltonian(found: Alloy) -> dict:
     return results
 
 
+def _in_smaller_box(found: Alloy, box, composition, temperatures, given: dict) -> dict | None:
+    """The transition in fewer cells, to see what their number does to it; None if they do not hold the composition."""
+    small = tuple(max(2, 2 * round(n / 3)) if n > 2 else n for n in box)
+    model = lattice_model(found, small)
+    held = nearest_counts(model, found.weights)
+    if small == tuple(box) or np.abs(held / held.sum(1, keepdims=True) - composition).max() > WEIGHT_TOLERANCE:
+        return None
+    if not (np.count_nonzero(held, axis=1) > 1).any():
+        return None
+    on, bar = _bar("the same in fewer cells")
+    with bar:
+        transition = order_disorder(model, found.weights, temperatures, on_sweeps=on, **given)
+    numbers = {"temperature_K": transition.temperature, "error_K": transition.error, "at_edge": transition.at_edge}
+    return {"box": small, "kind": transition.kind} | numbers
+
+
 def _of_sampling(found: Alloy, box, transition: OrderDisorder, lowest: float) -> dict:
     sites = len(found.structure.positions)
     averages = transition.equilibrium
@@ -331,6 +350,11 @@ def _summary(found: Alloy, results: dict, strain, transition: OrderDisorder) -> 
         table.add_row("mean-field spinodal", f"{results['spinodal_K']:.0f} K")
     table.add_row("ordered arrangement (annealed)", per_site("ground_state_energy_per_site_eV"))
     table.add_row(*_of_transition(transition, sites, box))
+    if (small := results["transition"]["in_smaller_box"]) and np.isfinite(small["temperature_K"]):
+        cells = "x".join(map(str, small["box"]))
+        table.add_row(
+            "the same in fewer cells", f"{small['temperature_K']:.0f} +- {small['error_K']:.0f} K in {cells} cells"
+        )
     return table
 
 

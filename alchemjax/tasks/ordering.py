@@ -40,7 +40,7 @@ class Interactions(NamedTuple):
 
 
 class Waves(NamedTuple):
-    """Concentration waves."""
+    """Concentration waves; for a binary on one site their energy is c (1 - c) S2(q), without what one site has alone."""
 
     q: Float[np.ndarray, "waves 3"]  # in units of the reciprocal vectors of the cell
     energy: Float[np.ndarray, "waves modes"]  # eigenvalues of J(q), increasing [eV]

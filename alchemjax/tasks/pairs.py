@@ -20,7 +20,7 @@ from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.hessian import Crystal, Gradient, evaluator, make_crystal, operations_of
 
-PAIR_LIMIT = 0.002  # eV per site: a larger term makes the energy of the random alloy doubtful
+PAIR_LIMIT = 0.001  # eV per site: a larger term makes the energy of the random alloy doubtful
 
 
 def pair_fluctuations(
