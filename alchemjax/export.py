@@ -20,8 +20,9 @@ from jaxtyping import Float
 from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.symmetry import TOLERANCE
 from alchemjax.system.system import System
-from alchemjax.tasks.alloy import VACANCY, Alloy, single_sites
+from alchemjax.tasks.alloy import Alloy, single_sites
 from alchemjax.tasks.ordering import Interactions, interactions
+from alchemjax.tasks.states import VACANCY
 
 NEGLIGIBLE = 1e-9  # eV, of a pair
 MARGIN = 0.01  # A, beyond the farthest pair

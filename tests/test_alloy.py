@@ -29,7 +29,6 @@ from alchemjax.tasks.hessian import make_crystal, make_hessian
 from alchemjax.tasks.lattice import box_strain, random_states, total_energy
 from alchemjax.tasks.ordering import (
     box_of,
-    commensurate,
     concentration_waves,
     fourier,
     grid,
@@ -428,7 +427,7 @@ def test_a_periodic_arrangement_has_the_same_energy_in_a_larger_box(argon_alloy)
 
 
 def test_short_range_order_of_all_pairs_has_the_energy_of_the_interactions(potential):
-    """P(k at i, l at j) = w_k w_l (1 - alpha) + alpha w_k [k = l], in the coupling `correlated` as in the Hamiltonian."""
+    """P(k, l) = w_k w_l (1 - alpha) + alpha w_k [k = l], in the coupling `correlated` as in the Hamiltonian."""
     pairs_only = lennard_jones(krypton=(1.15, 1.0))
     system = mixed_argon(("Ar", "Kr"), (0.4, 0.6))
     found = alloy(pairs_only, system, relaxed=False, supercell=CUBE)
@@ -479,7 +478,9 @@ def test_simple_cubic_nearest_neighbours_order_at_the_corner_of_the_zone(c):
 
 
 def test_waves_of_the_supercell_are_its_discrete_fourier_transform(argon_alloy):
-    q = commensurate(argon_alloy)
+    """At the wave vectors that fit into it; the smallest multiple of any that is whole is at most 4."""
+    fine = grid(argon_alloy, 4)
+    q = fine[np.isclose(fine @ argon_alloy.supercell.matrix.T % 1, 0).all(1)]
     assert len(q) == 32
     c = argon_alloy.weights[0, 0]
     energy = pair_energies(argon_alloy)[0, :, 0]

@@ -160,9 +160,24 @@ def test_domains_are_no_branch():
     flat = {"temperatures": np.arange(3.0), "heat_capacity": np.zeros(3)}
     energies = lambda *values: Statistics(*[None] * 8)._replace(energy=np.array(values), **flat)
     ordered, apart, gap = energies(-10.0, -9.9, -9.8), np.array([True, False, False]), np.array([-50.0, 20, 20])
-    both_live = lambda disordered, order: transition._both_live(disordered, order, apart, gap, np.ones(3), 5.0).tolist()
+    both_live = lambda disordered, order: transition._both_live(
+        disordered, order, apart, apart, gap, np.ones(3), 5.0
+    ).tolist()
     assert both_live(energies(-8.0, -9.9, -9.8), ordered) == [False, False]  # left in domains at the first temperature
     assert both_live(energies(-8.0, -7.9, -7.8), energies(-10.0, -7.9, -7.8)) == [True, False]  # order melts
+
+
+def test_one_chain_that_waits_in_order_shows_that_it_is_metastable(rng):
+    disordered = Statistics(*[None] * 8)._replace(energy=np.zeros(3), energy_error=np.full(3, 0.02))
+    energy = 0.1 * rng.normal(size=(3, 4, 10 * BLOCKS))
+    energy[0, 1] -= 1  # one chain stays, one leaves half way, none
+    energy[1, 2, : 5 * BLOCKS] -= 1
+    np.testing.assert_array_equal(transition._one_waits(disordered, energy), [True, False, False])
+    gap, apart = np.array([-3.0, 2.0, 9.0]), np.array([True, False, False])
+    flat = disordered._replace(temperatures=np.arange(3.0), heat_capacity=np.zeros(3))
+    live = lambda waits: transition._both_live(flat, flat, apart, waits, gap, np.full(3, 0.1), 1.0).tolist()
+    assert live(apart) == [False, False]
+    assert live(np.array([True, True, False])) == [True, False]
 
 
 def test_the_chains_are_those_of_this_lattice():

@@ -58,7 +58,7 @@ SAME_ENERGY = 1e-6  # eV per cell
 BOX = 200, 500  # mixed sites in Monte Carlo
 SHELLS = 3
 FAR = 12.0  # A, of shells
-LARGE_STRAIN = 0.03  # of an ordered arrangement
+ORDERED_STRAIN = 0.03  # of an ordered arrangement
 
 
 def run(arguments: dict) -> None:
@@ -124,7 +124,7 @@ def run(arguments: dict) -> None:
     report["results"] |= _of_sampling(found, box, transition, lowest)
     report["results"]["transition"]["in_smaller_box"] = smaller
     report["results"]["ground_state_strain"] = shape = box_strain(model, ordered)
-    if (most := np.abs(shape).max()) > LARGE_STRAIN:
+    if (most := np.abs(shape).max()) > ORDERED_STRAIN:
         warn(
             f"the ordered arrangement strains by {100 * most:.1f} per cent, more than second and third derivatives "
             "know; see how it compares (--validate)"

@@ -90,7 +90,7 @@ def run(arguments: dict) -> None:
         options |= {"cell": False, "positions": relaxes == "positions"}
     matched = {}
     if arguments["match"] is not None:
-        matched = _lattice_of(potential, arguments)
+        matched = _lattice_of(potential, arguments, options)
         targets += [Goal(name, "=", matched[name]) for name in PLANES[arguments["plane"]]]
     if not targets:
         raise ValueError("there is nothing to aim at; give --target, like a=5.45, or --match")
@@ -121,7 +121,8 @@ def run(arguments: dict) -> None:
     for sentence in report["warnings"]:
         warn(sentence)
     Console(highlight=False, markup=False).print(_summary(shown, targets, names, found, explicit))
-    print(found.message)
+    if found.message not in report["warnings"]:
+        print(found.message)
     print(f"{len(found.path)} evaluations of {len(found.losses)} starts in {seconds:.0f} s: {out / WORK.last}")
 
 
@@ -166,15 +167,16 @@ def _check_supercells(system: System, arguments: dict) -> None:
         )
 
 
-def _lattice_of(potential: Potential, arguments: dict) -> dict[str, float]:
-    """Lengths [A] and angles [degree] of the crystal that is to be matched, relaxed with the same potential."""
+def _lattice_of(potential: Potential, arguments: dict, options: dict) -> dict[str, float]:
+    """Lengths [A] and angles [degree] of the crystal to match, relaxed with the same potential and limits."""
     other = read(arguments["match"])
     check_periodic(other, arguments["match"], "a crystal to --match")
     if other.sites.groups:
         raise ValueError(f"'{arguments['match']}' has partial occupancies; --match takes an ordinary crystal")
     structure = other.structure
     if not arguments["match_as_given"]:
-        relaxed = relax(potential, other, cell=True)
+        limits = "pressure", "force_tolerance", "stress_tolerance", "max_steps"
+        relaxed = relax(potential, other, cell=True, **{name: options[name] for name in limits if name in options})
         if not relaxed.converged:
             raise ValueError(f"'{arguments['match']}' did not relax; relax it, and give it with --match-as-given")
         structure = relaxed.structure
@@ -314,12 +316,13 @@ def _misses_explicitly(targets, found: Optimum, explicit: Explicit, *, mean_fiel
     mean, error = _mean(explicit)
     sentences = []
     for goal in targets:
-        if goal.sign != "=" or goal.name not in explicit.names:
+        if goal.sign in ("min", "max") or goal.name not in explicit.names:
             continue
         k, one = explicit.names.index(goal.name), PROPERTIES[goal.name]
         wrong = mean[k] - explicit.predicted[k]
         miss = found.values[goal.name] + wrong - goal.value
-        if abs(miss) > one.tolerance + 2 * np.nan_to_num(error[k]):
+        beyond = {"=": abs(miss), "<=": miss, ">=": -miss}[goal.sign]
+        if beyond > one.tolerance + 2 * np.nan_to_num(error[k]):
             share = f" ({100 * miss / goal.value:+.2f} %)" if goal.value else ""
             sentences.append(
                 f"explicit supercells of {explicit.sites} sites differ by {wrong:+.2g} {one.unit} in {goal.name} from "

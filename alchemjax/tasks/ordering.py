@@ -40,7 +40,7 @@ class Interactions(NamedTuple):
 
 
 class Waves(NamedTuple):
-    """Concentration waves; for a binary on one site their energy is c (1 - c) S2(q), without what one site has alone."""
+    """Concentration waves; for a binary on one site their energy is c (1 - c) S2(q), without its on-site term."""
 
     q: Float[np.ndarray, "waves 3"]  # in units of the reciprocal vectors of the cell
     energy: Float[np.ndarray, "waves modes"]  # eigenvalues of J(q), increasing [eV]
@@ -136,15 +136,6 @@ def box_of(alloy: Alloy, least: int, most: int, *, even: bool = False) -> tuple[
 
 
 # --- concentration waves ----------------------------------------------------------------------------------------------
-
-
-def commensurate(alloy: Alloy) -> Float[np.ndarray, "waves 3"]:
-    """Wave vectors that fit into the supercell of the alloy: there J(q) is not interpolated."""
-    inverse = np.linalg.inv(alloy.supercell.matrix)
-    size = len(alloy.supercell.shift) // len(alloy.structure.positions)
-    around = np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"), -1).reshape(-1, 3)
-    q = np.round((around @ inverse.T) % 1 * size).astype(int) % size
-    return np.unique(q, axis=0) / size
 
 
 def grid(alloy: Alloy, points: int) -> Float[np.ndarray, "waves 3"]:

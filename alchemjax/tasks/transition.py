@@ -136,7 +136,8 @@ def order_disorder(
     gap, error = two[here[1]] - one[here[0]], np.hypot(one_error[here[0]], two_error[here[1]])
     pure = _pure(both[0].energy[here[0]], both[1].energy[here[1]])
     apart = disordered.energy - order.energy > APART * np.hypot(disordered.energy_error, order.energy_error)
-    live = _both_live(disordered, order, apart, gap, np.maximum(error, TINY), MANY / cells)
+    waits = apart | _one_waits(disordered, both[1].energy[here[1]])
+    live = _both_live(disordered, order, apart, waits, gap, np.maximum(error, TINY), MANY / cells)
     crossing = np.flatnonzero((gap[:-1] < 0) & (gap[1:] >= 0) & live)
     latent, at_edge, stable = 0.0, False, np.ones(len(given), bool)
     if len(crossing):
@@ -190,15 +191,22 @@ def _pure(disordered, order):
     return one.min(1) - two.max(1) > (one.mean(1) - two.mean(1)) / 2
 
 
-def _both_live(disordered: Statistics, order: Statistics, apart, gap, error, many: float):
+def _one_waits(disordered: Statistics, energy: Float[np.ndarray, "temperatures seeds sweeps"]):
+    """At which temperatures one of the chains from order has stayed there, though others may have left it."""
+    blocks = energy.reshape(*energy.shape[:2], BLOCKS, -1).mean(-1)
+    spread = np.hypot(disordered.energy_error[:, None], blocks.std(-1, ddof=1) / BLOCKS**0.5)
+    return (disordered.energy[:, None] - blocks.mean(-1) > APART * spread).any(1)
+
+
+def _both_live(disordered: Statistics, order: Statistics, apart, waits, gap, error, many: float):
     """Between which temperatures the stable branch can change, because both branches are there.
 
-    Somewhere above, order is surely metastable, by more than its equivalent arrangements (`many`) explain. Or the gap
-    surely grows while both are there, or is surely negative while they last, and where they end it is order that is
-    lost: its energy jumps by more than the heat capacity explains. Where that of the disordered lattice does instead,
-    that one was left in domains.
+    Somewhere above, a chain waits in order that is surely metastable, by more than its equivalent arrangements (`many`)
+    explain. Or the gap surely grows while both are there, or is surely negative while they last, and where they end it
+    is order that is lost: its energy jumps by more than the heat capacity explains. Where that of the disordered
+    lattice does instead, that one was left in domains.
     """
-    sure = np.logical_or.accumulate((apart & (gap > np.maximum(SURE * error, many)))[::-1])[::-1]
+    sure = np.logical_or.accumulate((waits & (gap > np.maximum(SURE * error, many)))[::-1])[::-1]
     grows = apart[:-1] & apart[1:] & (np.diff(gap) > SURE * np.maximum(error[:-1], error[1:]))
     ends = apart[:-1] & ~apart[1:]
     melts = ends & (_jumps(order) > _jumps(disordered))
