@@ -4,14 +4,17 @@
 
 Each system at its middle composition (with --all at all those of random_alloys.py): the cell of the random alloy is
 relaxed, second derivatives are taken there, and random arrangements and the predicted ground state are evaluated and
-relaxed. Root mean square errors over random arrangements, and the error of the ground state, in meV per atom; seconds
-of the second derivatives, compilation included. SevenNet-0 in float32.
+relaxed. Mean error (with its standard error) and root mean square error of random arrangements, and the error of the
+ground state, in meV per atom; the mean error of relaxed lattice constants in per cent; seconds of the derivatives,
+compilation included. SevenNet-0 in float32. Rows that the JSON file has already are not calculated again.
 """
 
 import argparse
 import json
 import time
+from pathlib import Path
 
+import jax
 import numpy as np
 from ase.build import bulk
 from random_alloys import SYSTEMS
@@ -30,7 +33,7 @@ def primitive(name):
     return bulk(formula, structure, unit.cell[0, 0])
 
 
-def row_of(potential, name, weights, arrangements):
+def row_of(potential, name, weights, arrangements, *, third_order):
     atoms, mix = primitive(name), SYSTEMS[name][1]
     system = aj.from_atoms(atoms, mix=mix, weights=weights)
     relaxed = aj.relax(potential, system, cell=True, fluctuations="site-exact")
@@ -39,7 +42,7 @@ def row_of(potential, name, weights, arrangements):
     started = time.perf_counter()
     row = {"system": name, "weights": list(weights)}
     try:
-        alloy = aj.alloy(potential, system)
+        alloy = aj.alloy(potential, system, third_order=third_order)
     except ValueError as error:  # unstable: atoms stay on their sites
         row["note"] = str(error)
         alloy = aj.alloy(potential, system, relaxed=False)
@@ -55,10 +58,12 @@ def row_of(potential, name, weights, arrangements):
         error = 1000 * (predicted - energies)
         row[f"{kind} spread"] = 1000 * energies[drawn].std()
         row[f"{kind} mean error"] = error[drawn].mean()
+        row[f"{kind} standard error"] = error[drawn].std(ddof=1) / drawn.sum() ** 0.5
         row[f"{kind} rms error"] = float(np.sqrt((error[drawn] ** 2).mean()))
         row[f"{kind} ground state"] = 1000 * (energies[ordered][0] - energies[drawn].mean())
         row[f"{kind} ground state error"] = error[ordered][0]
-    row["converged"] = bool(found.converged.all())
+    row["lattice error"] = 100 * float((np.cbrt(found.predicted_volume / found.volume) - 1)[drawn].mean())
+    row["message"], row["converged"] = found.message, bool(found.converged.all())
     return row
 
 
@@ -67,25 +72,35 @@ def main():
     parser.add_argument("systems", nargs="*", default=list(SYSTEMS), metavar="SYSTEM", help=", ".join(SYSTEMS))
     parser.add_argument("--arrangements", type=int, default=8)
     parser.add_argument("--all", action="store_true", help="three compositions of each system")
+    parser.add_argument("--second-order", action="store_true", help="without third derivatives")
     parser.add_argument("--json")
     given = parser.parse_args()
     use_two_cores()
-    potential, rows = aj.load("sevennet-0"), []
-    print("| system | x | ideal sites: rms | ground state | relaxed: rms | ground state | s |")
-    print("|---|---|---|---|---|---|---|")
+    potential, file = aj.load("sevennet-0"), Path(given.json) if given.json else None
+    rows = json.loads(file.read_text()) if file and file.exists() else []
+    print(
+        "| system | x | ideal sites: mean, s.e. | rms | ground state "
+        "| relaxed: mean, s.e. | rms | ground state | a (%) | s |"
+    )
+    print("|" + "---|" * 10)
     for name in given.systems:
         compositions = list(SYSTEMS[name][3])
         middle = 1 if len(compositions[0]) == 2 else 0
         for weights in compositions if given.all else compositions[middle : middle + 1]:
-            row = row_of(potential, name, weights, given.arrangements)
-            rows.append(row)
+            row = next((row for row in rows if (row["system"], row["weights"]) == (name, list(weights))), None)
+            if row is None:
+                row = row_of(potential, name, weights, given.arrangements, third_order=not given.second_order)
+                rows.append(row)
+                jax.clear_caches()  # memory maps run out after some ten rows
             cells = [name, " ".join(f"{w:.3g}" for w in weights)]
             for kind in ("rigid", "relaxed"):
+                cells += ["{:+.1f}, {:.1f}".format(*(row[f"{kind} {what} error"] for what in ("mean", "standard")))]
                 cells += [f"{row[f'{kind} rms error']:.1f}", f"{row[f'{kind} ground state error']:+.1f}"]
-            print("| " + " | ".join([*cells, f"{row['seconds']:.0f}"]) + " |", flush=True)
-            if given.json:
-                with open(given.json, "w") as file:
-                    json.dump(rows, file, indent=1)
+            print(
+                "| " + " | ".join([*cells, f"{row['lattice error']:+.2f}", f"{row['seconds']:.0f}"]) + " |", flush=True
+            )
+            if file:
+                file.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

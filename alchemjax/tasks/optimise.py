@@ -24,7 +24,7 @@ from alchemjax.tasks.descent import (
     start,
 )
 from alchemjax.tasks.elasticity import Elasticity, check_crystal, elasticity_at
-from alchemjax.tasks.equilibrium import REACH, Kind, Problem, at_rest, described, prepared, scale
+from alchemjax.tasks.equilibrium import REACH, Equilibrium, Kind, Problem, at_rest, described, prepared, scale
 from alchemjax.tasks.fire import initial_state
 from alchemjax.tasks.freedom import keeps_symmetry
 from alchemjax.tasks.goals import goals_loss, misses, parse_goals
@@ -225,15 +225,9 @@ class Found(NamedTuple):
     """One composition, traced; as in `Evaluation`."""
 
     values: Float[Array, "properties"]
-    energy: Float[Array, ""]
-    positions: Float[Array, "sites 3"]
-    cell: Float[Array, "3 3"]
     reference: Float[Array, "sites 3"]
     strain: Float[Array, "6"]
-    converged: Bool[Array, ""]
-    max_force: Float[Array, ""]
-    max_stress: Float[Array, ""]
-    listed: Bool[Array, ""]
+    state: Equilibrium
 
 
 class Judge(NamedTuple):
@@ -274,8 +268,7 @@ def _judged(judge: Judge, facts: Facts, material, reference, strain):
     values = properties_of(facts, judge.names, material)
     aims = [values[name] for name in judge.aims] if judge.function is None else [judge.function(material)]
     numbers = jnp.stack(list(values.values())) if values else jnp.zeros(0)
-    own = {name: getattr(state, name) for name in Found._fields if name in state._fields}
-    return jnp.stack(aims).astype(state.energy.dtype), Found(values=numbers, reference=reference, strain=strain, **own)
+    return jnp.stack(aims).astype(state.energy.dtype), Found(numbers, reference, strain, state)
 
 
 def _evaluator(
@@ -312,15 +305,16 @@ def _evaluator(
             places = map(cast, (state.reference, state.strain, weights))
             out = program(shared, offset, jax.tree.map(cast, facts), lists.stacked(), *places)
             aims, jacobian, found = jax.tree.map(double, jax.device_get(out))
-            if (found.listed | lost).all():
+            if (found.state.listed | lost).all():
                 break
             state = place(np.isfinite(found.strain).all(-1), found.reference, found.strain)
         rows = [_loss(goals, *one) for one in zip(aims, jacobian, strict=True)]
         loss, gradient, curvature = (np.array(column) for column in zip(*rows, strict=True))
         real = np.isfinite(aims).all(-1) & np.array([_has_order(system, one, alpha) for one in weights])
-        own = found._asdict() | {"converged": found.converged & ~lost & real}
-        del own["listed"]
-        return Evaluation(weights=double(weights), loss=loss, gradient=gradient, curvature=curvature, **own)
+        parts = found._asdict() | found.state._asdict() | {"weights": double(weights)}
+        parts |= {"converged": found.state.converged & ~lost & real}
+        parts |= {"loss": loss, "gradient": gradient, "curvature": curvature}
+        return Evaluation(*(parts[name] for name in Evaluation._fields))
 
     def in_precision(*arguments):
         with precision(potential):
