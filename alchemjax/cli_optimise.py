@@ -95,8 +95,13 @@ def optimise(
         str | None, Option(metavar="NAME,NAME,..", help="Other properties that are wanted in the table and the files.")
     ] = None,
     check: Annotated[
-        int, Option(**WHOLE, help="Explicit supercells of the optimum to relax and compare with; 0 for none.")
-    ] = 0,
+        int | None,
+        Option(
+            **WHOLE,
+            help="Explicit supercells of the optimum to relax and compare with; 0 for none. "
+            "By default 2 for crystals with the coupling 'independent'.",
+        ),
+    ] = None,
     sqs: Annotated[
         bool, Option("--sqs", help="Compare with special quasirandom structures (needs sqsgenerator).")
     ] = False,

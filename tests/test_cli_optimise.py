@@ -37,7 +37,9 @@ def run(potential, tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(optimise, "prepare_jax", lambda: None)
             patch.setattr(optimise, "load", lambda *given, **named: potential)
-            given = ["optimise", str(folder / file), "-o", str(out), *mix, *map(str, arguments)]
+            check = () if "--check" in arguments else ("--check", 0)
+            arguments = arguments[:-2] if arguments[-2:] == ("--check", None) else arguments
+            given = ["optimise", str(folder / file), "-o", str(out), *mix, *map(str, (*check, *arguments))]
             return CliRunner().invoke(app, given, catch_exceptions=False)
 
     call.folder = folder
@@ -48,7 +50,7 @@ def run(potential, tmp_path_factory):
 def made(run):
     out = run.folder / "made"
     standard = ("--weights", "Ar=0.6,Kr=0.4", "--target", "a=3.75", "--starts", 2, "--properties", "mixing_energy")
-    done = run(out, *standard, "--check", 2)
+    done = run(out, *standard, "--check", None)  # as many as there are by default
     assert done.exit_code == 0, done.output
     return out, done, standard
 

@@ -5,6 +5,8 @@ import sys
 import jax
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.neighborlist import neighbor_list
 from pair_potential import lennard_jones, wurtzite
 
 import alchemjax as aj
@@ -72,3 +74,19 @@ def test_without_the_package_it_gets_a_sentence(monkeypatch, potential, two_subl
     system, alloy = two_sublattices
     with pytest.raises(ImportError, match="needs sqsgenerator; run: pip install sqsgenerator"):
         validate(potential, system, alloy, shape=(2, 2, 1), sqs=True)
+
+
+def test_supercells_of_a_composition_may_be_quasirandom():
+    pytest.importorskip("sqsgenerator")
+    system = aj.from_atoms(bulk("Ar", "fcc", 5.3), mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
+
+    def like(atoms):
+        """Nearest neighbours of the same kind; 6 of 12 in the random alloy."""
+        first, second = neighbor_list("ij", atoms, 4.0)
+        assert len(first) == 12 * len(atoms)
+        return np.mean(atoms.numbers[first] == atoms.numbers[second])
+
+    quasirandom, random = (aj.decorate(system, number=4, cells=(4, 4, 4), method=m) for m in ("sqs", "random"))
+    assert all(sorted(atoms.symbols) == ["Ar"] * 32 + ["Kr"] * 32 for atoms in quasirandom)
+    far = [max(abs(like(atoms) - 0.5) for atoms in several) for several in (quasirandom, random)]
+    assert far[0] < 0.02 < far[1]

@@ -60,6 +60,7 @@ PLANES = {
     "bc": ("b", "c", "alpha"),
 }
 PLANES["all"] = ("a", "b", "c", "alpha", "beta", "gamma")
+SUPERCELLS = 2  # explicit ones, by default
 ALWAYS = ("a", "b", "c", "volume", "density", "energy")
 
 
@@ -79,6 +80,9 @@ def run(arguments: dict) -> None:
         raise ValueError("no site is mixed: give --mix, or a file with partial occupancies")
     given = parse_weights(system.sites, arguments["weights"])
     system = system._replace(weights=checked_weights(system, given))
+    if arguments["check"] is None:
+        usual = SUPERCELLS if system.coupling == "independent" and system.structure.pbc.any() else 0
+        arguments = arguments | {"check": usual}
     if relaxes == "cell":
         check_periodic(system, arguments["file"], "--relax positions")
     make_constraints(system.sites, system.weights, arguments["condition"] or (), charges)
@@ -145,7 +149,8 @@ def _check_numbers(arguments: dict) -> None:
     """Errors: ValueError for numbers out of range, and for options that need others."""
     for name in ("starts", "evaluations"):
         check_limit("batch", arguments[name], f"--{name} {arguments[name]}")
-    check_limit("max_steps", arguments["check"], f"--check {arguments['check']}")
+    if arguments["check"] is not None:
+        check_limit("max_steps", arguments["check"], f"--check {arguments['check']}")
     check_limit("tolerance", arguments["tolerance"], f"--tolerance {arguments['tolerance']:g}")
     if arguments["seed"] < 0:
         raise ValueError(f"--seed {arguments['seed']} must be a whole number, at least 0")
