@@ -87,9 +87,11 @@ def main():
         compositions = list(SYSTEMS[name][3])
         middle = 1 if len(compositions[0]) == 2 else 0
         for weights in compositions if given.all else compositions[middle : middle + 1]:
-            row = next((row for row in rows if (row["system"], row["weights"]) == (name, list(weights))), None)
+            key = {"system": name, "weights": list(weights), "arrangements": given.arrangements}
+            key["third_order"] = not given.second_order
+            row = next((row for row in rows if key.items() <= row.items()), None)
             if row is None:
-                row = row_of(potential, name, weights, given.arrangements, third_order=not given.second_order)
+                row = key | row_of(potential, name, weights, given.arrangements, third_order=key["third_order"])
                 rows.append(row)
                 jax.clear_caches()  # memory maps run out after some ten rows
             cells = [name, " ".join(f"{w:.3g}" for w in weights)]

@@ -40,7 +40,7 @@ def main():
             times = []
             clock = [time.perf_counter()]
 
-            def on_evaluation(found, searches, times=times, clock=clock):
+            def on_evaluation(number, found, searches, times=times, clock=clock):
                 times.append(time.perf_counter() - clock[0])
                 clock[0] += times[-1]
 

@@ -61,7 +61,7 @@ def test_the_report_says_what_the_library_computes(made, work):
     assert results["random_alloy_energy_per_site_eV"] == pytest.approx(float(energy) / 2, rel=1e-5)
     assert "random_alloy_energy_with_displacements_per_site_eV" not in results
     assert report["energy"]["kind"] == "random alloy"
-    assert results["transition"]["in_smaller_box"] is None  # of two cells along every axis none are left out
+    assert "in_smaller_box" not in results["transition"]  # of two cells along every axis none are left out
     assert report["model"]["sha256"] == potential.sha256 and report["arguments"]["x"] == 0.5
     explicit = results["validation"]
     assert [kind for kind in explicit["kinds"] if kind != "SQS"] == ["random", "random", "ground state"]
@@ -117,8 +117,11 @@ def test_second_derivatives_are_calculated_once(made, run):
     other = run(folder, "-x", "0.25", *settings)
     assert other.exit_code == 2 and "holds an alloy of other input" in other.stderr
     assert contents() == before
-    done = run(folder, "-x", "0.5", "--overwrite", *settings)
+    done = run(folder, "-x", "0.5", "--overwrite", *settings, "--box", "4,2,2")
     assert done.exit_code == 0, done.output
+    smaller = json.loads((folder / "alloy.json").read_text())["results"]["transition"]["in_smaller_box"]
+    assert smaller["box"] == [2, 2, 2] and {"kind", "temperature_K", "error_K"} < set(smaller)
+    assert "in 2x2x2 cells" in done.stdout and "in 4x2x2 cells" in done.stdout
     assert (folder / "hamiltonian.json").stat().st_mtime_ns == stamp
     assert "validation" not in json.loads((folder / "alloy.json").read_text())["results"]
     assert not (folder / "alloy.png").exists()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import ase.io
 import numpy as np
@@ -114,6 +115,8 @@ def test_what_is_finished_is_not_done_again_and_what_differs_is_refused(run, mad
     before = contents()
     again = run(out, *standard, "--check", 2)
     assert again.exit_code == 0 and "nothing was done" in again.stdout
+    without = run(out, *standard, "--check", 0)
+    assert without.exit_code == 2 and "holds results of --evaluations 60 and --check 2" in without.stderr
     other = run(out, *standard, "--check", 2, "--seed", 1)
     assert other.exit_code == 2 and "holds an optimisation of other input, options or versions" in other.stderr
     assert contents() == before
@@ -129,6 +132,8 @@ def test_more_evaluations_go_on_and_lost_files_are_made_again(run, made, monkeyp
     assert "with more --evaluations the searches go on" in few.stderr
     assert run(place, *standard).exit_code == 0 and stored[:3] == [0, 1, 2] and stored.count(0) == 1
     assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
+    fewer = run(place, *standard, "--evaluations", 2)
+    assert fewer.exit_code == 2 and "holds results of --evaluations 60 and --check 0; give at least" in fewer.stderr
     (place / "path.csv").unlink()
     number = len(stored)
     assert run(place, *standard).exit_code == 0 and len(stored) == number
@@ -153,6 +158,24 @@ def test_an_interrupted_search_goes_on(run, made, monkeypatch):
     monkeypatch.setattr(optimise, "store_batch", lambda *given: (kept.append(given[1]), store(*given)))
     done = run(place, *standard, "--check", 0)
     assert done.exit_code == 0 and kept[:3] == [0, 1, 2]
+    assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
+
+
+def test_interrupted_replacements_go_on_and_leave_the_old_results(run, made, monkeypatch):
+    out, _, standard = made
+    place, store = shutil.copytree(out, run.folder / "again"), optimise.store_batch
+    before, stored = (place / "optimise.json").read_bytes(), []
+
+    def stop(*given):
+        store(*given)
+        stored.append(given[1])
+        if len(stored) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(optimise, "store_batch", stop)
+    assert run(place, *standard, "--check", 2, "--overwrite").exit_code == 130
+    assert stored == [0, 1] and (place / "optimise.json").read_bytes() == before
+    assert run(place, *standard, "--check", 2, "--overwrite").exit_code == 0 and stored[2] == 2
     assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
 
 

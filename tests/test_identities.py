@@ -36,7 +36,7 @@ from alchemjax.model import convolution, nequix, sevennet
 from alchemjax.system.sites import Group, make_sites, num_weights
 from alchemjax.system.structure import make_structure
 from alchemjax.system.system import make_system
-from alchemjax.system.topology import block_shapes
+from alchemjax.system.topology import best_shape, block_shapes, rows_at_once
 
 EVERY_FAMILY = ["tiny_modal", "natural", "tiny_mace", "tiny_mace_pairs"]
 EVERY_COUPLING = [*COUPLINGS, PUBLISHED]
@@ -558,6 +558,18 @@ def test_padding_splitting_rows_and_chunks_change_nothing(quick, rng, monkeypatc
     narrow = [(rows * width + 7, 1) for rows, width in shapes]  # chunks of 20 and, with three worlds, 6 rows
     out = evaluate(in_chunks, structure, sites, "correlated", weights, 0.3, shapes=narrow)
     assert_close(bare, out, bare._fields)
+
+
+def test_rows_of_the_best_shape_fill_their_chunks(rng):
+    """Other rows would be copied with all their kernels."""
+    for number in (1, 8, 69, 216, 1000):
+        samples = [rng.integers(10, 60, size=number) for _ in range(3)]
+        for spare, extra in ((1.0, 0), (1.03, 1)):
+            rows, width = best_shape(samples, spare, extra)
+            assert rows % rows_at_once(rows, width) == 0
+            assert rows_at_once(rows, width) * width <= max(448, width)
+            assert rows >= max(np.ceil(counts / width).sum() for counts in samples)
+    assert best_shape([np.zeros(0, int)]) == (1, 1)
 
 
 def test_arrays_that_are_too_small_are_refused(small, rng):

@@ -342,7 +342,8 @@ def test_optimisers_of_optax_and_functions_of_the_user(potential, argon, optimis
 def test_interrupted_searches_continue_as_they_would_have(potential, argon):
     kept = []
 
-    def stop(evaluation, searches):
+    def stop(number, evaluation, searches):
+        assert number == len(kept)
         kept.append(evaluation)
         if len(kept) == 2:
             raise KeyboardInterrupt
@@ -350,15 +351,26 @@ def test_interrupted_searches_continue_as_they_would_have(potential, argon):
     options = {"starts": 2, "properties": ["volume"], **OPTIONS}
     with pytest.raises(KeyboardInterrupt):
         aj.optimise(potential, argon, {"a": 3.75}, on_evaluation=stop, **options)
-    new = []
-    again = aj.optimise(
-        potential, argon, {"a": 3.75}, recorded=kept[:2], on_evaluation=lambda e, s: new.append(e), **options
-    )
     whole = aj.optimise(potential, argon, {"a": 3.75}, **options)
-    assert len(new) == len(whole.path) - 2 > 0
-    for one, two in zip(again.path, whole.path, strict=True):
-        for a, b in zip(one, two, strict=True):
-            np.testing.assert_array_equal(a, b)
+    other = kept[1]._replace(weights=kept[1].weights[:, ::-1])  # of another search, or machine: it is done again
+    for recorded, known in ((kept[:2], 2), ([kept[0], other], 1)):
+        new = []
+        told = lambda number, *others, new=new: new.append(number)
+        again = aj.optimise(potential, argon, {"a": 3.75}, recorded=recorded, on_evaluation=told, **options)
+        assert new == list(range(known, len(whole.path))) and len(new) > 0
+        for one, two in zip(again.path, whole.path, strict=True):
+            for a, b in zip(one, two, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_searches_start_where_they_are_told_to(potential, argon):
+    options = {"evaluations": 1, **OPTIONS}
+    first = lambda **given: aj.optimise(potential, argon, {"a": 3.75}, **given, **options).path[0].weights
+    named = [{"Ar": 0.3, "Kr": 0.7}, {"Ar": 0.9, "Kr": 0.1}]
+    np.testing.assert_allclose(first(start=named), [[0.3, 0.7], [0.9, 0.1]], atol=1e-9)
+    three = first(start=named[0], starts=3)
+    np.testing.assert_allclose(three[0], [0.3, 0.7], atol=1e-9)
+    assert len(three) == 3 and np.abs(three[1:] - three[0]).max(1).min() > 1e-3
 
 
 @pytest.mark.parametrize("optimiser", ["projected", "mirror"])

@@ -174,6 +174,11 @@ def test_sweeps_are_the_same_in_parts_and_end_where_they_are_told_to(monkeypatch
     for one, other in zip(whole, parts, strict=True):
         np.testing.assert_array_equal(one, other)
 
+    for sites in (10, 10**5, 2 * 10**5, 10**7):
+        calls, at_once = sampling._calls(2504, sites)
+        assert 2504 <= calls * at_once < 2504 + calls
+        assert at_once == 1 or at_once * sites <= sampling.AT_ONCE
+
     def stop(done, number):
         raise KeyboardInterrupt
 
@@ -355,6 +360,15 @@ def test_annealing_finds_the_checkerboard(shape):
     pattern = checkerboard(shape)
     assert (states == pattern).all() or (states == 1 - pattern).all()
     assert energy == pytest.approx(explicit(model, states))
+
+
+def test_annealing_is_the_same_in_parts(monkeypatch):
+    cool = lambda: anneal(random_model(), WEIGHTS, sweeps=40, chains=3)
+    states, energy = cool()
+    monkeypatch.setattr(sampling, "AT_ONCE", 8 * 3 * states.size)
+    again, other = cool()
+    np.testing.assert_array_equal(states, again)
+    assert energy == other
 
 
 def test_annealing_keeps_the_best_of_a_chain_that_leaves_it():

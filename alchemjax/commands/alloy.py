@@ -96,7 +96,7 @@ def run(arguments: dict) -> None:
     if found.own_strain is not None:
         strain = strain_by_displacements(found)
         report["results"]["strain_by_displacements"] = strain
-    report["results"]["doubts"] = doubts(found)
+    report["results"]["doubts"] = doubts(found._replace(cutoff=potential.cutoff))
     for sentence in report["results"]["doubts"]:
         warn(sentence)
     box = _default_box(found) if box is None else box
@@ -122,7 +122,8 @@ def run(arguments: dict) -> None:
     names = [group.name for group in system.sites.groups]
     columns = temperature_table(found, transition, pairs, names)
     report["results"] |= _of_sampling(found, box, transition, lowest)
-    report["results"]["transition"]["in_smaller_box"] = smaller
+    if smaller is not None:
+        report["results"]["transition"]["in_smaller_box"] = {"box": smaller[0]} | _numbers(smaller[1], found)
     report["results"]["ground_state_strain"] = shape = box_strain(model, ordered)
     if (most := np.abs(shape).max()) > ORDERED_STRAIN:
         warn(
@@ -157,7 +158,7 @@ def run(arguments: dict) -> None:
     (out / "alloy.png").unlink(missing_ok=True)
     if figure is not None:
         write_atomically(out / "alloy.png", lambda path: figure.savefig(path, dpi=200))
-    Console(highlight=False, markup=False).print(_summary(found, report["results"], strain, transition))
+    Console(highlight=False, markup=False).print(_summary(found, report["results"], strain, transition, smaller))
     if explicit is not None:
         print(explicit.message) if explicit.valid else warn(explicit.message)
     print(f"{out / 'alloy.json'}, {out / 'temperatures.csv'}, {out / 'interactions.csv'}")
@@ -280,7 +281,7 @@ def _of_hamiltonian(found: Alloy) -> dict:
     return results
 
 
-def _in_smaller_box(found: Alloy, box, composition, temperatures, given: dict) -> dict | None:
+def _in_smaller_box(found: Alloy, box, composition, temperatures, given: dict):
     """The transition in fewer cells, to see what their number does to it; None if they do not hold the composition."""
     small = tuple(max(2, 2 * round(n / 3)) if n > 2 else n for n in box)
     model = lattice_model(found, small)
@@ -292,8 +293,7 @@ def _in_smaller_box(found: Alloy, box, composition, temperatures, given: dict) -
     on, bar = _bar("the same in fewer cells")
     with bar:
         transition = order_disorder(model, found.weights, temperatures, on_sweeps=on, **given)
-    numbers = {"temperature_K": transition.temperature, "error_K": transition.error, "at_edge": transition.at_edge}
-    return {"box": small, "kind": transition.kind} | numbers
+    return small, transition
 
 
 def _of_sampling(found: Alloy, box, transition: OrderDisorder, lowest: float) -> dict:
@@ -311,10 +311,14 @@ def _of_sampling(found: Alloy, box, transition: OrderDisorder, lowest: float) ->
             f"Monte Carlo met arrangements {1000 * transition.missed / sites:.2g} meV per site below the ordered one "
             "it started from; the transition is that of the latter: try another --seed or --box"
         )
-    about = {"kind": transition.kind, "temperature_K": transition.temperature, "error_K": transition.error}
-    about |= {"latent_heat_per_site_eV": transition.latent_heat / sites, "at_edge": transition.at_edge}
     energy = lowest / (sites * int(np.prod(box)))
-    return {"box": box, "ground_state_energy_per_site_eV": energy, "transition": about}
+    return {"box": box, "ground_state_energy_per_site_eV": energy, "transition": _numbers(transition, found)}
+
+
+def _numbers(transition: OrderDisorder, found: Alloy) -> dict:
+    about = {"kind": transition.kind, "temperature_K": transition.temperature, "error_K": transition.error}
+    latent = transition.latent_heat / len(found.structure.positions)
+    return about | {"latent_heat_per_site_eV": latent, "at_edge": transition.at_edge}
 
 
 def _arrangement(system: System, found: Alloy, box, states, strain) -> Atoms:
@@ -329,7 +333,7 @@ def _arrangement(system: System, found: Alloy, box, states, strain) -> Atoms:
     return Atoms([symbols[site] for site in occupied], positions, cell=cell, pbc=atoms.pbc)
 
 
-def _summary(found: Alloy, results: dict, strain, transition: OrderDisorder) -> Table:
+def _summary(found: Alloy, results: dict, strain, transition: OrderDisorder, smaller) -> Table:
     sites, box = results["sites_of_cell"], results["box"]
     table = Table(title="alloy", show_edge=False, show_header=False)
     mean = results["mean_field_energy_per_site_eV"]
@@ -350,11 +354,8 @@ def _summary(found: Alloy, results: dict, strain, transition: OrderDisorder) -> 
         table.add_row("mean-field spinodal", f"{results['spinodal_K']:.0f} K")
     table.add_row("ordered arrangement (annealed)", per_site("ground_state_energy_per_site_eV"))
     table.add_row(*_of_transition(transition, sites, box))
-    if (small := results["transition"]["in_smaller_box"]) and np.isfinite(small["temperature_K"]):
-        cells = "x".join(map(str, small["box"]))
-        table.add_row(
-            "the same in fewer cells", f"{small['temperature_K']:.0f} +- {small['error_K']:.0f} K in {cells} cells"
-        )
+    if smaller is not None:
+        table.add_row(*_of_transition(smaller[1], sites, smaller[0]))
     return table
 
 

@@ -143,7 +143,7 @@ def plain(value):
     """Arrays and numbers of NumPy, paths and tuples as JSON has them; NaN and infinity as null."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)) and np.ndim(value):
+    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
         return [plain(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         value = value.item()

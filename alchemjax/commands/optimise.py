@@ -35,7 +35,7 @@ from alchemjax.commands.session import (
     read_system,
     warn,
 )
-from alchemjax.commands.store import Work, complete, finished, opened, store_batch, stored_batches
+from alchemjax.commands.store import Work, complete, finished, last_report, opened, store_batch, stored_batches
 from alchemjax.decorate import Explicit, explicitly
 from alchemjax.io import load, read, write_atomically
 from alchemjax.model.load import Potential
@@ -104,12 +104,15 @@ def run(arguments: dict) -> None:
     shown = with_fluctuations(potential, system, chosen.pop("fluctuations", "none"), **chosen)
     search = _fingerprint(potential, system, arguments, targets, options)
     fingerprint = fingerprint_of([search, *(arguments[name] for name in ("evaluations", "check", "sqs"))], ())
+    before = last_report(out, WORK)
     done = finished(out, fingerprint, WORK) is not None
+    if before.get("search") == search and not (done or arguments["overwrite"]):
+        _check_not_less(out, before["arguments"], arguments)
     whole = all((out / name).exists() for name in FILES[: 2 + arguments["plot"]])
     if done and whole and not arguments["overwrite"]:
         print(f"{out} holds this very optimisation, finished; nothing was done (--overwrite calculates it again)")
         return
-    with opened(out, search, WORK, overwrite=arguments["overwrite"] or done, anew=done and whole) as batches:
+    with opened(out, search, WORK, overwrite=arguments["overwrite"], own=done, anew=done and whole) as batches:
         found, seconds = _optimise(potential, system, targets, names, arguments, charges, options, batches)
         explicit, why_not = None, []
         if arguments["check"]:
@@ -117,7 +120,9 @@ def run(arguments: dict) -> None:
                 explicit = _explicit(potential, system, found, names, arguments, options)
             except ValueError as error:  # what was found is kept
                 why_not = [f"there are no explicit supercells: {error}"]
-        report = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, shown)
+        report = {"fingerprint": fingerprint, "search": search} | provenance(
+            arguments["file"], arguments, potential, shown
+        )
         report |= {"wall_time_s": round(seconds, 3), "matched": matched}
         report |= _report(shown, targets, names, found, explicit, why_not)
         _write(out, system, targets, names, found, report, plot=arguments["plot"])
@@ -172,6 +177,16 @@ def _check_supercells(system: System, arguments: dict) -> None:
         )
 
 
+def _check_not_less(out: Path, before: dict, arguments: dict) -> None:
+    """Errors: ValueError where results of fewer evaluations, or without supercells, would replace others."""
+    supercells = before["check"] and (before["check"], before["sqs"]) != (arguments["check"], arguments["sqs"])
+    if supercells or before["evaluations"] > arguments["evaluations"]:
+        raise ValueError(
+            f"'{out}' holds results of --evaluations {before['evaluations']} and --check {before['check']}; give at "
+            "least as many evaluations and the same supercells, use another folder, or --overwrite"
+        )
+
+
 def _lattice_of(potential: Potential, arguments: dict, options: dict) -> dict[str, float]:
     """Lengths [A] and angles [degree] of the crystal to match, relaxed with the same potential and limits."""
     other = read(arguments["match"])
@@ -206,14 +221,14 @@ def _optimise(potential, system, targets, names, arguments: dict, charges, optio
     recorded, seconds = stored_batches(batches, Evaluation)
     with _bar() as bar:
         task = bar.add_task("evaluations", total=arguments["evaluations"], completed=len(recorded))
-        clock = [time.monotonic(), seconds, len(recorded)]
+        clock = [time.monotonic(), seconds]
 
-        def on_evaluation(found: Evaluation, searches) -> None:
+        def on_evaluation(number: int, found: Evaluation, searches) -> None:
             elapsed, clock[0] = time.monotonic() - clock[0], time.monotonic()
-            store_batch(batches, int(clock[2]), found, elapsed)
-            clock[1:] = clock[1] + elapsed, clock[2] + 1
+            store_batch(batches, number, found, elapsed)
+            clock[1] += elapsed
             going = sum(not search.done for search in searches)
-            bar.update(task, completed=clock[2], description=f"evaluations, {going} of {len(searches)} starts going")
+            bar.update(task, completed=number + 1, description=f"evaluations, {going} of {len(searches)} starts going")
 
         found = optimise(
             potential,

@@ -26,16 +26,24 @@ class Work(NamedTuple):
 
 def finished(out: Path, fingerprint: str, work: Work) -> dict | None:
     """What the last file says, if the folder holds the results of this very work."""
+    report = last_report(out, work)
+    return report if report.get("fingerprint") == fingerprint and set(work.needed) <= set(report) else None
+
+
+def last_report(out: Path, work: Work) -> dict:
+    """What the last file says, whatever it is of; nothing where there is none, or a damaged one."""
     try:
         report = json.loads((out / work.last).read_text())
-        return report if report["fingerprint"] == fingerprint and set(work.needed) <= set(report) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
 
 
 @contextlib.contextmanager
-def opened(out: Path, fingerprint: str, work: Work, *, overwrite: bool, anew: bool = False) -> Iterator[Path]:
-    """The folder of this work's batches, ours alone while it is open.
+def opened(
+    out: Path, fingerprint: str, work: Work, *, overwrite: bool, own: bool = False, anew: bool = False
+) -> Iterator[Path]:
+    """The folder of this work's batches, ours alone while it is open; `own`: the results there are of this work.
 
     Batches of other work are discarded with `overwrite`, and those of this work with `anew`, unless that was
     interrupted. Errors: ValueError if the folder holds something else, cannot be written, or is in use.
@@ -43,7 +51,7 @@ def opened(out: Path, fingerprint: str, work: Work, *, overwrite: bool, anew: bo
     batches = out / f".{work.noun}"
     ours = _fingerprint_of(batches) == fingerprint
     strangers = any(batches.glob("*.npz")) and not ours
-    if strangers or (not ours and any((out / name).exists() for name in work.files)):
+    if strangers or (not ours and not own and any((out / name).exists() for name in work.files)):
         done = f"a{'n' * (work.noun[0] in 'aeiou')} {work.noun}"
         what = done if (out / work.last).exists() or not strangers else f"batches of an unfinished {work.noun}"
         if not overwrite:

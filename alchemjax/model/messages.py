@@ -78,6 +78,7 @@ def _block(hidden, config, by_l1, radial: dict, edges: Edges, geometry: Geometry
     """
     worlds, rows, width = edges.source.shape
     chunk = rows_at_once(rows, width * worlds * min(config.batch, 16))
+    chunk = next((c for c in range(chunk, chunk // 2, -1) if rows % c == 0), chunk)  # without padding
     kernels = [_stack_kernels([geometry.angular[p] for p in group]) for group in by_l1]
     parts = tuple((len(group), x.shape[-1]) for group, x in zip(by_l1, sources, strict=True))
 

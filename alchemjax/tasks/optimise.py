@@ -103,7 +103,7 @@ def optimise(
     fluctuations: str = "none",
     supercell=None,
     recorded: Sequence[Evaluation] = (),
-    on_evaluation: Callable[[Evaluation, list[Search]], None] | None = None,
+    on_evaluation: Callable[[int, Evaluation, list[Search]], None] | None = None,
 ) -> Optimum:
     """Minimise a loss of the relaxed material over the allowed compositions.
 
@@ -116,8 +116,8 @@ def optimise(
     `optimiser`: "projected" or "mirror" with a line search, or an optimiser of optax, which moves logits
     (`parameters="softmax"`) or "weights". A search ends when its next step would change no weight by `tolerance`, when
     all targets are hit, or after `evaluations`. The other options are those of `relax`.
-    `recorded`: evaluations of the same call, interrupted; they are not done again. `on_evaluation` is called with every
-    evaluation that is new.
+    `recorded`: evaluations of the same call, interrupted; they are not done again. `on_evaluation` is called with the
+    number of every evaluation that is new, the evaluation, and the searches.
 
     Errors: ValueError for targets, conditions and options that are not understood, and as in `relaxed`.
     """
@@ -163,7 +163,8 @@ def _searched(evaluate, advance, goals, names, begun, evaluations: int, recorded
         if len(path) < len(recorded):
             found = recorded[len(path)]
             if not np.allclose(found.weights, [search.trial for search in searches], rtol=0, atol=1e-9):
-                raise ValueError("the recorded evaluations are those of another search; start anew")
+                recorded = recorded[: len(path)]  # the rest is of another machine
+                continue
         else:
             found = evaluate(np.array([search.trial for search in searches]), path[-1] if path else None)
         path.append(found)
@@ -173,7 +174,7 @@ def _searched(evaluate, advance, goals, names, begun, evaluations: int, recorded
             )
             searches[k] = _stopped_at_goals(goals, names, told, found, k)
         if len(path) > len(recorded) and on_evaluation is not None:
-            on_evaluation(found, searches)
+            on_evaluation(len(path) - 1, found, searches)
     return searches, path
 
 
@@ -182,7 +183,7 @@ def _starts(
 ) -> Float[np.ndarray, "starts weights"]:
     if not len(start):
         raise ValueError("start holds no composition; leave it out, or give one")
-    one = isinstance(start, Mapping) or all(np.ndim(part) == 0 for part in start)
+    one = isinstance(start, Mapping) or not any(isinstance(part, Mapping) or np.ndim(part) for part in start)
     given = [checked_weights(system, weights) for weights in ([start] if one else start)]
     number = (4 if one else len(given)) if starts is None else starts
     check_limit("batch", number, f"starts = {number!r}")

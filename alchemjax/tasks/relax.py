@@ -23,7 +23,7 @@ from alchemjax.system.fluctuations import Fluctuations, Variants, index_arrays
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.structure import MINIMUM_DISTANCE, Structure, volume, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
-from alchemjax.system.topology import ShapeOverflow, Topology, block_shapes
+from alchemjax.system.topology import ShapeOverflow, Topology, block_shapes, full_rows
 from alchemjax.tasks.fire import Limits, State, initial_state, run
 from alchemjax.tasks.freedom import Freedom, keeps_symmetry, make_freedom
 
@@ -152,7 +152,8 @@ class Lists:
         except ShapeOverflow:
             roomy = self._roomy_shapes(structure)
             self.structures[k] = structure
-            self.shapes = [tuple(np.maximum(a, b)) for a, b in zip(roomy, self.shapes, strict=True)]
+            most = [tuple(map(int, np.maximum(a, b))) for a, b in zip(roomy, self.shapes, strict=True)]
+            self.shapes = [(full_rows(*shape), shape[1]) for shape in most]
             self.members = [self._topology(s, self.shapes) for s in self.structures]
         except ValueError:
             return False

@@ -238,8 +238,7 @@ def sample(
             cast(KELVIN * heats),
         )
         carry, parts, total = _begin(tables, begin), [], int(equilibration) + BLOCKS * length
-        calls = -(-total * begin.size // AT_ONCE)
-        at_once = -(-total // calls)  # so that all calls are of one program
+        calls, at_once = _calls(total, begin.size)
         equilibration = at_once * calls - BLOCKS * length
         how = {"move": move, "exchange": exchange, "length": length, "every": int(every)}
         for start in range(0, at_once * calls, at_once):
@@ -258,6 +257,12 @@ def sample(
     rates = moved.mean((0, 2)), np.nanmean(exchanged[:, :-1], axis=(0, 2)) if exchange else None
     energies = per_cell(energy + work), per_cell(energy)
     return Samples(heats, *energies, composition, correlations, final, model.sublattice, *rates)
+
+
+def _calls(sweeps: int, sites: int) -> tuple[int, int]:
+    """Calls of compiled code for at least so many sweeps of all chains together, and how many a call makes."""
+    calls = -(-sweeps // max(1, AT_ONCE // sites))
+    return calls, -(-sweeps // calls)
 
 
 def anneal(
@@ -290,8 +295,13 @@ def anneal(
         cold = hot / 1000 if cold is None else cold
         if not 0 < cold <= hot < np.inf:
             raise ValueError(f"anneal cools from {hot:g} K to {cold:g} K; give hot >= cold > 0")
-        heats = jnp.asarray(KELVIN * np.geomspace(hot, cold, sweeps), model.pair.dtype)
-        energies, best = _cool(tables, _moves(model, _swap), heats, begin, keys[1:])
+        calls, at_once = _calls(int(sweeps), begin.size)
+        heats = jnp.asarray(KELVIN * np.geomspace(hot, cold, calls * at_once), model.pair.dtype)
+        carry = _before_cooling(tables, begin)
+        for start in range(0, len(heats), at_once):
+            some = slice(start, start + at_once)
+            carry = _cool(tables, _moves(model, _swap), heats[some], jnp.arange(len(heats))[some], carry, keys[1:])
+        _, _, energies, best = carry
         states = np.asarray(best[jnp.argmin(energies)])
         return states, float(total_energy(model, states))
 
@@ -322,7 +332,15 @@ def ground_state(
 
 
 @jax.jit
-def _cool(tables, moves, heats, states, keys):
+def _before_cooling(tables, states):
+    """States, their local fields, the lowest energy so far and the states that had it."""
+    fields = jax.vmap(partial(local_fields, tables))(states)
+    energy = jax.vmap(lambda *one: energy_of(tables, totals_of(tables, *one)))(states, fields)
+    return states, fields, energy, states
+
+
+@jax.jit
+def _cool(tables, moves, heats, numbers, carry, keys):
 
     def step(carry, now):
         (states, fields, least, best), (heat, number) = carry, now
@@ -332,11 +350,7 @@ def _cool(tables, moves, heats, states, keys):
         better = (energy < least).reshape(-1, 1, 1, 1, 1)
         return (states, fields, jnp.minimum(energy, least), jnp.where(better, states, best)), None
 
-    fields = jax.vmap(partial(local_fields, tables))(states)
-    energy = jax.vmap(lambda *one: energy_of(tables, totals_of(tables, *one)))(states, fields)
-    start = states, fields, energy, states
-    (_, _, least, best), _ = jax.lax.scan(step, start, (heats, jnp.arange(len(heats))))
-    return least, best
+    return jax.lax.scan(step, carry, (heats, numbers))[0]
 
 
 def _starts(model: LatticeModel, weights, states, move, key, shape):

@@ -12,7 +12,7 @@ from alchemjax.system.sites import Group, make_sites
 from alchemjax.system.structure import volume
 from alchemjax.system.supercell import make_supercell, repeated
 from alchemjax.system.system import System
-from alchemjax.tasks.alloy import Alloy
+from alchemjax.tasks.alloy import Alloy, single_sites
 from alchemjax.tasks.lattice import box_strain, random_states, total_energy
 from alchemjax.tasks.ordering import box_of, lattice_model
 from alchemjax.tasks.quasirandom import can_search, quasirandom_states
@@ -58,9 +58,10 @@ def validate(
 ) -> Validation:
     """Evaluate and relax a few random arrangements in a box of cells, and the predicted ground state, and compare.
 
-    `system` is the one that the alloy was made of. `ordered`: the ground state, by default what `ground_state` finds in
-    this box or in a small one of even numbers of cells. `limit`: the largest error [eV per site] that counts as valid.
-    `sqs`: also a special quasirandom structure, by default if sqsgenerator is installed.
+    `system` is the one that the alloy was made of. `ordered`: the ground state, by default, or if it repeats nothing
+    smaller than 216 sites, what `ground_state` finds in this box or in a small one of even numbers of cells. `limit`:
+    the largest error [eV per site] that counts as valid. `sqs`: also a special quasirandom structure, by default if
+    sqsgenerator is installed.
     Errors: ValueError for a wrong shape or number; ImportError for `sqs` without sqsgenerator.
     """
     if random < 0 or random + ground_state + bool(sqs) < 1:
@@ -94,8 +95,17 @@ def _ground_state(alloy: Alloy, model, ordered, seed: int) -> Int[np.ndarray, "n
     if ordered is None or found[0][..., 0].size * len(alloy.structure.positions) > MOST:
         small = lattice_model(alloy, box_of(alloy, 1, SITES[1], even=True))
         found = [_repeated_part(ground_state_of(one, alloy.weights, seed=seed)[0]) for one in (model, small)]
-    per_cell = [float(total_energy(lattice_model(alloy, one.shape[:3]), one)) / one[..., 0].size for one in found]
-    return found[int(np.argmin(per_cell))]
+    return min(found, key=lambda one: _gained(alloy, one))
+
+
+def _gained(alloy: Alloy, states) -> float:
+    """Energy per cell from that of single sites, the same for all arrangements of one composition."""
+    number = states[..., 0].size
+    shares = np.stack([(states == k).sum((0, 1, 2)) / number for k in range(alloy.weights.shape[1])], 1)
+    for s in np.unique(alloy.sublattice):
+        shares[alloy.sublattice == s] = shares[alloy.sublattice == s].mean(0)
+    alone = float((shares * single_sites(alloy, relaxed=True)).sum())
+    return float(total_energy(lattice_model(alloy, states.shape[:3]), states)) / number - alone
 
 
 def _repeated_part(states: Int[np.ndarray, "n1 n2 n3 mixed"]) -> Int[np.ndarray, "m1 m2 m3 mixed"]:
