@@ -598,9 +598,7 @@ def test_ground_states_are_compared_in_boxes_of_their_own():
     assert float(total_energy(odd, ground_state(odd, alloy.weights)[0])) / 12 > energies[0] + 0.003
     layers = np.arange(6).reshape(6, 1, 1, 1) % 2 * np.ones((1, 6, 6, 1), int)
     np.testing.assert_array_equal(ground_state_for(alloy, odd, layers, 0), [[[[0]]], [[[1]]]])
-    likes_a = alloy._replace(
-        field=np.array([[-1.0, 1.0]])
-    )  # which does not choose an arrangement
+    likes_a = alloy._replace(field=np.array([[-1.0, 1.0]]))  # which does not choose an arrangement
     assert ground_state_for(likes_a, lattice_model(likes_a, (3, 3, 3)), None, 0).shape == (2, 2, 2, 1)
     jumbled = np.random.default_rng(0).permutation(np.arange(512) % 2).reshape(8, 8, 8, 1)
     assert ground_state_for(alloy, odd, jumbled, 0).shape == (2, 2, 2, 1)

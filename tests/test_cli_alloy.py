@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import alchemjax as aj
 from alchemjax.cli import app
+from alchemjax.commands import alloy as command
 from alchemjax.commands.alloy_tables import describe_instability, interaction_table, temperature_table
 from alchemjax.system.supercell import make_supercell
 from alchemjax.tasks.alloy import Alloy
@@ -117,14 +118,25 @@ def test_second_derivatives_are_calculated_once(made, run):
     other = run(folder, "-x", "0.25", *settings)
     assert other.exit_code == 2 and "holds an alloy of other input" in other.stderr
     assert contents() == before
-    done = run(folder, "-x", "0.5", "--overwrite", *settings, "--box", "4,2,2")
+    done = run(folder, "-x", "0.5", "--overwrite", *settings)
     assert done.exit_code == 0, done.output
-    smaller = json.loads((folder / "alloy.json").read_text())["results"]["transition"]["in_smaller_box"]
-    assert smaller["box"] == [2, 2, 2] and {"kind", "temperature_K", "error_K"} < set(smaller)
-    assert "in 2x2x2 cells" in done.stdout and "in 4x2x2 cells" in done.stdout
     assert (folder / "hamiltonian.json").stat().st_mtime_ns == stamp
     assert "validation" not in json.loads((folder / "alloy.json").read_text())["results"]
     assert not (folder / "alloy.png").exists()
+
+
+def test_the_transition_is_looked_for_in_fewer_cells_of_the_same_composition(made, monkeypatch):
+    found, boxes = aj.read_alloy(made[0] / "hamiltonian.json"), []
+    monkeypatch.setattr(command, "order_disorder", lambda model, *given, **options: boxes.append(model.pair.shape[:3]))
+    of = lambda box, composition: command._in_smaller_box(found, box, composition, None, {})
+    half = np.array([[0.5, 0.5]])
+    assert of((6, 6, 4), half)[0] == (4, 4, 2) and of((4, 2, 1), half)[0] == (2, 2, 1)
+    assert boxes == [(4, 4, 2), (2, 2, 1)]
+    assert of((2, 2, 2), half) is None  # none are left out
+    assert of((6, 6, 6), half + [[0.01, -0.01]]) is None
+    single = found._replace(weights=np.array([[1.0, 0.0]]))
+    monkeypatch.setattr(command, "nearest_counts", lambda *given: np.array([[8, 0]]))
+    assert command._in_smaller_box(single, (4, 4, 4), np.array([[1.0, 0.0]]), None, {}) is None
 
 
 def test_earlier_results_stay_until_new_ones_are_there(made, run, tmp_path, monkeypatch):
