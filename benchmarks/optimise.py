@@ -32,7 +32,9 @@ def main():
     potential = aj.load("sevennet-0", given.dtype)
     salt = bulk("NaCl", "rocksalt", 5.8)
     system = aj.from_atoms(salt, mix={"Na": ("Li", "Na", "K", "Rb")}, weights=[0.25] * 4)
-    exact = aj.optimise(potential, system, TARGET, starts=1, tolerance=1e-6, evaluations=60, **OPTIONS)
+    starts = [[0.25] * 4, [0.1, 0.2, 0.3, 0.4]]
+    exact = aj.optimise(potential, system, TARGET, start=starts, tolerance=1e-6, evaluations=60, **OPTIONS)
+    print("two starts end", float(np.ptp(exact.ends, axis=0).max()), "apart")
     print("optimum", exact.weights.round(5).tolist(), exact.values, exact.message)
     rows = []
     for optimiser in ("projected", "mirror"):
