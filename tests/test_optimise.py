@@ -415,15 +415,6 @@ def test_molecules_have_energies_to_aim_at(potential):
         aj.optimise(potential, system, "density=1", starts=1, cell=False)
 
 
-def test_evaluations_of_another_search_are_not_taken(potential, argon):
-    options = {"starts": 1, "evaluations": 1, **OPTIONS}
-    found = aj.optimise(potential, argon, {"a": 3.75}, **options)
-    with pytest.raises(ValueError, match="those of another search"):
-        aj.optimise(
-            potential, argon._replace(weights=np.array([0.2, 0.8])), {"a": 3.75}, recorded=found.path, **options
-        )
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

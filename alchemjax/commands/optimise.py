@@ -22,6 +22,7 @@ from alchemjax.commands.options import (
     check_mixed,
     check_periodic,
     check_relaxation,
+    parse_charges,
     parse_mix,
     parse_weights,
     relaxation_options,
@@ -136,18 +137,6 @@ def run(arguments: dict) -> None:
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
-
-
-def parse_charges(entries: list[str] | None) -> dict[str, float] | None:
-    """`--charges Li=1,O=-2` to {"Li": 1.0, "O": -2.0}."""
-    charges: dict[str, float] = {}
-    for entry in (part for text in entries or () for part in text.split(",")):
-        name, _, number = entry.partition("=")
-        try:
-            charges[name.strip()] = float(number)
-        except ValueError:
-            raise ValueError(f"--charges '{entry}' is not understood; give oxidation states like Li=1,O=-2") from None
-    return charges or None
 
 
 def _check_numbers(arguments: dict) -> None:

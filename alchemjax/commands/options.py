@@ -129,6 +129,18 @@ def check_mixed(system: System, arguments: dict) -> None:
         )
 
 
+def parse_charges(entries: list[str] | None) -> dict[str, float] | None:
+    """`--charges Li=1,O=-2` to {"Li": 1.0, "O": -2.0}."""
+    charges: dict[str, float] = {}
+    for entry in (part for text in entries or () for part in text.split(",")):
+        name, _, number = entry.partition("=")
+        try:
+            charges[name.strip()] = float(number)
+        except ValueError:
+            raise ValueError(f"--charges '{entry}' is not understood; give oxidation states like Li=1,O=-2") from None
+    return charges or None
+
+
 def relaxation_options(arguments: dict) -> dict:
     """What `relax` and `make_plan` take, in their units; without what was not given."""
     in_gpa = {name: arguments[name] for name in ("pressure", "stress_tolerance")}

@@ -247,6 +247,26 @@ def _check_symmetric(name: str, pair) -> None:
         raise ValueError(f"{name} must have V[R, c, c', k, k'] = V[-R, c', c, k', k] and V[0, c, c] = 0; symmetrise it")
 
 
+def checked_temperatures(temperatures) -> Float[np.ndarray, "temperatures"]:
+    """Errors: ValueError for temperatures that are not positive and increasing, or none."""
+    try:
+        heats = np.atleast_1d(np.asarray(temperatures, float))
+    except (TypeError, ValueError):
+        heats = np.zeros(1)
+    if heats.ndim != 1 or not len(heats) or not (np.isfinite(heats) & (heats > 0)).all() or (np.diff(heats) <= 0).any():
+        raise ValueError(
+            f"temperatures {temperatures} must be positive and increasing; give at least one in K, each once and sorted"
+        )
+    return heats
+
+
+def check_whole(name: str, value, least: int) -> None:
+    """Errors: ValueError for what is not a whole number, or less than `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**31:
+        most = " and less than 2147483648" if isinstance(value, int | np.integer) and value > 0 else ""
+        raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}{most}")
+
+
 def check_shape(name: str, array, shape) -> None:
     """Errors: ValueError for an array of another shape."""
     if np.shape(array) != tuple(shape):

@@ -20,8 +20,10 @@ from alchemjax.tasks.lattice import (
     Tables,
     arranger,
     check_shape,
+    check_whole,
     checked_model,
     checked_states,
+    checked_temperatures,
     energy_of,
     local_fields,
     make_tables,
@@ -387,23 +389,3 @@ def _checked_kind(model: LatticeModel, kind, chemical_potentials):
     if given.shape not in (model.field.shape, model.field.shape[1:]) or not np.isfinite(given).all():
         raise ValueError(f"chemical_potentials must be finite numbers, [states] or [sites, states], not {given}")
     return _flip, np.broadcast_to(given, model.field.shape)
-
-
-def checked_temperatures(temperatures) -> Float[np.ndarray, "temperatures"]:
-    """Errors: ValueError for temperatures that are not positive and increasing, or none."""
-    try:
-        heats = np.atleast_1d(np.asarray(temperatures, float))
-    except (TypeError, ValueError):
-        heats = np.zeros(1)
-    if heats.ndim != 1 or not len(heats) or not (np.isfinite(heats) & (heats > 0)).all() or (np.diff(heats) <= 0).any():
-        raise ValueError(
-            f"temperatures {temperatures} must be positive and increasing; give at least one in K, each once and sorted"
-        )
-    return heats
-
-
-def check_whole(name: str, value, least: int) -> None:
-    """Errors: ValueError for what is not a whole number, or less than `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**31:
-        most = " and less than 2147483648" if isinstance(value, int | np.integer) and value > 0 else ""
-        raise ValueError(f"{name} = {value!r} must be a whole number, at least {least}{most}")

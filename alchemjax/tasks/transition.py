@@ -24,7 +24,9 @@ from jaxtyping import Bool, Float
 from alchemjax.tasks.averages import Statistics, statistics, transition_temperature
 from alchemjax.tasks.lattice import (
     LatticeModel,
+    check_whole,
     checked_model,
+    checked_temperatures,
     counts_of,
     nearest_counts,
     random_states,
@@ -33,8 +35,6 @@ from alchemjax.tasks.lattice import (
 from alchemjax.tasks.sampling import (
     BLOCKS,
     Samples,
-    check_whole,
-    checked_temperatures,
     ground_state,
     sample,
 )
