@@ -40,7 +40,7 @@ def row_of(potential, name, weights, arrangements, *, third_order):
     assert relaxed.converged
     system = system._replace(structure=relaxed.structure)
     started = time.perf_counter()
-    row = {"system": name, "weights": list(weights)}
+    row = {}
     try:
         alloy = aj.alloy(potential, system, third_order=third_order)
     except ValueError as error:  # unstable: atoms stay on their sites

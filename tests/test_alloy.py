@@ -426,7 +426,7 @@ def test_a_periodic_arrangement_has_the_same_energy_in_a_larger_box(argon_alloy)
     assert not box_strain(small_box._replace(strains=None), states).any()
 
 
-def test_short_range_order_of_all_pairs_has_the_energy_of_the_interactions(potential):
+def test_short_range_order_of_all_pairs_has_the_energy_of_the_interactions():
     """P(k, l) = w_k w_l (1 - alpha) + alpha w_k [k = l], in the coupling `correlated` as in the Hamiltonian."""
     pairs_only = lennard_jones(krypton=(1.15, 1.0))
     system = mixed_argon(("Ar", "Kr"), (0.4, 0.6))

@@ -141,30 +141,9 @@ def test_more_evaluations_go_on_and_lost_files_are_made_again(run, made, monkeyp
     assert run(place, *standard, "--overwrite").exit_code == 0 and stored[number:] == stored[:number]
 
 
-def test_an_interrupted_search_goes_on(run, made, monkeypatch):
-    out, _, standard = made
-    kept, store = [], optimise.store_batch
-
-    def stop(*given):
-        store(*given)
-        kept.append(given[1])
-        if len(kept) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(optimise, "store_batch", stop)
-    place = run.folder / "interrupted"
-    assert run(place, *standard, "--check", 0).exit_code == 130
-    assert not (place / "optimise.json").exists()
-    monkeypatch.setattr(optimise, "store_batch", lambda *given: (kept.append(given[1]), store(*given)))
-    done = run(place, *standard, "--check", 0)
-    assert done.exit_code == 0 and kept[:3] == [0, 1, 2]
-    assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
-
-
-def test_interrupted_replacements_go_on_and_leave_the_old_results(run, made, monkeypatch):
-    out, _, standard = made
-    place, store = shutil.copytree(out, run.folder / "again"), optimise.store_batch
-    before, stored = (place / "optimise.json").read_bytes(), []
+def interrupt_after_two(monkeypatch):
+    """Numbers of the evaluations that are stored, to which later ones are added too."""
+    stored, store = [], optimise.store_batch
 
     def stop(*given):
         store(*given)
@@ -173,6 +152,24 @@ def test_interrupted_replacements_go_on_and_leave_the_old_results(run, made, mon
             raise KeyboardInterrupt
 
     monkeypatch.setattr(optimise, "store_batch", stop)
+    return stored
+
+
+def test_an_interrupted_search_goes_on(run, made, monkeypatch):
+    out, _, standard = made
+    kept = interrupt_after_two(monkeypatch)
+    place = run.folder / "interrupted"
+    assert run(place, *standard, "--check", 0).exit_code == 130
+    assert not (place / "optimise.json").exists()
+    done = run(place, *standard, "--check", 0)
+    assert done.exit_code == 0 and kept[:3] == [0, 1, 2]
+    assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
+
+
+def test_interrupted_replacements_go_on_and_leave_the_old_results(run, made, monkeypatch):
+    out, _, standard = made
+    place = shutil.copytree(out, run.folder / "again")
+    before, stored = (place / "optimise.json").read_bytes(), interrupt_after_two(monkeypatch)
     assert run(place, *standard, "--check", 2, "--overwrite").exit_code == 130
     assert stored == [0, 1] and (place / "optimise.json").read_bytes() == before
     assert run(place, *standard, "--check", 2, "--overwrite").exit_code == 0 and stored[2] == 2

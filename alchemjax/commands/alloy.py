@@ -112,12 +112,13 @@ def run(arguments: dict) -> None:
     cell, places = completed_cell(structure), structure.positions[found.site]
     pairs = shells(cell, places, found.sublattice, box, FAR, pbc=structure.pbc)[:SHELLS]
     given = {"sweeps": arguments["sweeps"], "equilibration": arguments["sweeps"] // 4, "seeds": arguments["seeds"]}
+    given["seed"] = arguments["seed"]
     on, bar = _bar("Monte Carlo sweeps")
     with bar:
         ordered, lowest = ground_state(model, found.weights, sweeps=arguments["sweeps"], seed=arguments["seed"])
-        given |= {"ordered": ordered, "seed": arguments["seed"], "on_sweeps": on}
-        transition = order_disorder(model, found.weights, temperatures, shells=pairs, **given)
-        given = {name: value for name, value in given.items() if name not in ("ordered", "on_sweeps")}
+        transition = order_disorder(
+            model, found.weights, temperatures, shells=pairs, ordered=ordered, on_sweeps=on, **given
+        )
     smaller = _in_smaller_box(found, box, inside, temperatures, given)
     names = [group.name for group in system.sites.groups]
     columns = temperature_table(found, transition, pairs, names)

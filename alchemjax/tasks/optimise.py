@@ -360,8 +360,8 @@ def _optimum(system: System, goals, facts: Facts, names, searches: list[Search],
     if reached is False:
         worst = goals[int(np.argmax(missed))]
         aim = f"{worst.name} {worst.sign} {worst.value:g} {PROPERTIES[worst.name].unit}"
-        ways = ["the closest is", "with the other targets it is"] if at_end else ["it came to"] * 2
-        how = ways[len(goals) > 1]
+        closest = "the closest is" if len(goals) == 1 else "with the other targets it is"
+        how = closest if at_end else "it came to"
         text = f"{aim} is not reached, {how} {values[worst.name]:.6g} ({text})"
     return Optimum(
         weights=at.weights[lane],

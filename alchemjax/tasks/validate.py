@@ -77,9 +77,12 @@ def validate(
     if ground_state:
         states.append(_ground_state(alloy, model, ordered, seed))
     kinds = ("random",) * random + ("SQS",) * sqs + ("ground state",) * ground_state
-    rows, converged = [], []
+    rows, converged, boxes = [], [], {}
     for number, one in enumerate(states):
-        row, well = _compared(potential, system, alloy, one)
+        if one.shape not in boxes:
+            models = [lattice_model(alloy, one.shape[:3], relaxed=relaxed) for relaxed in (False, True)]
+            boxes[one.shape] = explicit_system(system, alloy, one.shape[:3]), models
+        row, well = _compared(potential, alloy, one, *boxes[one.shape])
         rows.append(row)
         converged.append(well)
         if on_arrangement is not None:
@@ -118,12 +121,13 @@ def _repeated_part(states: Int[np.ndarray, "n1 n2 n3 mixed"]) -> Int[np.ndarray,
     return states
 
 
-def _compared(potential: Potential, system: System, alloy: Alloy, states):
-    """Energies and volumes per site, as in `Validation`, and whether it relaxed."""
-    shape, moves = states.shape[:3], alloy.displacement is not None
-    large, sites = explicit_system(system, alloy, shape), len(alloy.structure.positions) * int(np.prod(shape))
+def _compared(potential: Potential, alloy: Alloy, states, large: System, models):
+    """Energies and volumes per site, as in `Validation`, and whether it relaxed.
+
+    `large` and `models`, rigid and relaxed, are those of its box.
+    """
+    moves, sites = alloy.displacement is not None, len(large.structure.positions)
     weights = one_hot(large, alloy, states)
-    models = [lattice_model(alloy, shape, relaxed=relaxed) for relaxed in (False, True)]
     rigid, relaxed = (float(total_energy(model, states)) for model in models)
     start = relax(potential, large, weights, positions=True, max_steps=0)
     end = relax(potential, large, weights, cell=alloy.stiffness is not None) if moves else start
