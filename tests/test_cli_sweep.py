@@ -99,7 +99,7 @@ def test_energies_of_a_random_alloy_are_those_of_calculate_and_called_so(sweeps,
 
 
 def test_an_energy_of_a_random_alloy_is_called_uncertain_where_pairs_would_add_much():
-    assert doubts_about(np.array([0.0019, -0.0019, 0])) == []
+    assert doubts_about(np.array([0.0009, -0.0009, 0])) == []
     (sentence,) = doubts_about(np.array([0.001, -0.0044, 0.0021, np.nan]))
     assert sentence.startswith("at 2 of 4 compositions") and "(up to -4.4)" in sentence
     assert doubts_about(np.array([0.003]))[0].startswith("fluctuations of two sites")
