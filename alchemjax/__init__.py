@@ -36,6 +36,21 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.elasticity import elasticity as elasticity
     from alchemjax.tasks.equilibrium import Equilibrium as Equilibrium
     from alchemjax.tasks.equilibrium import relaxed as relaxed
+    from alchemjax.tasks.free_energy.estimators import Estimate as Estimate
+    from alchemjax.tasks.free_energy.estimators import interval as interval
+    from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy as FreeEnergy
+    from alchemjax.tasks.free_energy.frenkel_ladd import frenkel_ladd as frenkel_ladd
+    from alchemjax.tasks.free_energy.frenkel_ladd import infinite as infinite
+    from alchemjax.tasks.free_energy.paths import Path as Path
+    from alchemjax.tasks.free_energy.paths import composition_path as composition_path
+    from alchemjax.tasks.free_energy.paths import einstein_path as einstein_path
+    from alchemjax.tasks.free_energy.paths import vacancy_path as vacancy_path
+    from alchemjax.tasks.free_energy.switching import Switching as Switching
+    from alchemjax.tasks.free_energy.switching import switch as switch
+    from alchemjax.tasks.free_energy.vacancy import Vacancy as Vacancy
+    from alchemjax.tasks.free_energy.vacancy import vacancy as vacancy
+    from alchemjax.tasks.free_energy.windows import Windows as Windows
+    from alchemjax.tasks.free_energy.windows import windows as windows
     from alchemjax.tasks.jax_md import jax_md as jax_md
     from alchemjax.tasks.lattice import box_strain as box_strain
     from alchemjax.tasks.lattice import total_energy as total_energy
@@ -113,6 +128,21 @@ _PUBLIC = {
     "transition_temperature": "tasks.averages",
     "order_disorder": "tasks.transition",
     "validate": "tasks.validate",
+    "Path": "tasks.free_energy.paths",
+    "composition_path": "tasks.free_energy.paths",
+    "einstein_path": "tasks.free_energy.paths",
+    "vacancy_path": "tasks.free_energy.paths",
+    "switch": "tasks.free_energy.switching",
+    "Switching": "tasks.free_energy.switching",
+    "windows": "tasks.free_energy.windows",
+    "Windows": "tasks.free_energy.windows",
+    "frenkel_ladd": "tasks.free_energy.frenkel_ladd",
+    "FreeEnergy": "tasks.free_energy.frenkel_ladd",
+    "infinite": "tasks.free_energy.frenkel_ladd",
+    "vacancy": "tasks.free_energy.vacancy",
+    "Vacancy": "tasks.free_energy.vacancy",
+    "Estimate": "tasks.free_energy.estimators",
+    "interval": "tasks.free_energy.estimators",
     "write_alloy": "commands.alloy_file",
     "read_alloy": "commands.alloy_file",
     "to_icet": "export",

@@ -86,12 +86,12 @@ def test_a_finished_run_is_left_alone_and_continued_by_resume(run, tmp_path):
 
 
 def test_a_run_that_was_stopped_goes_on_and_its_files_are_those_of_a_run_that_was_not(run, tmp_path, monkeypatch):
-    from alchemjax.commands import md
+    from alchemjax.commands import dynamics
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = [*STEPS, *MIX, "--replicas", "2", "--strain", "all"]
     run("-o", whole, *options)
-    store, calls = md.store, []
+    store, calls = dynamics.store, []
 
     def stops(*arguments):
         calls.append(1)
@@ -99,7 +99,7 @@ def test_a_run_that_was_stopped_goes_on_and_its_files_are_those_of_a_run_that_wa
             raise KeyboardInterrupt
         store(*arguments)
 
-    monkeypatch.setattr(md, "store", stops)
+    monkeypatch.setattr(dynamics, "store", stops)
     assert "interrupted; run the same command to continue" in run("-o", cut, *options, status=130)
     assert not json.loads((cut / "md.json").read_text())["finished"]
     run("-o", cut, *options, status=130)
@@ -111,10 +111,10 @@ def test_a_run_that_was_stopped_goes_on_and_its_files_are_those_of_a_run_that_wa
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(run, tmp_path, monkeypatch):
-    from alchemjax.commands import md
+    from alchemjax.commands import dynamics
 
     run("-o", tmp_path / "whole", *STEPS, *MIX)
-    append, out, calls = md.append, tmp_path / "run", []
+    append, out, calls = dynamics.append, tmp_path / "run", []
 
     def full(path, text):
         calls.append(path)
@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(run,
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return append(path, text)
 
-    monkeypatch.setattr(md, "append", full)
+    monkeypatch.setattr(dynamics, "append", full)
     for _ in range(2):
         said = run("-o", out, *STEPS, *MIX, status=2)
         assert said.strip() == f"alchemjax: '{calls[-1]}': No space left on device"
@@ -134,9 +134,9 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(run,
 
 
 def test_a_second_process_in_the_same_folder_is_refused(run, tmp_path, monkeypatch):
-    from alchemjax.commands import md
+    from alchemjax.commands import dynamics
 
-    store, said, out = md.store, [], tmp_path / "run"
+    store, said, out = dynamics.store, [], tmp_path / "run"
 
     def meanwhile(*arguments):
         store(*arguments)
@@ -144,7 +144,7 @@ def test_a_second_process_in_the_same_folder_is_refused(run, tmp_path, monkeypat
             said.append("")  # the second run does not come so far
             said[0] = run("-o", out, *STEPS, *MIX, *options, status=2)
 
-    monkeypatch.setattr(md, "store", meanwhile)
+    monkeypatch.setattr(dynamics, "store", meanwhile)
     for options in ([], ["--overwrite"]):
         said.clear()
         run("-o", out, *STEPS, *MIX, *options)
@@ -327,9 +327,9 @@ def test_slabs_keep_their_vacuum_and_molecules_have_no_pressure(run, work, tmp_p
 
 
 def test_overwrite_does_not_destroy_a_run_of_its_own_that_was_stopped(run, tmp_path, monkeypatch):
-    from alchemjax.commands import md
+    from alchemjax.commands import dynamics
 
-    out, store, calls = tmp_path / "run", md.store, []
+    out, store, calls = tmp_path / "run", dynamics.store, []
 
     def stops(*arguments):
         store(*arguments)
@@ -337,7 +337,7 @@ def test_overwrite_does_not_destroy_a_run_of_its_own_that_was_stopped(run, tmp_p
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(md, "store", stops)
+    monkeypatch.setattr(dynamics, "store", stops)
     run("-o", out, *STEPS, *MIX, "--overwrite", status=130)
     (out / ".0123abcd.checkpoint.npz").write_bytes(b"what a killed process was writing")
     run("-o", out, *STEPS, *MIX, "--overwrite")

@@ -27,6 +27,7 @@ OUTSIDE = (
             "cli",
             "cli_options",
             "cli_optimise",
+            "cli_free_energy",
             "cli_errors",
         )
     ),

@@ -1,48 +1,19 @@
 """alchemjax md: molecular dynamics; a folder with log, trajectory, checkpoint, report and plot."""
 
-import csv
-import io
-import json
-import time
 from functools import partial
 from pathlib import Path
 
-import ase.io
-import ase.units
-import jax
 import numpy as np
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.stress import full_3x3_to_voigt_6_stress
-from rich.progress import TextColumn, TimeRemainingColumn
 
-import alchemjax
-from alchemjax.atoms import to_atoms
-from alchemjax.calculate import topology_of
-from alchemjax.commands.columns import csv_text, lattice_columns, plain, stress_columns, units_of
+from alchemjax.commands.dynamics import Finished, Job, carry_out, intervals
 from alchemjax.commands.options import parse_axes, parse_cell, parse_mix, parse_weights
-from alchemjax.commands.run_folder import (
-    CHECKPOINT,
-    LOG,
-    PLOT,
-    REPORT,
-    Checkpoint,
-    append,
-    cut,
-    files_of_runs,
-    opened,
-    report_of,
-    store,
-    stored,
-)
+from alchemjax.commands.run_folder import LOG, PLOT
 from alchemjax.commands.schedule import read_schedule
-from alchemjax.commands.session import fingerprint_of, prepare_jax, progress_bar, provenance, read_system
+from alchemjax.commands.session import prepare_jax, read_system
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
-from alchemjax.system.masses import node_masses
-from alchemjax.system.sites import weight_names
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.md import Trajectory, recorded, run_chunks
-from alchemjax.tasks.md_plan import CHUNK, Plan, make_plan, masses_of
+from alchemjax.tasks.md_plan import Plan, make_plan
 from alchemjax.units import EV_PER_A3_IN_GPA
 
 SETTLING, BLOCKS = 0.2, 10  # part of a run that averages leave out, and in how many blocks they divide the rest
@@ -62,28 +33,11 @@ def run(arguments: dict) -> None:
         system = read(needs_weights=True)
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     system, plan = _plan(potential, system, schedule, arguments)
-    topology_of(potential, system)  # whatever is wrong with the structure is said before anything is written
-    every = arguments["log_every"]
-    frames = 10 * every if arguments["frames_every"] is None else arguments["frames_every"]
-    if frames < 0 or frames % every:
-        raise ValueError(f"--frames-every {frames} must be a multiple of --log-every {every}, or 0 for no trajectory")
-    fingerprint = _fingerprint(potential, plan, frames)
-    _check_length(out, fingerprint, plan, resume=arguments["resume"], overwrite=arguments["overwrite"])
-    with opened(out, fingerprint, resume=arguments["resume"], overwrite=arguments["overwrite"]):
-        begun = {"fingerprint": fingerprint} | provenance(arguments["file"], arguments, potential, system)
-        last = _last(out, fingerprint, plan)
-        done = -1 if last is None else int(last.state.step[0])
-        if done < int(plan.constants.steps):
-            _write_report(out, begun | {"finished": False, "steps_done": done})
-        seconds, speed = _run(potential, system, plan, out, frames, fingerprint, last)
-        log = _read_log(out)
-        units = units_of({name: column for name, column in log.items() if name != "replica"})
-        finished = {"finished": True, "steps_done": int(plan.constants.steps), "wall_time_s": round(seconds, 3)}
-        summary = {"columns": units, "averages": _averages(log)}
-        _write_report(out, begun | finished | summary)
-        if arguments["plot"]:
-            _draw(out, log)
-    _say(out, plan, log, seconds, speed)
+    job = Job(potential, system, plan, arguments, intervals(arguments)[2])
+    done = carry_out(job, lambda log: {"averages": _averages(log)})
+    if arguments["plot"]:
+        _draw(out, done.log)
+    _say(out, plan, done)
 
 
 def _plan(potential: Potential, system: System, schedule: dict, arguments: dict) -> tuple[System, Plan]:
@@ -96,12 +50,7 @@ def _plan(potential: Potential, system: System, schedule: dict, arguments: dict)
     for name in ("pressure", "barostat_time", "bulk_modulus", "fix_axes"):
         if arguments[name] is not None and arguments["strain"] is None:
             raise ValueError(f"--{name.replace('_', '-')} has no effect unless the cell moves; give --strain")
-    every, chunk = arguments["log_every"], arguments["checkpoint_every"]
-    if every < 1:
-        raise ValueError(f"--log-every {every} must be at least 1")
-    chunk = max(1, CHUNK // every) * every if chunk is None else chunk
-    if chunk < 1 or chunk % every:
-        raise ValueError(f"--checkpoint-every {chunk} must be a multiple of --log-every {every}")
+    every, chunk, _ = intervals(arguments)
     if arguments["thermostat"] == "none" and arguments["thermostat_time"] is not None:
         raise ValueError("--thermostat-time has no effect with --thermostat none; leave it out")
     weights = first = parse_weights(system.sites, arguments["weights"])
@@ -135,152 +84,6 @@ def _plan(potential: Potential, system: System, schedule: dict, arguments: dict)
     return system, plan
 
 
-def _fingerprint(potential: Potential, plan: Plan, frames: int) -> str:
-    """Hash of all that determines the numbers, but not how many."""
-    about = [alchemjax.__version__, jax.__version__, jax.default_backend(), jax.device_count(), potential.name]
-    about += [potential.sha256, potential.dtype, plan.rule, plan.thermostat, plan.barostat, plan.seeds, plan.timestep]
-    about += [plan.rows, frames, [[g.name, g.sites, g.species] for g in plan.system.sites.groups]]
-    about += [list(plan.system.sites.node_species)]
-    rest = plan.constants._replace(steps=np.zeros(0)), plan.protocol, plan.velocities, plan.system.structure
-    return fingerprint_of(about, jax.tree.leaves(rest))
-
-
-def _check_length(out: Path, fingerprint: str, plan: Plan, *, resume: bool, overwrite: bool) -> None:
-    """Errors: ValueError where a finished run would become longer without --resume."""
-    report = report_of(out)
-    if overwrite or resume or report.get("fingerprint") != fingerprint or not report.get("finished"):
-        return
-    steps, done = int(plan.constants.steps), report["steps_done"]
-    if steps > done:
-        raise ValueError(
-            f"'{out}' holds this run, finished after {done} steps; {steps} were asked for: --resume continues it"
-        )
-
-
-def _last(out: Path, fingerprint: str, plan: Plan) -> Checkpoint | None:
-    """Where the run stands; files that grow are cut to that. Errors: ValueError if it cannot go on from there."""
-    last, report = stored(out, fingerprint, plan.rule.blocks), report_of(out)
-    if last is None and report.get("steps_done", -1) >= 0:
-        raise ValueError(f"'{out / CHECKPOINT}' is missing; put it back, or use --overwrite to start again")
-    if last is not None and int(last.state.step[0]) > int(plan.constants.steps):
-        raise ValueError(
-            f"'{out}' holds {int(last.state.step[0])} steps of this run; {int(plan.constants.steps)} were asked for: "
-            "give at least as many"
-        )
-    if last is None:
-        for path in files_of_runs(out):
-            if path.name != REPORT:
-                path.unlink()
-    cut(out, {} if last is None else last.sizes)
-    return last
-
-
-def _run(potential, system: System, plan: Plan, out: Path, frames: int, fingerprint: str, last):
-    """Go on from the checkpoint or from the start; the seconds that it all took, and steps/s once compiled."""
-    sizes, seconds = ({}, 0.0) if last is None else (dict(last.sizes), last.seconds)
-    with progress_bar(TextColumn("{task.percentage:3.0f}%"), TimeRemainingColumn()) as bar:
-        done = -1 if last is None else int(last.state.step[0])
-        task = bar.add_task("compiling", total=int(plan.constants.steps), completed=max(done, 0))
-        begun, before, compiled = time.monotonic(), seconds, None
-        try:
-            for chunk in run_chunks(potential, plan, last and last.state, last and last.grid):
-                trajectory = recorded(plan, chunk.samples)
-                for name, text in _texts(system, plan, trajectory, frames, header=LOG not in sizes).items():
-                    sizes[name] = append(out / name, text)
-                took, seconds = before + time.monotonic() - begun - seconds, before + time.monotonic() - begun
-                store(out, fingerprint, Checkpoint(chunk.state, chunk.grid, sizes, seconds))
-                now = int(chunk.state.step[0])
-                bar.update(task, completed=now, description=_progress(plan, trajectory, (now - max(done, 0)) / took))
-                done = now
-                compiled = compiled or (now, seconds)
-        except ValueError as error:
-            if done < 0:
-                raise
-            raise ValueError(f"{error}; the last good state, of step {done}, is in '{out}'") from None
-    if compiled is None or seconds == compiled[1]:
-        return seconds, None
-    return seconds, (done - compiled[0]) / (seconds - compiled[1])
-
-
-def _progress(plan: Plan, trajectory: Trajectory, speed: float) -> str:
-    """What the bar says; `speed` in steps/s."""
-    mean = lambda a: float(np.mean(a[-1]))
-    pressure = mean(trajectory.pressure) * EV_PER_A3_IN_GPA
-    parts = [f"step {trajectory.step[-1]}", f"{mean(trajectory.temperature):.0f} K"]
-    parts += [f"{pressure:.2f} GPa"] if np.isfinite(pressure) else []
-    parts += [f"{mean(trajectory.energy):.3f} eV", f"{speed * plan.timestep * 86400 / 1e6:.3g} ns/day"]
-    return ", ".join(parts)
-
-
-def _texts(system: System, plan: Plan, trajectory: Trajectory, frames: int, *, header: bool) -> dict[str, str]:
-    """What is to be appended to each file."""
-    columns = log_columns(system, trajectory, several=len(plan.seeds) > 1)
-    text = csv_text(columns)
-    texts = {LOG: text if header else text.partition("\n")[2]}
-    chosen = [k for k, step in enumerate(trajectory.step) if frames and step % frames == 0]
-    for replica in range(len(plan.seeds)):
-        name = "trajectory.extxyz" if len(plan.seeds) == 1 else f"trajectory-{replica}.extxyz"
-        images = [_image(system, trajectory, k, replica) for k in chosen]
-        if images:
-            buffer = io.StringIO()
-            ase.io.write(buffer, images, format="extxyz")
-            texts[name] = buffer.getvalue()
-    return texts
-
-
-def log_columns(system: System, trajectory: Trajectory, *, several: bool) -> dict[str, np.ndarray]:
-    """Columns of `log.csv`, a row for every sample and, if there are several, replica."""
-    samples, replicas = trajectory.energy.shape
-    flat = lambda a: a.reshape(samples * replicas, *a.shape[2:])
-    columns = {
-        "step": np.repeat(trajectory.step, replicas),
-        "time_fs": np.repeat(trajectory.time, replicas),
-    }
-    if several:
-        columns = {"replica": np.tile(np.arange(replicas), samples)} | columns
-    columns |= {
-        "temperature_K": flat(trajectory.temperature),
-        "target_temperature_K": flat(trajectory.target_temperature),
-        "energy_eV": flat(trajectory.energy),
-        "kinetic_energy_eV": flat(trajectory.kinetic),
-        "conserved_eV": flat(trajectory.conserved),
-        "work_eV": flat(trajectory.work),
-        "target_pressure_GPa": flat(trajectory.target_pressure) * EV_PER_A3_IN_GPA,
-    }
-    columns |= stress_columns(flat(trajectory.stress)) | {"volume_A3": flat(trajectory.volume)}
-    columns |= lattice_columns(flat(trajectory.cell))
-    names = weight_names(system.sites)
-    columns |= dict(zip(names, flat(trajectory.weights).T, strict=True))
-    columns |= {f"dE/d({n})_eV": c for n, c in zip(names, flat(trajectory.weights_gradient).T, strict=True)}
-    if system.coupling == "correlated":
-        columns |= {"correlation_alpha": flat(trajectory.alpha), "dE/d(alpha)_eV": flat(trajectory.alpha_gradient)}
-    return columns
-
-
-def _image(system: System, trajectory: Trajectory, k: int, replica: int):
-    of = lambda name: getattr(trajectory, name)[k, replica]
-    weights = checked_weights(system, of("weights"))
-    atoms = to_atoms(system, of("positions"), of("cell"), weights)
-    atoms.set_masses(masses_of(system, of("weights"), node_masses(system.sites)))
-    atoms.set_velocities(of("velocities") / ase.units.fs)
-    results = {"energy": float(of("energy")), "forces": of("forces")}
-    atoms.calc = SinglePointCalculator(atoms, **results)
-    atoms.info |= {"step": int(trajectory.step[k]), "time_fs": float(trajectory.time[k])}
-    if np.isfinite(of("stress")).all():  # that of forces and momenta together
-        atoms.info["total_stress"] = full_3x3_to_voigt_6_stress(of("stress"))
-    return atoms
-
-
-def _write_report(out: Path, report: dict) -> None:
-    write_atomically(out / REPORT, lambda path: path.write_text(json.dumps(plain(report), indent=1) + "\n"))
-
-
-def _read_log(out: Path) -> dict[str, np.ndarray]:
-    with open(out / LOG, newline="", encoding="utf-8") as file:
-        names, *rows = csv.reader(file)
-    return dict(zip(names, np.array([[float(x) if x else np.nan for x in row] for row in rows]).T, strict=True))
-
-
 def _averages(log: dict[str, np.ndarray]) -> dict:
     """Means after the first fifth, with standard errors from blocks; of every replica if there are several."""
     averaged = ("temperature_K", "energy_eV", "pressure_GPa", "volume_A3", "a_A", "b_A", "c_A")
@@ -307,12 +110,12 @@ def _draw(out: Path, log: dict[str, np.ndarray]) -> None:
     write_atomically(out / PLOT, lambda path: plot_md(log).savefig(path, dpi=200, format="png"))
 
 
-def _say(out: Path, plan: Plan, log: dict[str, np.ndarray], seconds: float, speed: float | None) -> None:
+def _say(out: Path, plan: Plan, done: Finished) -> None:
     steps = int(plan.constants.steps)
-    rate = "" if speed is None else f", {speed * plan.timestep * 86400e-6:.3g} ns/day once compiled"
+    rate = "" if done.speed is None else f", {done.speed * plan.timestep * 86400e-6:.3g} ns/day once compiled"
     many = f" of {len(plan.seeds)} replicas" if len(plan.seeds) > 1 else ""
-    print(f"{steps} steps{many} in {seconds:.0f} s{rate}: {out / LOG}")
-    averages = _averages(log)
+    print(f"{steps} steps{many} in {done.seconds:.0f} s{rate}: {out / LOG}")
+    averages = _averages(done.log)
     own = averages.get("replica 0", averages)
     if own is not averages:
         print("replica 0 (the others are in md.json):")

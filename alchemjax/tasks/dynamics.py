@@ -29,6 +29,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from alchemjax.calculate import batch_derivatives
 from alchemjax.system.lists import Grid, Neighbours, is_stale, search, topology, wrap
 from alchemjax.system.topology import Layout, Rule
+from alchemjax.tasks.springs import Springs, pull
 from alchemjax.tasks.thermostats import (
     THERMOSTATS,
     Now,
@@ -66,6 +67,8 @@ class Protocol(NamedTuple):
     pressure: Knots  # eV/A^3
     weights: Knots
     alpha: Knots
+    scale: Knots  # of the potential: s E(x) + springs
+    stiffness: Knots  # of the spring of every site [eV/A^2]
 
 
 class Constants(NamedTuple):
@@ -77,6 +80,7 @@ class Constants(NamedTuple):
     strains: Float[Array, "6 3 3"]  # B_k, filled up with zeros
     node_mass: Float[Array, "nodes"]  # amu
     volume: Float[Array, ""]  # A^3 for a cell of determinant 1: less than 1 where directions are not periodic
+    springs: Springs
     every: Int[Array, ""]  # steps from sample to sample
     steps: Int[Array, ""]
 
@@ -96,8 +100,10 @@ class State(NamedTuple):
     virial: Float[Array, "replicas 3 3"]  # dE/dstrain [eV]
     weights_gradient: Float[Array, "replicas weights"]
     alpha_gradient: Float[Array, "replicas"]
+    scale_gradient: Float[Array, "replicas"]  # the energy of the potential itself
+    stiffness_gradient: Float[Array, "replicas sites"]
     heat: Float[Array, "replicas 2"]  # eV, put in by thermostat and barostat; a sum and what rounding took from it
-    work: Float[Array, "replicas 2"]  # eV, put in by a moving composition (trapezoids of dE/dw: it must move gradually)
+    work: Float[Array, "replicas 2"]  # eV, put in by a moving composition, scale or stiffness (trapezoids: gradually)
     listed: Neighbours
     overflow: Bool[Array, "replicas"]  # the neighbour list does not fit into its arrays
     moved: Float[Array, "replicas"]  # A, largest displacement in the last step
@@ -120,6 +126,10 @@ class Sample(NamedTuple):
     alpha: Float[Array, "replicas"]
     weights_gradient: Float[Array, "replicas weights"]  # eV
     alpha_gradient: Float[Array, "replicas"]  # eV
+    scale: Float[Array, "replicas"]
+    scale_gradient: Float[Array, "replicas"]  # eV
+    stiffness: Float[Array, "replicas sites"]  # eV/A^2
+    stiffness_gradient: Float[Array, "replicas sites"]  # A^2
     cell: Float[Array, "replicas 3 3"]
     positions: Float[Array, "replicas sites 3"]  # A, through the periodic boundaries
     velocities: Float[Array, "replicas sites 3"]  # A / time
@@ -172,8 +182,12 @@ def sample(scheme: Scheme, layout: Layout, constants, protocol, state: State) ->
             alpha=now.alpha,
             weights_gradient=state.weights_gradient,
             alpha_gradient=state.alpha_gradient,
+            scale=now.scale,
+            scale_gradient=state.scale_gradient,
+            stiffness=now.stiffness,
+            stiffness_gradient=state.stiffness_gradient,
             cell=state.cell,
-            positions=state.positions + state.images.astype(state.positions.dtype) @ state.cell,
+            positions=_unwrapped(state),
             velocities=state.momenta / now.masses,
             forces=state.forces,
         )
@@ -183,7 +197,7 @@ def sample(scheme: Scheme, layout: Layout, constants, protocol, state: State) ->
 
 def _over_replicas(function):
     """vmap over (protocol, state); all replicas have their knots at the same steps."""
-    return jax.vmap(function, in_axes=(Protocol(*[Knots(None, 0)] * 4), 0))  # pyright: ignore[reportArgumentType]
+    return jax.vmap(function, in_axes=(Protocol(*[Knots(None, 0)] * 6), 0))  # pyright: ignore[reportArgumentType]
 
 
 class Push(NamedTuple):
@@ -195,6 +209,8 @@ class Push(NamedTuple):
     momenta: Float[Array, "sites 3"]  # after the strain
     weights: Float[Array, "weights"]  # by how much they changed
     alpha: Float[Array, ""]
+    scale: Float[Array, ""]
+    stiffness: Float[Array, "sites"]
 
 
 def _move(scheme: Scheme, layout: Layout, constants: Constants, protocol: Protocol, state: State):
@@ -207,10 +223,8 @@ def _move(scheme: Scheme, layout: Layout, constants: Constants, protocol: Protoc
     p = state.momenta + state.forces * dt / 2
     x = state.positions + p / now.masses * dt / 2
     chain, cell, heat, still = state.chain, state.cell, jnp.zeros_like(dt), jnp.zeros(6, p.dtype)
-    push, stretch = (
-        Push(dt, still, still, p, now.weights - before.weights, now.alpha - before.alpha),
-        jnp.eye(3, dtype=p.dtype),
-    )
+    changes = [getattr(now, name) - getattr(before, name) for name in ("weights", "alpha", "scale", "stiffness")]
+    push, stretch = Push(dt, still, still, p, *changes), jnp.eye(3, dtype=p.dtype)
 
     def thermostat(key, p, chain, duration):
         warmer, longer = THERMOSTATS[scheme.thermostat](key, p, chain, constants.thermostat_time, now, duration)
@@ -250,22 +264,31 @@ def _move(scheme: Scheme, layout: Layout, constants: Constants, protocol: Protoc
 
 def _finish(scheme: Scheme, constants: Constants, before: State, moved: State, now: Now, push: Push, out) -> State:
     """The second half of the step, with the derivatives at the new positions."""
-    heat = moved.heat
+    heat, springs = moved.heat, pull(constants.springs, now.stiffness, _unwrapped(moved), moved.cell)
+    energy, slope, strain = (
+        now.scale * own + more for own, more in zip((out.energy, out.positions, out.strain), springs, strict=False)
+    )
     if scheme.barostat:
-        back = _strain_force(constants, now, out.strain, push.momenta, moved.cell)
+        back = _strain_force(constants, now, strain, push.momenta, moved.cell)
         ratio = push.strain * (push.force + back) / 2 + constants.mobility * push.dt / 4 * (back**2 - push.force**2)
         heat = _add(heat, -jnp.sum(ratio))
-    work = jnp.sum(push.weights * (before.weights_gradient + out.weights) / 2)
-    work = work + push.alpha * (before.alpha_gradient + out.alpha) / 2
-    fine = jnp.isfinite(out.energy) & jnp.isfinite(out.positions).all() & (moved.moved < LARGEST_MOVE)
+    gradients = {
+        "weights_gradient": now.scale * out.weights,
+        "alpha_gradient": now.scale * out.alpha,
+        "scale_gradient": out.energy,
+        "stiffness_gradient": springs.each,
+    }
+    changes = (push.weights, push.alpha, push.scale, push.stiffness)
+    means = ((getattr(before, name) + after) / 2 for name, after in gradients.items())
+    work = sum(jnp.sum(change * mean) for change, mean in zip(changes, means, strict=True))
+    fine = jnp.isfinite(energy) & jnp.isfinite(slope).all() & (moved.moved < LARGEST_MOVE)
     return moved._replace(
         step=before.step + 1,
-        momenta=moved.momenta - out.positions * push.dt / 2,
-        energy=out.energy,
-        forces=-out.positions,
-        virial=out.strain,
-        weights_gradient=out.weights,
-        alpha_gradient=out.alpha,
+        momenta=moved.momenta - slope * push.dt / 2,
+        energy=energy,
+        forces=-slope,
+        virial=strain,
+        **gradients,
         heat=heat,
         work=_add(moved.work, work),
         overflow=moved.listed.overflow,
@@ -303,8 +326,15 @@ def _now(layout: Layout, constants: Constants, protocol: Protocol, step, num_sit
         pressure=_at(protocol.pressure, step),
         weights=weights,
         alpha=_at(protocol.alpha, step),
+        scale=_at(protocol.scale, step),
+        stiffness=_at(protocol.stiffness, step),
         masses=masses[:, None],
     )
+
+
+def _unwrapped(state: State):
+    """Positions through the periodic boundaries [A]."""
+    return state.positions + state.images.astype(state.positions.dtype) @ state.cell
 
 
 def _at(knots: Knots, step):

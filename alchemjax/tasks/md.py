@@ -37,20 +37,24 @@ class Trajectory(NamedTuple):
 
     step: Int[np.ndarray, "samples"]
     time: Float[np.ndarray, "samples"]  # fs
-    energy: Float[np.ndarray, "samples"]  # potential energy [eV]
+    energy: Float[np.ndarray, "samples"]  # potential energy, scaled and with springs [eV]
     kinetic: Float[np.ndarray, "samples"]  # eV
     temperature: Float[np.ndarray, "samples"]  # K, of the motion about the centre of mass, as in pressure and stress
     pressure: Float[np.ndarray, "samples"]  # eV/A^3, momenta included; NaN without a cell volume
     stress: Float[np.ndarray, "samples 3 3"]  # eV/A^3, momenta included, tension positive
     volume: Float[np.ndarray, "samples"]  # A^3
     conserved: Float[np.ndarray, "samples"]  # eV; what it changes by is the error of the time step
-    work: Float[np.ndarray, "samples"]  # eV, done by moving the composition
+    work: Float[np.ndarray, "samples"]  # eV, done by moving the composition, the scale or the springs
     target_temperature: Float[np.ndarray, "samples"]  # K; NaN without a thermostat
     target_pressure: Float[np.ndarray, "samples"]  # eV/A^3; NaN where the cell does not move
     weights: Float[np.ndarray, "samples weights"]
     alpha: Float[np.ndarray, "samples"]
     weights_gradient: Float[np.ndarray, "samples weights"]  # dE/dw [eV]
     alpha_gradient: Float[np.ndarray, "samples"]  # dE/dalpha [eV]
+    scale: Float[np.ndarray, "samples"]  # of the potential
+    scale_gradient: Float[np.ndarray, "samples"]  # energy of the potential as it is [eV]
+    stiffness: Float[np.ndarray, "samples sites"]  # of springs [eV/A^2]
+    stiffness_gradient: Float[np.ndarray, "samples sites"]  # half the square of their lengths [A^2]
     cell: Float[np.ndarray, "samples 3 3"]  # A
     positions: Float[np.ndarray, "samples sites 3"]  # A, not wrapped into the cell
     velocities: Float[np.ndarray, "samples sites 3"]  # A/fs
@@ -65,17 +69,20 @@ def md(
     `on_chunk` is called with every `Chunk` as it is done. Errors: ValueError as in `make_plan`; BlewUp, a ValueError,
     when atoms become too fast or numbers are not finite.
     """
-    plan = make_plan(potential, system, weights, **options)
+    trajectory = recorded_run(potential, make_plan(potential, system, weights, **options), on_chunk)
+    if options.get("replicas") is None:
+        trajectory = Trajectory(*(a if k < 2 else a[:, 0] for k, a in enumerate(trajectory)))
+    return trajectory
+
+
+def recorded_run(potential: Potential, plan: Plan, on_chunk: Callable | None = None) -> Trajectory:
+    """All that a run records. Errors: BlewUp as in `md`."""
     samples = []
     for done in run_chunks(potential, plan):
         samples.append(done.samples)
         if on_chunk is not None:
             on_chunk(done)
-    joined = Sample(*(np.concatenate(columns) for columns in zip(*samples, strict=True)))
-    trajectory = recorded(plan, joined)
-    if options.get("replicas") is None:
-        trajectory = Trajectory(*(a if k < 2 else a[:, 0] for k, a in enumerate(trajectory)))
-    return trajectory
+    return recorded(plan, Sample(*(np.concatenate(columns) for columns in zip(*samples, strict=True))))
 
 
 @lru_cache(maxsize=32)
@@ -84,7 +91,7 @@ def _compiled(node_energies, config, scheme: Scheme, devices: tuple):
     mesh = jax.sharding.Mesh(np.array(devices), ("replicas",))
     one, split = jax.P(), jax.P("replicas")
     knots = Knots(one, split)
-    specs = (one, one, one, Protocol(knots, knots, knots, knots), split)
+    specs = (one, one, one, Protocol(*[knots] * 6), split)
     of_scheme, samples = partial(chunk, node_energies, config, scheme), jax.P(None, "replicas")
     sharded = jax.shard_map(of_scheme, mesh=mesh, in_specs=specs, out_specs=(split, samples), check_vma=False)
     run = jax.jit(sharded)
@@ -147,6 +154,8 @@ def _start(plan: Plan, grid: Grid, dtype: str) -> State:
         virial=zeros(3, 3),
         weights_gradient=zeros(plan.protocol.weights.value.shape[-1]),
         alpha_gradient=zeros(),
+        scale_gradient=zeros(),
+        stiffness_gradient=zeros(sites),
         heat=zeros(2),
         work=zeros(2),
         listed=_no_list(plan, grid, dtype),
@@ -225,6 +234,10 @@ def recorded(plan: Plan, samples: Sample) -> Trajectory:
         alpha=double(samples.alpha),
         weights_gradient=double(samples.weights_gradient),
         alpha_gradient=double(samples.alpha_gradient),
+        scale=double(samples.scale),
+        scale_gradient=double(samples.scale_gradient),
+        stiffness=double(samples.stiffness),
+        stiffness_gradient=double(samples.stiffness_gradient),
         cell=plan.system.structure.cell @ np.linalg.inv(plan.start.cell) @ double(samples.cell),
         positions=double(samples.positions),
         velocities=double(samples.velocities) * FS,

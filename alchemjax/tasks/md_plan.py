@@ -16,13 +16,14 @@ from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.system.topology import Layout, Rule, make_layout
 from alchemjax.tasks.dynamics import Constants, Knots, Protocol
 from alchemjax.tasks.freedom import make_freedom
+from alchemjax.tasks.springs import Springs
 from alchemjax.tasks.thermostats import THERMOSTATS, site_masses
 from alchemjax.units import FS, KELVIN
 
 THERMOSTAT_TIME, BAROSTAT_TIME, BULK_MODULUS = 100.0, 1000.0, 0.6  # fs, fs, eV/A^3
 CHUNK = 100  # steps between two looks of the host
 MOST = 2**31 - 1  # steps and seeds
-REPLICA = ("weights", "alpha", "temperature", "pressure", "seed")
+REPLICA = ("weights", "alpha", "temperature", "pressure", "scale", "stiffness", "seed")
 
 
 class Plan(NamedTuple):
@@ -58,6 +59,9 @@ def make_plan(
     barostat_time: float | None = None,
     bulk_modulus: float | None = None,
     alpha=None,
+    scale=1.0,
+    stiffness=0.0,
+    share=None,
     seed: int = 0,
     replicas=None,
     velocities=None,
@@ -68,17 +72,20 @@ def make_plan(
 ) -> Plan:
     """Check a run.
 
-    Times in fs, temperatures in K, pressures and the bulk modulus in eV/A^3. `temperature`, `pressure`, `weights` and
-    `alpha` are constant or lists of (time, value), linear in between; two values at one time are a jump. Masses are the
-    means of the species on a site; where they change, momenta are kept.
+    Times in fs, temperatures in K, pressures and the bulk modulus in eV/A^3. `temperature`, `pressure`, `weights`,
+    `alpha`, `scale` and `stiffness` are constant or lists of (time, value), linear in between; two values at one time
+    are a jump. Masses are the means of the species on a site; where they change, momenta are kept.
+
+    `scale` multiplies the potential. `stiffness` [eV/A^2], for all sites or each, are springs that tie sites to where
+    they are in `system`, relative to the mean displacement of all, or of sites with `share` (`tasks/springs.py`).
 
     `thermostat`: "langevin", "nose-hoover", "csvr", or None (NVE), with the relaxation time `thermostat_time` (100).
     `cell` other than False is NPT; it says which strains may move as in `relax`, with the relaxation time
     `barostat_time` (1000) if the bulk modulus is `bulk_modulus` (0.6); its order of magnitude suffices. `replicas`: a
-    number of runs that differ in their random numbers, or a list of dicts that replace weights, alpha, temperature,
-    pressure or seed. Velocities [A/fs] are drawn at the first temperature unless given; with a thermostat the centre of
-    mass is put at rest. A sample is recorded `every` so many steps; the host looks at the run every `chunk` steps.
-    Neighbour lists reach `skin` A beyond the cutoff; wider ones are made less often.
+    number of runs that differ in their random numbers, or a list of dicts that replace what is scheduled, or the seed.
+    Velocities [A/fs] are drawn at the first temperature unless given; with a thermostat the centre of mass is put at
+    rest. A sample is recorded `every` so many steps; the host looks at the run every `chunk` steps. Neighbour lists
+    reach `skin` A beyond the cutoff; wider ones are made less often.
 
     Errors: ValueError saying what is allowed.
     """
@@ -123,6 +130,7 @@ def make_plan(
     if barostat and volume(structure) is None:
         raise ValueError("a moving cell needs a volume; give the non-periodic direction a lattice vector")
     own = {"weights": weights, "alpha": alpha, "temperature": temperature, "pressure": pressure, "seed": seed}
+    own |= {"scale": scale, "stiffness": stiffness}
     _check_whole("seed", seed, 0)
     members = [own | one for one in _replicas(replicas, seed)]
     for one in members:
@@ -149,6 +157,7 @@ def make_plan(
             strains=freedom.strains,
             node_mass=masses,
             volume=np.asarray((volume(structure) or np.nan) / abs(np.linalg.det(cell_now))),
+            springs=_springs(structure, cell_now, share),
             every=np.asarray(int(every)),
             steps=np.asarray(int(steps)),
         ),
@@ -193,6 +202,7 @@ def _protocol(system: System, members: list[dict], timestep: float) -> Protocol:
     scalar = lambda name: lambda value: _number(name, value)
     weights = lambda value: checked_weights(system, value)
     readers = {"temperature": scalar("temperature"), "pressure": scalar("pressure"), "weights": weights}
+    readers |= {"scale": scalar("scale"), "stiffness": partial(_stiffness, len(system.structure.positions))}
     knots = {name: _knots(name, [m[name] for m in members], read, timestep) for name, read in readers.items()}
     if system.coupling == "correlated":
         alpha = _knots("alpha", [m["alpha"] for m in members], partial(checked_alpha, system, None), timestep)
@@ -212,6 +222,27 @@ def _number(name: str, value) -> float:
     if not np.isfinite(number):
         raise ValueError(f"{name} = {value!r} is not understood; give a number, or a list of (time in fs, value)")
     return number
+
+
+def _stiffness(sites: int, value) -> np.ndarray:
+    try:
+        stiffness = np.broadcast_to(np.asarray(value, np.float64), (sites,))
+    except (TypeError, ValueError):
+        stiffness = np.array([np.nan])
+    if not (np.isfinite(stiffness).all() and (stiffness >= 0).all()):
+        raise ValueError(
+            f"stiffness = {value!r:.80} is not understood; give a number that is not negative [eV/A^2], or one for "
+            f"each of the {sites} sites"
+        )
+    return stiffness
+
+
+def _springs(structure: Structure, cell, share) -> Springs:
+    sites = len(structure.positions)
+    share = np.ones(sites) if share is None else np.asarray(share, np.float64)
+    if share.shape != (sites,) or not np.isfinite(share).all() or (share < 0).any() or not share.sum() > 0:
+        raise ValueError(f"share = {share.tolist()!r:.80} must be {sites} numbers, not negative and not all zero")
+    return Springs(structure.positions @ np.linalg.inv(cell), share / share.sum())
 
 
 def _is_schedule(value) -> bool:

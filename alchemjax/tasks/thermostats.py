@@ -24,6 +24,8 @@ class Now(NamedTuple):
     pressure: Float[Array, ""]
     weights: Float[Array, "weights"]
     alpha: Float[Array, ""]
+    scale: Float[Array, ""]
+    stiffness: Float[Array, "sites"]
     masses: Float[Array, "sites 1"]
 
 

@@ -1,0 +1,241 @@
+"""The commands of free energies: names, types and help; the work is in `alchemjax.commands`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from alchemjax.cli_options import (
+    FLOAT,
+    OUT,
+    WHOLE,
+    Coupling,
+    CouplingOption,
+    Dtype,
+    File,
+    FixAxes,
+    Groups,
+    GroupsOption,
+    Head,
+    Mix,
+    Modality,
+    Model,
+    Overwrite,
+    Precision,
+    Weights,
+)
+
+
+class Schedule(StrEnum):
+    """How lambda goes with time."""
+
+    polynomial = "polynomial"
+    linear = "linear"
+
+
+class Route(StrEnum):
+    """How a vacancy is made."""
+
+    alchemical = "alchemical"
+    absolute = "absolute"
+
+
+Out = Annotated[Path, Option("--out", "-o", **OUT, help="Folder for results, logs and checkpoints.")]
+Temperature = Annotated[float, Option(**FLOAT, help="Temperature [K].")]
+Timestep = Annotated[float, Option(**FLOAT, help="Time step [fs].")]
+Equilibration = Annotated[float, Option(**FLOAT, help="At each end of the path, before a switch [fs].")]
+Switching = Annotated[float, Option(**FLOAT, help="Of one switch [fs].")]
+ScheduleOption = Annotated[
+    Schedule, Option(help="How lambda goes with time: polynomial (slow at both ends), or linear.")
+]
+Replicas = Annotated[int, Option(**WHOLE, help="Independent switches at once, each forward and back.")]
+Seed = Annotated[int, Option(**WHOLE, help="Seed of velocities, thermostat and barostat.")]
+LogEvery = Annotated[int, Option(**WHOLE, help="Steps from line to line of log.csv.")]
+FramesEvery = Annotated[int, Option(**WHOLE, help="Steps from frame to frame of the trajectory, 0 for none.")]
+CheckpointEvery = Annotated[
+    int | None, Option(**WHOLE, help="Steps that are lost at most when the run is killed. [default: about 100]")
+]
+DryRun = Annotated[bool, Option("--dry-run", help="Say what would be done and how long it takes; write nothing.")]
+Plot = Annotated[bool, Option("--plot/--no-plot", help="Draw switch.png.")]
+MovingCell = Annotated[
+    str | None,
+    Option(
+        metavar="STRAINS",
+        help="Let the cell move (Gibbs energies): hydrostatic, all, or some of xx,yy,zz,yz,xz,xy. [default: it stays]",
+    ),
+]
+CellPressure = Annotated[float | None, Option(**FLOAT, help="Pressure [GPa] on a moving cell. [default: 0]")]
+BarostatTime = Annotated[float | None, Option(**FLOAT, help="Relaxation time of a moving cell [fs]. [default: 1000]")]
+BulkModulus = Annotated[
+    float | None, Option(**FLOAT, help="Of the right order [GPa]; it sets a moving cell's time scale. [default: 96]")
+]
+Stiffness = Annotated[
+    float | None,
+    Option(**FLOAT, help="Of the springs [eV/A^2]. [default: 3 kT / <u^2> of every site, measured before]"),
+]
+Measuring = Annotated[
+    float, Option(**FLOAT, help="Time [fs] over which <u^2> is measured, after as much equilibration.")
+]
+
+
+def switch(
+    file: File,
+    out: Out,
+    temperature: Temperature,
+    start: Annotated[
+        str,
+        Option("--from", metavar="WEIGHTS", help="Composition at lambda = 0: 1,0 or Na=1,K=0, every species named."),
+    ],
+    end: Annotated[str, Option("--to", metavar="WEIGHTS", help="Composition at lambda = 1.")],
+    mix: Mix = None,
+    groups: GroupsOption = Groups.shared,
+    equilibration: Equilibration = 2000.0,
+    switching: Switching = 10000.0,
+    schedule: ScheduleOption = Schedule.polynomial,
+    replicas: Replicas = 8,
+    timestep: Timestep = 1.0,
+    strain: MovingCell = None,
+    pressure: CellPressure = None,
+    barostat_time: BarostatTime = None,
+    bulk_modulus: BulkModulus = None,
+    fix_axes: FixAxes = None,
+    model: Model = "sevennet-0",
+    head: Head = None,
+    modality: Modality = None,
+    coupling: CouplingOption = Coupling.independent,
+    dtype: Precision = Dtype.float32,
+    seed: Seed = 0,
+    log_every: LogEvery = 10,
+    frames_every: FramesEvery = 0,
+    checkpoint_every: CheckpointEvery = None,
+    plot: Plot = True,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Free energy between two compositions.
+
+    Molecular dynamics switches from one composition to the other and back, in several replicas at once; works of both
+    directions give the difference (Bennett's ratio, and others beside it) with an error and with every reason to doubt
+    it. The entropy of mixing is not part of it. Killed at any moment, a run continues with the same command.
+    """
+    arguments = dict(locals())
+    from alchemjax.commands.switch import run
+
+    run(arguments)
+
+
+def frenkel_ladd(
+    file: File,
+    out: Out,
+    temperature: Temperature,
+    mix: Mix = None,
+    groups: GroupsOption = Groups.shared,
+    weights: Weights = None,
+    stiffness: Stiffness = None,
+    measuring: Measuring = 2000.0,
+    equilibration: Equilibration = 2000.0,
+    switching: Switching = 10000.0,
+    schedule: ScheduleOption = Schedule.polynomial,
+    replicas: Replicas = 8,
+    timestep: Timestep = 1.0,
+    quantum: Annotated[bool, Option("--quantum/--no-quantum", help="The harmonic quantum correction, apart.")] = True,
+    model: Model = "sevennet-0",
+    head: Head = None,
+    modality: Modality = None,
+    coupling: CouplingOption = Coupling.independent,
+    dtype: Precision = Dtype.float32,
+    seed: Seed = 0,
+    log_every: LogEvery = 10,
+    frames_every: FramesEvery = 0,
+    checkpoint_every: CheckpointEvery = None,
+    plot: Plot = True,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Absolute free energy of a crystal in the cell of the file.
+
+    The crystal is switched to springs about a free centre and back (Frenkel and Ladd); all terms of the Einstein
+    crystal are exact. Give the cell that the crystal has at this temperature. The free energy is classical; a harmonic
+    quantum correction is reported apart.
+    """
+    arguments = dict(locals())
+    from alchemjax.commands.frenkel_ladd import run
+
+    run(arguments)
+
+
+def vacancy(
+    file: File,
+    out: Out,
+    temperature: Temperature,
+    site: Annotated[int, Option(**WHOLE, help="The site that becomes empty, counted from 0 (see alchemjax info).")],
+    chemical_potential: Annotated[
+        float | None,
+        Option(
+            **FLOAT,
+            help="Of the species [eV], on the scale of the potential's energies; needed where the crystal has several "
+            "species. [default: the free energy per site of the crystal]",
+        ),
+    ] = None,
+    route: Annotated[
+        Route,
+        Option(
+            help="alchemical: the atom disappears while a spring ties its place to the others; absolute: two absolute "
+            "free energies."
+        ),
+    ] = Route.alchemical,
+    mix: Mix = None,
+    groups: GroupsOption = Groups.shared,
+    weights: Weights = None,
+    stiffness: Annotated[
+        float | None,
+        Option(**FLOAT, help="Of the spring of the site [eV/A^2]. [default: 3 kT / <u^2>, measured before]"),
+    ] = None,
+    measuring: Measuring = 2000.0,
+    equilibration: Equilibration = 2000.0,
+    switching: Switching = 10000.0,
+    schedule: ScheduleOption = Schedule.polynomial,
+    replicas: Replicas = 8,
+    timestep: Timestep = 1.0,
+    strain: MovingCell = None,
+    pressure: CellPressure = None,
+    barostat_time: BarostatTime = None,
+    bulk_modulus: BulkModulus = None,
+    fix_axes: FixAxes = None,
+    model: Model = "sevennet-0",
+    head: Head = None,
+    modality: Modality = None,
+    coupling: CouplingOption = Coupling.independent,
+    dtype: Precision = Dtype.float32,
+    seed: Seed = 0,
+    log_every: LogEvery = 10,
+    frames_every: FramesEvery = 0,
+    checkpoint_every: CheckpointEvery = None,
+    plot: Plot = True,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Free energy of formation of a vacancy on one site.
+
+    Give a supercell: its images of the vacancy must be far apart. By default in the cell of the file (Helmholtz);
+    with --strain the vacancy forms at a pressure (Gibbs), and the file should have the mean cell at this temperature.
+    The entropy of where the vacancy is does not belong to it.
+    """
+    arguments = dict(locals())
+    from alchemjax.commands.vacancy import run
+
+    run(arguments)
+
+
+def analyse(
+    folder: Annotated[Path, Argument(help="Folder of a finished switch.")],
+    plot: Plot = True,
+) -> None:
+    """Estimate a free energy again from the log of a finished switch.
+
+    For a folder of frenkel-ladd, name the folder `switch` in it.
+    """
+    from alchemjax.commands.switch import run_analyse
+
+    run_analyse(folder, plot=plot)

@@ -1,0 +1,220 @@
+"""What the commands of free energies share: stages of a run, each in a folder of its own, and what is said of them."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from alchemjax.commands.columns import plain
+from alchemjax.commands.dynamics import Job, carry_out, intervals
+from alchemjax.commands.options import parse_axes, parse_cell, parse_mix
+from alchemjax.commands.session import prepare_jax, read_system
+from alchemjax.io import load, write_atomically
+from alchemjax.model.load import Potential
+from alchemjax.system.system import System
+from alchemjax.tasks.free_energy.estimators import Estimate, interval
+from alchemjax.tasks.free_energy.frenkel_ladd import squared_displacements, stiffness_of
+from alchemjax.tasks.free_energy.paths import Path as Way
+from alchemjax.tasks.free_energy.paths import derivative
+from alchemjax.tasks.free_energy.switching import (
+    Facts,
+    Record,
+    Switch,
+    Switching,
+    analyse,
+    plan_switch,
+    record_of,
+)
+from alchemjax.tasks.md import Trajectory, run_chunks
+from alchemjax.tasks.md_plan import make_plan
+from alchemjax.units import EV_PER_A3_IN_GPA, KELVIN
+
+RESULT, FIGURE = "switch.json", "switch.png"
+LAMBDA, SLOPE, FARTHEST = "lambda", "dE/dlambda_eV", "largest_displacement_A"
+PROBE = 5  # steps that a dry run makes to measure the time of one
+
+
+def opening(arguments: dict, *, needs_weights: bool) -> tuple[Potential, System]:
+    """The potential and the system of a command."""
+    prepare_jax()
+    mix = parse_mix(arguments["mix"])
+    system = read_system(
+        arguments["file"], mix, arguments["groups"], arguments["coupling"], needs_weights=needs_weights
+    )
+    model, dtype = arguments["model"], arguments["dtype"]
+    return load(model, dtype, head=arguments["head"], modality=arguments["modality"]), system
+
+
+def options_of(arguments: dict) -> dict:
+    """Options of `plan_switch` from those of the command line. Errors: ValueError naming the option."""
+    strain = arguments.get("strain")
+    if strain is None:
+        for name in ("pressure", "barostat_time", "bulk_modulus", "fix_axes"):
+            if arguments.get(name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} has no effect unless the cell moves; give --strain")
+    every, chunk, _ = intervals(arguments)
+    options = {
+        "temperature": arguments["temperature"],
+        "equilibration": arguments["equilibration"],
+        "switching": arguments["switching"],
+        "schedule": str(arguments["schedule"]),
+        "replicas": arguments["replicas"],
+        "timestep": arguments["timestep"],
+        "seed": arguments["seed"],
+        "every": every,
+        "chunk": chunk,
+    }
+    if strain is not None:
+        options["cell"] = parse_cell(strain)
+        options["fixed_axes"] = parse_axes(arguments["fix_axes"])
+        in_gpa = {name: arguments[name] for name in ("pressure", "bulk_modulus")}
+        options |= {name: value / EV_PER_A3_IN_GPA for name, value in in_gpa.items() if value is not None}
+        options |= {} if arguments["barostat_time"] is None else {"barostat_time": arguments["barostat_time"]}
+    return options
+
+
+def switched(
+    potential: Potential, system: System, path: Way, arguments: dict, options: dict, out: Path
+) -> tuple[Switch, Switching]:
+    """Switch forward and back in a folder, or go on there; what it says is in `switch.json` too."""
+    run = plan_switch(potential, system, path, **options)
+
+    def columns(trajectory: Trajectory) -> dict:
+        shape = trajectory.energy.shape
+        times, lambdas = np.array(run.course).T
+        at = np.broadcast_to(np.interp(trajectory.time, times, lambdas)[:, None], shape)
+        farthest = record_of(run.plan, trajectory).displacement
+        return {LAMBDA: at, SLOPE: derivative(path, at, trajectory), FARTHEST: farthest}
+
+    stage = arguments | {"out": out, "resume": False}
+    job = Job(potential, run.plan.system, run.plan, stage, intervals(arguments)[2], columns)
+    found: list[Switching] = []
+
+    def finish(log: dict[str, np.ndarray]) -> dict:
+        found.append(analyse(run.facts, record_of_log(log)))
+        return {"switch": described(run.facts, found[0])}
+
+    done = carry_out(job, finish)
+    store_result(out / RESULT, described(run.facts, found[0]))
+    if arguments["plot"]:
+        draw(out, done.log, run.facts, found[0])
+    return run, found[0]
+
+
+def springs(potential: Potential, system: System, arguments: dict, options: dict, out: Path) -> np.ndarray:
+    """Stiffness of every site [eV/A^2], from its displacements in a run of its own, half of it equilibration."""
+    every, duration, timestep = options["every"], arguments["measuring"], options["timestep"]
+    steps = max(2 * every, round(duration / timestep / every) * every)
+    common = {name: options[name] for name in ("temperature", "timestep", "seed", "every", "chunk")}
+    plan = make_plan(potential, system, steps=2 * steps, replicas=2, **common)
+    sites = len(system.structure.positions)
+
+    def columns(trajectory: Trajectory) -> dict:
+        squares = squared_displacements(system, trajectory.positions, trajectory.cell)
+        return {f"squared_displacement_{k}_A2": squares[..., k] for k in range(sites)}
+
+    stage = arguments | {"out": out, "resume": False}
+    log = carry_out(Job(potential, system, plan, stage, 0, columns), lambda log: {}).log
+    settled = log["step"] > steps
+    squares = np.array([log[f"squared_displacement_{k}_A2"][settled].mean() for k in range(sites)])
+    return stiffness_of(system, squares, options["temperature"] * KELVIN)
+
+
+def record_of_log(log: dict[str, np.ndarray]) -> Record:
+    """What the analysis needs, from the columns of `log.csv`."""
+    replicas = len(np.unique(log.get("replica", np.zeros(1))))
+    table = lambda name: log[name].reshape(-1, replicas)
+    return Record(table("step")[:, 0].astype(int), table("work_eV"), table("volume_A3"), table(FARTHEST))
+
+
+def described(facts: Facts, found: Switching) -> dict:
+    """A switch, for JSON."""
+    return {
+        "facts": facts._asdict(),
+        "difference_eV": number(found.difference),
+        "mass_term_eV": found.mass_term,
+        "other_estimates_eV": {name: number(one) for name, one in found.estimates.items()},
+        "forward_works_eV": found.forward,
+        "backward_works_eV": found.backward,
+        "dissipation_kT": found.dissipation,
+        "overlap": found.overlap,
+        "expansion_A3": found.expansion,
+        "doubts": list(found.doubts),
+    }
+
+
+def number(estimate: Estimate) -> dict:
+    """An estimate, for JSON."""
+    low, high = interval(estimate)
+    return {
+        "value": estimate.value,
+        "standard_error": estimate.error,
+        "interval_95": [low, high],
+        "effective_samples": estimate.samples,
+    }
+
+
+def store_result(path: Path, report: dict) -> None:
+    """Replace a JSON file."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(plain(report), indent=1) + "\n"))
+
+
+def draw(out: Path, log: dict[str, np.ndarray], facts: Facts, found: Switching) -> None:
+    """Draw `switch.png`."""
+    from alchemjax.commands.free_energy_plot import plot_switch
+
+    figure = plot_switch(log, facts, found)
+    write_atomically(out / FIGURE, lambda path: figure.savefig(path, dpi=200, format="png"))
+
+
+def say_estimate(name: str, estimate: Estimate, unit: str = "eV") -> None:
+    """One line."""
+    low, high = interval(estimate)
+    print(f"{name}: {estimate.value:.5f} +- {estimate.error:.5f} {unit} (95 %: {low:.5f} to {high:.5f})")
+
+
+def say_switch(facts: Facts, found: Switching) -> None:
+    """What switches say, with every doubt."""
+    say_estimate("free-energy difference without momenta (BAR)", found.difference)
+    if found.mass_term:
+        print(f"mass term 3/2 kT sum ln(m_start/m_end): {found.mass_term:+.5f} eV, to be added")
+    for name, one in found.estimates.items():
+        print(f"  {name.replace('_', ' ')}: {one.value:.5f} +- {one.error:.5f} eV")
+    print(f"dissipation {found.dissipation:.2f} kT, overlap {found.overlap:.2f}, {len(found.forward)} replicas")
+    say_doubts(found.doubts)
+
+
+def say_doubts(doubts: tuple[str, ...]) -> None:
+    """Every gate that fired."""
+    for doubt in doubts:
+        print(f"doubtful: {doubt}")
+
+
+def plan_only(potential: Potential, stages: list[tuple[str, int, int]], system: System, options: dict) -> None:
+    """Say how many steps are planned and how long they take on this machine; stages are (name, steps, replicas)."""
+    seconds: dict[int, float] = {}
+    for name, steps, replicas in stages:
+        if replicas not in seconds:
+            seconds[replicas] = _seconds_per_step(potential, system, options, replicas)
+        took = steps * seconds[replicas]
+        print(f"{name}: {steps} steps of {replicas} replicas, about {_duration(took)}")
+    total = sum(steps * seconds[replicas] for _, steps, replicas in stages)
+    print(f"in all about {_duration(total)} on this machine, besides compilation; nothing was written")
+
+
+def _seconds_per_step(potential: Potential, system: System, options: dict, replicas: int) -> float:
+    common = {name: options[name] for name in ("temperature", "timestep", "seed")}
+    plan = make_plan(potential, system, steps=10**6, every=PROBE, chunk=PROBE, replicas=replicas, **common)
+    chunks = run_chunks(potential, plan)
+    for _ in range(2):  # compilation, and what follows it
+        next(chunks)
+    begun = time.perf_counter()
+    next(chunks)
+    return (time.perf_counter() - begun) / PROBE
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

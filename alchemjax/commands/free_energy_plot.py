@@ -1,0 +1,57 @@
+"""Figure of switches: the derivative along the path, and the works forward and back."""
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from alchemjax.plot import COLOURS, PANEL, STYLE
+from alchemjax.tasks.free_energy.switching import Facts, Switching
+
+BINS = 12
+
+
+def plot_switch(log: dict[str, np.ndarray], facts: Facts, found: Switching) -> Figure:
+    """(a) dE/dlambda against lambda, mean of the replicas; (b) distributions of works, and the difference."""
+    with matplotlib.rc_context(STYLE):
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
+        figure = Figure(figsize=(PANEL[0] * 2, PANEL[1]), layout=layout)
+        _along_path(figure.add_subplot(1, 2, 1), log, facts)
+        _works(figure.add_subplot(1, 2, 2), facts, found)
+    return figure
+
+
+def _along_path(axes, log: dict[str, np.ndarray], facts: Facts) -> None:
+    ends = facts.steps
+    stretches = {"forward": (ends[0], ends[1]), "backward": (ends[2], ends[3])}
+    for colour, (name, (first, last)) in zip(COLOURS, stretches.items(), strict=False):
+        chosen = (log["step"] >= first) & (log["step"] <= last)
+        steps, place = np.unique(log["step"][chosen], return_inverse=True)
+        mean = lambda column, place=place, chosen=chosen: np.bincount(place, column[chosen]) / np.bincount(place)
+        axes.plot(mean(log["lambda"]), mean(log["dE/dlambda_eV"]), color=colour, label=name, linewidth=1)
+    axes.set_xlabel("λ")
+    axes.set_ylabel("dE/dλ (eV)")
+    axes.set_title("(a)", loc="left")
+    axes.legend(frameon=False)
+
+
+def _works(axes, facts: Facts, found: Switching) -> None:
+    works = {"forward": found.forward - facts.momenta, "− backward": -found.backward - facts.momenta}
+    every = np.concatenate(list(works.values()))
+    width = max(float(np.ptp(every)), 1e-6)
+    bins = np.linspace(every.min() - 0.05 * width, every.max() + 0.05 * width, BINS + 1)
+    most = 1
+    for colour, (name, values) in zip(COLOURS, works.items(), strict=False):
+        heights = axes.hist(values, bins=bins, color=colour, alpha=0.5, label=name)[0]
+        most = max(most, heights.max())
+    value, error = found.difference.value, found.difference.error
+    axes.axvline(value, color="black", linewidth=1, label="free energy (BAR)")
+    if np.isfinite(error):
+        axes.axvspan(value - error, value + error, color="black", alpha=0.15, linewidth=0)
+    axes.set_ylim(0, 1.5 * most)  # room for the legend
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("Work without momenta (eV)")
+    axes.set_ylabel("Switches")
+    axes.set_title("(b)", loc="left")
+    axes.legend(frameon=False, loc="upper left")

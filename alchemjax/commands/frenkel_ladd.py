@@ -1,0 +1,86 @@
+"""alchemjax frenkel-ladd: absolute free energy of a crystal."""
+
+from pathlib import Path
+
+import numpy as np
+
+from alchemjax.commands.free_energy import (
+    number,
+    opening,
+    options_of,
+    plan_only,
+    say_doubts,
+    say_estimate,
+    springs,
+    store_result,
+    switched,
+)
+from alchemjax.commands.options import parse_weights
+from alchemjax.commands.session import provenance
+from alchemjax.model.load import Potential
+from alchemjax.system.system import System, checked_weights
+from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, assembled, primitive_cells
+from alchemjax.tasks.free_energy.paths import einstein_path
+from alchemjax.tasks.free_energy.switching import Switching, plan_switch
+
+RESULT = "frenkel-ladd.json"
+
+
+def run(arguments: dict) -> None:
+    """Carry out the command; `arguments` are those of `alchemjax.cli_free_energy.frenkel_ladd`."""
+    potential, system = opening(arguments, needs_weights=arguments["weights"] is None)
+    system = system._replace(weights=checked_weights(system, parse_weights(system.sites, arguments["weights"])))
+    options, out, stiffness = options_of(arguments), arguments["out"], arguments["stiffness"]
+    if arguments["dry_run"]:
+        path = einstein_path(system, 1.0 if stiffness is None else stiffness)
+        plan = plan_switch(potential, system, path, **options).plan
+        stages = [("switching to springs and back", int(plan.constants.steps), len(plan.seeds))]
+        if stiffness is None:
+            measured = 2 * round(arguments["measuring"] / options["timestep"])
+            stages.insert(0, ("measuring displacements", measured, 2))
+        plan_only(potential, stages, system, options)
+        return
+    if stiffness is None:
+        stiffness = springs(potential, system, arguments, options, out / "springs")
+    free = carried_out(potential, system, arguments, options, out / "switch", stiffness, quantum=arguments["quantum"])
+    found = free.path
+    sites = len(system.structure.positions)
+    report = {
+        "free_energy_eV": number(free.total),
+        "free_energy_per_site_eV": free.total.value / sites,
+        "einstein_eV": free.einstein,
+        "difference_eV": free.difference,
+        "quantum_correction_eV": free.quantum,
+        "stiffness_eV_per_A2": free.stiffness,
+        "sites": sites,
+        "primitive_cells": primitive_cells(system),
+        "doubts": list(free.doubts),
+    }
+    store_result(out / RESULT, provenance(arguments["file"], arguments, potential, system) | report)
+    print(out / RESULT)
+    say_estimate("classical free energy", free.total)
+    print(f"per site: {free.total.value / sites:.6f} +- {free.total.error / sites:.6f} eV")
+    springs_ = np.unique(np.round(free.stiffness, 3))
+    print(f"of it the Einstein crystal {free.einstein:.5f} eV (springs {', '.join(map(str, springs_[:6]))} eV/A^2)")
+    if free.quantum is not None:
+        print(f"harmonic quantum correction, not part of it: {free.quantum:+.5f} eV")
+    assert isinstance(found, Switching)
+    print(f"dissipation {found.dissipation:.2f} kT, overlap {found.overlap:.2f}, {len(found.forward)} replicas")
+    say_doubts(free.doubts)
+
+
+def carried_out(
+    potential: Potential,
+    system: System,
+    arguments: dict,
+    options: dict,
+    out: Path,
+    stiffness,
+    *,
+    quantum: bool = False,
+    cells: int | None = None,
+) -> FreeEnergy:
+    """Switch a crystal to springs in a folder, or go on there."""
+    path = einstein_path(system, stiffness)
+    run, found = switched(potential, system, path, arguments, options, out)
+    return assembled(potential, system, path, found, run.facts.kT, quantum=quantum, cells=cells)

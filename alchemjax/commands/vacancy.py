@@ -1,0 +1,94 @@
+"""alchemjax vacancy: free energy of formation of a vacancy on one site."""
+
+from alchemjax.commands.free_energy import (
+    number,
+    opening,
+    options_of,
+    plan_only,
+    say_doubts,
+    say_estimate,
+    springs,
+    store_result,
+    switched,
+)
+from alchemjax.commands.frenkel_ladd import carried_out
+from alchemjax.commands.options import parse_weights
+from alchemjax.commands.session import provenance
+from alchemjax.system.system import checked_weights
+from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, primitive_cells
+from alchemjax.tasks.free_energy.paths import vacancy_path
+from alchemjax.tasks.free_energy.switching import plan_switch
+from alchemjax.tasks.free_energy.vacancy import (
+    check_route,
+    formed,
+    ghost_energy,
+    removed,
+    species_of,
+    with_group,
+    without,
+)
+from alchemjax.units import EV_PER_A3_IN_GPA, KELVIN
+
+RESULT = "vacancy.json"
+
+
+def run(arguments: dict) -> None:
+    """Carry out the command; `arguments` are those of `alchemjax.cli_free_energy.vacancy`."""
+    potential, system = opening(arguments, needs_weights=arguments["weights"] is None)
+    system = system._replace(weights=checked_weights(system, parse_weights(system.sites, arguments["weights"])))
+    options, out, route, site = options_of(arguments), arguments["out"], str(arguments["route"]), arguments["site"]
+    mu, tether = arguments["chemical_potential"], arguments["stiffness"]
+    moving = options.get("cell", False) is not False
+    species = species_of(system, site)
+    check_route(system, species, route, mu, moving=moving)
+    fixed = {
+        k: v for k, v in options.items() if k not in ("cell", "fixed_axes", "pressure", "bulk_modulus", "barostat_time")
+    }
+    absolute = mu is None or route == "absolute"
+    if arguments["dry_run"]:
+        grouped, group = with_group(system, site, species)
+        plan = plan_switch(potential, grouped, vacancy_path(grouped, 1.0, group), **options).plan
+        steps, replicas = int(plan.constants.steps), len(plan.seeds)
+        stages = [("measuring displacements", 2 * round(arguments["measuring"] / options["timestep"]), 2)]
+        stages += [("the crystal to springs and back", steps, replicas)] if absolute else []
+        other = "the crystal with the vacancy to springs and back"
+        stages += [("the site to a vacancy and back" if route == "alchemical" else other, steps, replicas)]
+        plan_only(potential, stages, system, options)
+        return
+    measured = springs(potential, system, arguments, fixed, out / "springs")
+    crystal = carried_out(potential, system, arguments, fixed, out / "crystal", measured) if absolute else None
+    stiffness = float(measured[site]) if tether is None else tether
+    kT = options["temperature"] * KELVIN
+    if route == "alchemical":
+        grouped, group = with_group(system, site, species)
+        path = vacancy_path(grouped, stiffness, group)
+        found = switched(potential, grouped, path, arguments, options, out / "vacancy")[1]
+    else:
+        empty = without(system, site)
+        left = [k for k in range(len(measured)) if k != site]
+        cells = primitive_cells(system)
+        found = carried_out(potential, empty, arguments, fixed, out / "vacancy", measured[left], cells=cells)
+    ghost = ghost_energy(species, stiffness, kT)
+    pressure = (arguments["pressure"] or 0.0) / EV_PER_A3_IN_GPA if moving else 0.0
+    result = formed(system, found, removed(found, crystal, ghost), ghost, crystal, mu, pressure)
+    report = {
+        "formation_eV": number(result.formation),
+        "removal_eV": number(result.removal),
+        "chemical_potential_eV": number(result.chemical_potential),
+        "ghost_eV": result.ghost if route == "alchemical" else None,
+        "crystal_free_energy_eV": None if crystal is None else number(crystal.total),
+        "species": species,
+        "site": site,
+        "route": route,
+        "doubts": list(result.doubts),
+    }
+    store_result(out / RESULT, provenance(arguments["file"], arguments, potential, system) | report)
+    print(out / RESULT)
+    what = "Gibbs energy" if moving else "free energy"
+    say_estimate(f"{what} of formation of a vacancy of {species} on site {site}", result.formation)
+    say_estimate(f"  of it the removal of {species}", result.removal)
+    say_estimate(f"  and its chemical potential{'' if mu is None else ' (given)'}", result.chemical_potential)
+    if not isinstance(found, FreeEnergy):
+        print(f"dissipation {found.dissipation:.2f} kT, overlap {found.overlap:.2f}, {len(found.forward)} replicas")
+    print("the entropy of where the vacancy is (k_B ln of the number of sites) is not part of it")
+    say_doubts(result.doubts)

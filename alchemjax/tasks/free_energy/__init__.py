@@ -1,0 +1,1 @@
+"""Free energies of solids along alchemical paths."""

@@ -1,0 +1,230 @@
+"""Absolute free energies of crystals: Frenkel and Ladd's path to an Einstein crystal, with every term of its own."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from alchemjax.calculate import precision, topology_of
+from alchemjax.energy import energy
+from alchemjax.model.load import Potential
+from alchemjax.system.masses import node_masses
+from alchemjax.system.structure import volume, wrapped
+from alchemjax.system.symmetry import find_symmetry
+from alchemjax.system.system import System, checked_alpha, checked_weights
+from alchemjax.tasks.free_energy.estimators import Estimate
+from alchemjax.tasks.free_energy.paths import Path, einstein_path
+from alchemjax.tasks.free_energy.switching import Switching, switch
+from alchemjax.tasks.free_energy.windows import Windows, windows
+from alchemjax.tasks.md import md
+from alchemjax.tasks.md_plan import masses_of
+from alchemjax.units import FS, KELVIN
+
+HBAR = 0.6582119569 * FS  # eV times the unit of time in which eV, A and amu are units (CODATA 2018: eV fs)
+METHODS: dict[str, Callable] = {"switch": switch, "windows": windows}
+NO_VOLUME = "the free energy of a crystal needs a volume: three lattice vectors"
+AT_ONCE = 8  # columns of a dynamical matrix
+
+
+class FreeEnergy(NamedTuple):
+    """Helmholtz free energy of a crystal at one volume, classical, and its parts [eV]; all but `total` add up to it."""
+
+    total: Estimate
+    einstein: float  # of springs and momenta, the centre of mass in the volume of a primitive cell included
+    difference: float  # of the crystal from the springs
+    quantum: float | None  # what a harmonic crystal gains from quantum mechanics; not in `total`
+    stiffness: Float[np.ndarray, "sites"]  # of the springs [eV/A^2]
+    path: Switching | Windows  # how the difference was found
+    doubts: tuple[str, ...]
+
+
+def einstein_free_energy(stiffness, share, masses, cell_volume: float, kT: float) -> float:
+    """Classical free energy of springs about a free centre, which has the volume of a primitive cell to itself [eV].
+
+    F/kT = sum_i 3 ln L_i - 3/2 sum_i ln(2 pi kT / k_i) + 3/2 ln(2 pi kT sum_i c_i^2 / k_i) - ln V_p,
+    L_i = h / sqrt(2 pi m_i kT)
+
+    J. M. Polson, E. Trizac, S. Pronk, D. Frenkel, J. Chem. Phys. 112, 5339 (2000), eqs. (14)-(20), for springs that
+    leave the displacement sum_i c_i u_i free. Errors: ValueError for springs that are not positive.
+    """
+    k, c, m = (np.asarray(a, np.float64) for a in (stiffness, share, masses))
+    if not (k > 0).all():
+        raise ValueError("every site of an Einstein crystal needs a spring; stiffness must be positive")
+    momenta = 1.5 * np.sum(np.log(2 * np.pi * HBAR**2 / (m * kT)))
+    springs = -1.5 * np.sum(np.log(2 * np.pi * kT / k))
+    centre = 1.5 * np.log(2 * np.pi * kT * np.sum(c**2 / k)) - np.log(cell_volume)
+    return float(kT * (momenta + springs + centre))
+
+
+def frenkel_ladd(
+    potential: Potential,
+    system: System,
+    weights=None,
+    *,
+    temperature: float,
+    stiffness=None,
+    measuring: float = 2000.0,
+    method: str = "switch",
+    quantum: bool = True,
+    cells: int | None = None,
+    on_chunk: Callable | None = None,
+    timestep: float = 1.0,
+    seed: int = 0,
+    **options,
+) -> FreeEnergy:
+    """Helmholtz free energy of a crystal in the cell that it has.
+
+    `stiffness` [eV/A^2], one or one for each site; by default 3 kT / <u^2>, the mean over equivalent sites in a run of
+    `measuring` fs. `method`: "switch" with `options` of `plan_switch`, or "windows" with those of `plan_windows`.
+    `quantum`: whether to calculate frequencies of the structure as it is, for the correction. `cells`: how many
+    primitive cells the lattice has, by default those of the structure's pure translations.
+
+    D. Frenkel, A. J. C. Ladd, J. Chem. Phys. 81, 3188 (1984); R. Freitas, M. Asta, M. de Koning, Comput. Mater. Sci.
+    112, 333 (2016). Errors: ValueError as in `md`, or without a volume.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method '{method}' is unknown; use {', '.join(METHODS)}")
+    if "cell" in options:
+        raise ValueError("the cell stays as it is on the way to springs; find its mean size before, with md")
+    kT = temperature * KELVIN
+    if volume(system.structure) is None:
+        raise ValueError(NO_VOLUME)
+    weights = checked_weights(system, system.weights if weights is None else weights)
+    system = system._replace(weights=weights)
+    common = {"temperature": temperature, "timestep": timestep, "seed": seed}
+    if stiffness is None:
+        stiffness = measured_stiffness(potential, system, duration=measuring, **common)
+    path = einstein_path(system, stiffness, weights)
+    found = METHODS[method](potential, system, path, on_chunk=on_chunk, **common, **options)
+    return assembled(potential, system, path, found, kT, quantum=quantum, cells=cells)
+
+
+def assembled(
+    potential: Potential, system: System, path: Path, found, kT: float, *, quantum: bool, cells: int | None = None
+) -> FreeEnergy:
+    """The free energy from the difference that a `Switching` or `Windows` has found along the path to springs."""
+    masses = masses_of(system, path.weights[0], node_masses(system.sites))
+    space = volume(system.structure)
+    if space is None:
+        raise ValueError(NO_VOLUME)
+    reference = einstein_free_energy(
+        path.stiffness[-1], path.share, masses, space / (cells or primitive_cells(system)), kT
+    )
+    way = found.difference
+    return FreeEnergy(
+        total=way._replace(value=reference - way.value),
+        einstein=reference,
+        difference=-way.value,
+        quantum=quantum_correction(potential, system, kT) if quantum else None,
+        stiffness=path.stiffness[-1],
+        path=found,
+        doubts=found.doubts,
+    )
+
+
+def kinds_of(system: System) -> np.ndarray:
+    """A number for every site, the same for sites of the same species and weights."""
+    each = np.append(system.weights, 1.0)[system.sites.node_weight]
+    about = [[] for _ in system.structure.positions]
+    for site, species, weight in zip(system.sites.node_site, system.sites.node_species, each, strict=True):
+        about[site].append((species, round(float(weight), 9)))
+    names = [tuple(sorted(one)) for one in about]
+    return np.array([sorted(set(names)).index(name) for name in names])
+
+
+def primitive_cells(system: System) -> int:
+    """How many primitive cells the structure has: its pure translations."""
+    found = find_symmetry(wrapped(system.structure), kinds_of(system))
+    return int((found.rotation == np.eye(3, dtype=int)).all((1, 2)).sum())
+
+
+def measured_stiffness(
+    potential: Potential, system: System, *, temperature: float, duration: float, timestep: float, seed: int
+) -> np.ndarray:
+    """Springs [eV/A^2] of `stiffness_of` from a run of half equilibration and half measurement, `duration` fs each."""
+    every = max(1, round(20 / timestep))
+    steps = max(2 * every, round(duration / timestep / every) * every)
+    common = {"timestep": timestep, "temperature": temperature, "every": every, "seed": seed}
+    run = md(potential, system, steps=2 * steps, replicas=2, **common)
+    squares = squared_displacements(system, run.positions, run.cell)
+    return stiffness_of(system, squares[run.step > steps].mean((0, 1)), temperature * KELVIN)
+
+
+def squared_displacements(system: System, positions, cell) -> Float[np.ndarray, "*batch sites"]:
+    """Of sites from where they are in the structure, without the mean of all [A^2]."""
+    away = positions @ np.linalg.inv(cell) - system.structure.positions @ np.linalg.inv(system.structure.cell)
+    return np.sum(((away - away.mean(axis=-2, keepdims=True)) @ cell) ** 2, axis=-1)
+
+
+def stiffness_of(system: System, squares: Float[np.ndarray, "sites"], kT: float) -> Float[np.ndarray, "sites"]:
+    """k = 3 kT / <u^2> [eV/A^2], mean-square displacements averaged over equivalent sites."""
+    first = find_symmetry(wrapped(system.structure), kinds_of(system)).first
+    mean = np.bincount(first, squares, len(first)) / np.maximum(np.bincount(first, minlength=len(first)), 1)
+    return 3 * kT / mean[first]
+
+
+# --- quantum mechanics ------------------------------------------------------------------------------------------------
+
+
+def quantum_correction(potential: Potential, system: System, kT: float) -> float:
+    """kT sum ln(2 sinh(x/2) / x), x = hbar omega / kT, over the vibrations of the structure [eV].
+
+    Errors: ValueError for a structure that is no minimum.
+    """
+    squares = squared_frequencies(potential, system)
+    if (squares < -1e-3 * squares.max()).any():
+        raise ValueError(
+            "the structure has imaginary frequencies, so that no harmonic crystal is near; relax it, or leave out the "
+            "quantum correction (quantum=False)"
+        )
+    x = HBAR * np.sqrt(squares[squares > 1e-6 * squares.max()]) / kT
+    return float(kT * np.sum(x / 2 + np.log(-np.expm1(-x)) - np.log(x)))
+
+
+def squared_frequencies(potential: Potential, system: System) -> Float[np.ndarray, "modes"]:
+    """Of the vibrations of the structure without those of all sites together [1/time^2], ascending."""
+    structure = wrapped(system.structure)
+    weights = checked_weights(system, system.weights)
+    topology = topology_of(potential, system._replace(structure=structure))
+    with precision(potential):
+        numbers = (structure.positions, structure.cell, weights, checked_alpha(system, weights, None))
+        run = _compiled(potential.node_energies, potential.config)
+        matrix = np.asarray(run(potential.params, topology, *(jnp.asarray(a, potential.dtype) for a in numbers)))
+    masses = np.repeat(masses_of(system, weights, node_masses(system.sites)), 3)
+    matrix = np.asarray(matrix, np.float64).reshape(len(masses), -1)
+    dynamical = (matrix + matrix.T) / 2 / np.sqrt(np.outer(masses, masses))
+    rigid = np.sqrt(masses)[:, None] * np.tile(np.eye(3), (len(masses) // 3, 1))
+    base = np.linalg.qr(rigid)[0]
+    inner = np.linalg.svd(base.T)[2][3:]
+    return np.linalg.eigvalsh(inner @ dynamical @ inner.T)
+
+
+@lru_cache(maxsize=32)
+def _compiled(node_energies, config):
+    def of(params, topology, positions, cell, weights, alpha):
+        slope = jax.grad(lambda x: energy(node_energies, config, params, topology, x, cell, weights, alpha)[0])
+        column = lambda direction: jax.jvp(slope, (positions,), (direction.reshape(positions.shape),))[1]
+        return jax.lax.map(column, jnp.eye(positions.size, dtype=positions.dtype), batch_size=AT_ONCE)
+
+    return jax.jit(of)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
+
+
+def infinite(sites, energies, errors) -> Estimate:
+    """Free energy per site of the infinite crystal, from a line through those of several sizes against 1/N.
+
+    Errors: ValueError for fewer than two sizes.
+    """
+    sites, energies, errors = (np.asarray(a, np.float64) for a in (sites, energies, errors))
+    if len(set(sites.tolist())) < 2:
+        raise ValueError("one size says nothing of the infinite crystal; give the free energies of at least two")
+    matrix = np.stack([np.ones_like(sites), 1 / sites], axis=1) / errors[:, None]
+    spread = np.linalg.inv(matrix.T @ matrix)
+    value = (spread @ matrix.T @ (energies / errors))[0]
+    return Estimate(float(value), float(np.sqrt(spread[0, 0])), float(len(sites)))

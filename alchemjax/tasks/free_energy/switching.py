@@ -1,0 +1,231 @@
+"""Nonequilibrium switching along a path and back: works, free-energy differences, and what makes them doubtful."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from alchemjax.model.load import Potential
+from alchemjax.system.masses import node_masses
+from alchemjax.system.neighbours import find_pairs
+from alchemjax.system.structure import Structure
+from alchemjax.system.system import System
+from alchemjax.tasks.free_energy.estimators import (
+    Estimate,
+    bar,
+    bootstrap,
+    crooks_gaussian,
+    jarzynski,
+    overlap,
+    second_cumulant,
+)
+from alchemjax.tasks.free_energy.paths import Path, in_time
+from alchemjax.tasks.md import Trajectory, recorded_run
+from alchemjax.tasks.md_plan import Plan, make_plan, masses_of
+from alchemjax.units import KELVIN
+
+MOST_DISSIPATION = 5.0  # kT
+LEAST_OVERLAP = 0.1
+LARGEST_HYSTERESIS = 3.0  # standard errors between what forward and backward works say by themselves
+LEAST_REPLICAS = 4
+MOST_DRIFT = 0.005  # of the volume, between the halves of an equilibration
+WANDERING = 0.45  # of the distance of neighbours, by which the site that moves most is displaced on the average
+
+
+class Switching(NamedTuple):
+    """What switches say."""
+
+    difference: Estimate  # F(end) - F(start), or G under a pressure, without momenta [eV]; Bennett's ratio
+    mass_term: float  # what momenta add: 3/2 kT sum_i ln(m_i(start) / m_i(end)) [eV]
+    estimates: dict[str, Estimate]  # the same difference by other estimators [eV]
+    forward: Float[np.ndarray, "replicas"]  # works [eV], those of momenta included
+    backward: Float[np.ndarray, "replicas"]
+    dissipation: float  # mean of both directions [kT]
+    overlap: float  # of the distributions of works, 1 if they are one
+    expansion: float  # mean volume at the end of the path minus that at its start [A^3]
+    doubts: tuple[str, ...]  # in words; none if there is no reason to doubt
+
+
+class Facts(NamedTuple):
+    """What the analysis must know of a run."""
+
+    steps: tuple[int, int, int, int]  # where equilibration, forward switch, equilibration, backward switch end
+    kT: float  # eV
+    momenta: float  # what masses add to works, where the centre of mass is at rest [eV]
+    mass_term: float  # eV
+    near: float  # distance of the two sites that are nearest to each other [A]
+    moving_cell: bool
+
+
+class Record(NamedTuple):
+    """What the analysis needs of a trajectory."""
+
+    step: Int[np.ndarray, "samples"]
+    work: Float[np.ndarray, "samples replicas"]  # eV
+    volume: Float[np.ndarray, "samples replicas"]  # A^3
+    displacement: Float[np.ndarray, "samples replicas"]  # of the site that is farthest from where it belongs [A]
+
+
+class Switch(NamedTuple):
+    """A run that goes forward and back."""
+
+    plan: Plan
+    path: Path
+    facts: Facts
+    course: list[tuple[float, float]]  # (time in fs, lambda), linear in between
+
+
+def plan_switch(
+    potential: Potential,
+    system: System,
+    path: Path,
+    *,
+    temperature: float,
+    equilibration: float = 2000.0,
+    switching: float = 10000.0,
+    schedule: str | Callable = "polynomial",
+    replicas: int = 8,
+    timestep: float = 1.0,
+    every: int = 10,
+    **options,
+) -> Switch:
+    """Equilibrate [fs], switch forward [fs], equilibrate, switch back; `options` as in `make_plan`, such as `cell`.
+
+    Errors: ValueError as in `make_plan`, for times that are no whole numbers of samples, or without a thermostat.
+    """
+    parts = []
+    for name, duration in (("equilibration", equilibration), ("switching", switching)):
+        steps = duration / timestep
+        if not (np.isfinite(steps) and steps >= every and abs(steps / every - round(steps / every)) < 1e-6):
+            raise ValueError(
+                f"{name} = {duration!r} fs must be a multiple of the time between two samples, "
+                f"{every} steps of {timestep:g} fs"
+            )
+        parts.append(round(steps))
+    for name in ("weights", "scale", "stiffness", "share", "thermostat"):
+        if name in options and not (name == "thermostat" and options[name] is not None):
+            raise ValueError(f"{name} = {options[name]!r:.60} has no place in a switch; the path says it")
+    rest, move = parts
+    ends = tuple(int(s) for s in np.cumsum([rest, move, rest, move]))
+    stretches = [(rest, 0, 0), (move, 0, 1), (rest, 1, 1), (move, 1, 0)]
+    moving = in_time(path, schedule, [(timestep * steps, *ends_) for steps, *ends_ in stretches])
+    course = moving.pop("lambda")
+    plan = make_plan(
+        potential, system, steps=ends[-1], timestep=timestep, temperature=temperature, replicas=replicas, every=every,
+        share=path.share, **moving, **options,
+    )  # fmt: skip
+    return Switch(plan, path, _facts(plan, path, ends, temperature * KELVIN), course)
+
+
+def switch(
+    potential: Potential, system: System, path: Path, *, on_chunk: Callable | None = None, **options
+) -> Switching:
+    """Free-energy difference between the ends of a path, from switches forward and back; `options` of `plan_switch`.
+
+    `on_chunk` is called with every `Chunk` of the run. Errors: ValueError as in `plan_switch`; BlewUp as in `md`.
+    """
+    run = plan_switch(potential, system, path, **options)
+    return analyse(run.facts, record_of(run.plan, recorded_run(potential, run.plan, on_chunk)))
+
+
+def analyse(facts: Facts, record: Record) -> Switching:
+    """Estimates and doubts of a finished run."""
+    kT, at = facts.kT, np.searchsorted(record.step, facts.steps)
+    work = record.work[at]
+    forward, backward = work[1] - work[0], work[3] - work[2]
+    of = lambda estimate, *works: bootstrap(lambda *w: estimate(*w) - facts.momenta, *works)
+    main = of(lambda f, b: bar(f, b, kT), forward, backward)
+    others = {
+        "crooks_gaussian": of(crooks_gaussian, forward, backward),
+        "jarzynski_forward": of(lambda w: jarzynski(w, kT), forward),
+        "jarzynski_backward": of(lambda w: -jarzynski(w, kT), backward),
+        "cumulant_forward": of(lambda w: second_cumulant(w, kT), forward),
+        "cumulant_backward": of(lambda w: -second_cumulant(w, kT), backward),
+    }
+    lost = float(np.mean(forward) + np.mean(backward)) / 2 / kT
+    common = overlap(forward, backward, main.value + facts.momenta, kT)
+    ends = [record.volume[(first + last) // 2 : last + 1].mean() for first, last in ((0, at[0]), (at[1], at[2]))]
+    return Switching(
+        difference=main,
+        mass_term=facts.mass_term,
+        estimates=others,
+        forward=forward,
+        backward=backward,
+        dissipation=lost,
+        overlap=common,
+        expansion=float(ends[1] - ends[0]),
+        doubts=(*_doubts_of_works(len(forward), others, lost, common), *_doubts_of_crystal(facts, record, at)),
+    )
+
+
+def record_of(plan: Plan, trajectory: Trajectory) -> Record:
+    """Of a trajectory."""
+    fractional = trajectory.positions @ np.linalg.inv(trajectory.cell)
+    away = fractional - plan.start.positions @ np.linalg.inv(plan.start.cell)
+    away = (away - away.mean(axis=-2, keepdims=True)) @ trajectory.cell
+    farthest = np.linalg.norm(away, axis=-1).max(axis=-1)
+    return Record(trajectory.step, trajectory.work, trajectory.volume, farthest)
+
+
+def _facts(plan: Plan, path: Path, ends: tuple[int, int, int, int], kT: float) -> Facts:
+    masses = node_masses(plan.system.sites)
+    one, two = (masses_of(plan.system, w, masses) for w in path.weights[[0, -1]])
+    each = 1.5 * kT * float(np.sum(np.log(one / two)))
+    momenta = each - 1.5 * kT * float(np.log(one.sum() / two.sum()))
+    return Facts(ends, kT, momenta, each, nearest(plan.system.structure), plan.barostat)
+
+
+def nearest(structure: Structure) -> float:
+    """Distance of the two sites that are nearest to each other [A]."""
+    cutoff = 3.0
+    while not len((pairs := find_pairs(structure, cutoff)).sender) and cutoff < 100:
+        cutoff *= 2
+    if not len(pairs.sender):
+        return np.inf
+    apart = structure.positions[pairs.sender] - structure.positions[pairs.receiver] + pairs.shift @ structure.cell
+    return float(np.linalg.norm(apart, axis=1).min())
+
+
+def _doubts_of_works(replicas: int, others: dict, lost: float, common: float) -> list[str]:
+    found = []
+    if replicas < LEAST_REPLICAS:
+        found.append(f"{replicas} replicas say little of the error; at least {LEAST_REPLICAS} are needed")
+    if lost > MOST_DISSIPATION:
+        found.append(f"{lost:.1f} kT are dissipated, more than {MOST_DISSIPATION:g}; switch more slowly")
+    if common < LEAST_OVERLAP:
+        found.append(
+            f"works forward and back have an overlap of {common:.2f}, less than {LEAST_OVERLAP:g}; switch more slowly, "
+            "with more replicas, or along a path in parts"
+        )
+    one, two = others["cumulant_forward"], others["cumulant_backward"]
+    apart, error = abs(one.value - two.value), float(np.hypot(one.error, two.error))
+    if np.isfinite(error) and apart > LARGEST_HYSTERESIS * error:
+        found.append(
+            f"forward and backward works disagree by {1000 * apart:.1f} +- {1000 * error:.1f} meV: the way back does "
+            "not undo the way there; equilibrate for longer, switch more slowly, and look for another phase"
+        )
+    return found
+
+
+def _doubts_of_crystal(facts: Facts, record: Record, at) -> list[str]:
+    found, replicas = [], record.volume.shape[1]
+    stretches = {"at the start of the path": (0, at[0]), "at its end": (at[1], at[2])}
+    for where, (first, last) in stretches.items():
+        one, two = (part.mean(0) for part in np.array_split(record.volume[first + 1 : last + 1], 2))
+        if not facts.moving_cell or not np.isfinite([one, two]).all():
+            continue
+        drift = two / one - 1
+        error = drift.std(ddof=1) / np.sqrt(replicas) if replicas > 1 else 0.0
+        if abs(drift.mean()) > max(MOST_DRIFT, LARGEST_HYSTERESIS * error):
+            found.append(f"the volume drifts by {100 * drift.mean():+.1f} per cent {where}; equilibrate for longer")
+    wandered = max(
+        record.displacement[(first + last) // 2 : last + 1].mean(0).max()
+        for first, last in zip((0, *at[:-1]), at, strict=True)
+    )
+    if wandered > WANDERING * facts.near:
+        found.append(
+            f"a site is {wandered:.2f} A from where it belongs, where neighbours are {facts.near:.2f} A apart: the "
+            "crystal melts, changes its phase, or atoms wander"
+        )
+    return found

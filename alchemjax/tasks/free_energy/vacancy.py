@@ -1,0 +1,195 @@
+"""Free energy of vacancy formation, by making a site disappear, and by two absolute free energies."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from alchemjax.model.load import Potential
+from alchemjax.system.masses import ATOMIC_MASSES
+from alchemjax.system.sites import Group, make_sites
+from alchemjax.system.structure import volume
+from alchemjax.system.system import System, make_system
+from alchemjax.tasks.free_energy.estimators import Estimate
+from alchemjax.tasks.free_energy.frenkel_ladd import (
+    HBAR,
+    METHODS,
+    FreeEnergy,
+    frenkel_ladd,
+    measured_stiffness,
+    primitive_cells,
+)
+from alchemjax.tasks.free_energy.paths import vacancy_path
+from alchemjax.tasks.free_energy.switching import Switching
+from alchemjax.tasks.free_energy.windows import Windows
+from alchemjax.units import KELVIN
+
+ROUTES = ("alchemical", "absolute")
+
+
+class Vacancy(NamedTuple):
+    """Free energy of formation of a vacancy on one given site, without the entropy of where it is [eV]."""
+
+    formation: Estimate  # F(vacancy) - F(crystal) + mu; with a moving cell, Gibbs energies
+    removal: Estimate  # F(vacancy) - F(crystal)
+    chemical_potential: Estimate  # mu of the species; the free energy per site of a crystal of one species
+    ghost: float  # free energy of the atom that its spring alone holds; part of the alchemical route
+    path: Switching | Windows | FreeEnergy  # the alchemical switch, or the free energy of the crystal with the vacancy
+    crystal: FreeEnergy | None  # of the perfect crystal, where it was needed
+    doubts: tuple[str, ...]
+
+
+def vacancy(
+    potential: Potential,
+    system: System,
+    site: int,
+    *,
+    temperature: float,
+    chemical_potential: float | None = None,
+    route: str = "alchemical",
+    stiffness: float | None = None,
+    method: str = "switch",
+    crystal: FreeEnergy | None = None,
+    seed: int = 0,
+    timestep: float = 1.0,
+    on_chunk: Callable | None = None,
+    measuring: float = 2000.0,
+    cell=False,
+    pressure: float = 0.0,
+    **options,
+) -> Vacancy:
+    """Take one site away.
+
+    `route`: "alchemical" makes the species of the site disappear while a spring [eV/A^2] ties its place to the others;
+    "absolute" goes to Einstein crystals with and without the site. `chemical_potential` [eV] of the species, on the
+    potential's scale; a crystal of one species has its own, from `crystal`, or from Frenkel and Ladd's method.
+    `options` of `plan_switch`, or `plan_windows` with method "windows"; `cell` and `pressure` for the alchemical route.
+
+    Errors: ValueError for a site that is mixed, or without a chemical potential where it is not known.
+    """
+    species = species_of(system, site)
+    check_route(system, species, route, chemical_potential, moving=cell is not False)
+    common = {"temperature": temperature, "timestep": timestep, "seed": seed}
+    absolute: Callable = partial(
+        frenkel_ladd,
+        potential,
+        method=method,
+        measuring=measuring,
+        on_chunk=on_chunk,
+        quantum=False,
+        **common,
+        **options,
+    )
+    if crystal is None and (chemical_potential is None or route == "absolute"):
+        crystal = absolute(system)
+    if stiffness is None:
+        stiffness = float(measured_stiffness(potential, system, duration=measuring, **common)[site])
+    ghost = ghost_energy(species, stiffness, temperature * KELVIN)
+    if route == "alchemical":
+        grouped, number = with_group(system, site, species)
+        path = vacancy_path(grouped, stiffness, number)
+        moving = {} if cell is False else {"cell": cell, "pressure": pressure}
+        found = METHODS[method](potential, grouped, path, on_chunk=on_chunk, **common, **moving, **options)
+    else:
+        found = absolute(without(system, site), cells=primitive_cells(system))
+    work = 0.0 if cell is False else pressure
+    return formed(system, found, removed(found, crystal, ghost), ghost, crystal, chemical_potential, work)
+
+
+def check_route(system: System, species: str, route: str, chemical_potential: float | None, *, moving: bool) -> None:
+    """Errors: ValueError for an unknown route, one that does not go, or a chemical potential that is missing."""
+    if route not in ROUTES:
+        raise ValueError(f"route '{route}' is unknown; use {', '.join(ROUTES)}")
+    if route == "absolute" and moving:
+        raise ValueError(
+            "absolute free energies are those of a fixed cell; let the cell stay, or use the alchemical route"
+        )
+    if chemical_potential is None and len(set(system.sites.node_species)) > 1:
+        raise ValueError(
+            f"the chemical potential of {species} in a crystal of several species depends on what surrounds it; give "
+            "the chemical potential [eV], on the scale of the potential's energies"
+        )
+
+
+def ghost_energy(species: str, stiffness: float, kT: float) -> float:
+    """Classical free energy of an atom that only a spring holds [eV]."""
+    momenta = np.log(2 * np.pi * HBAR**2 / (ATOMIC_MASSES[species] * kT))
+    return float(1.5 * kT * (momenta - np.log(2 * np.pi * kT / stiffness)))
+
+
+def removed(found: Switching | Windows | FreeEnergy, crystal: FreeEnergy | None, ghost: float) -> Estimate:
+    """F(vacancy) - F(crystal), from a switch that leaves a ghost, or from both free energies."""
+    if not isinstance(found, FreeEnergy):
+        return found.difference._replace(value=found.difference.value - ghost)
+    assert crystal is not None
+    one, two = found.total, crystal.total
+    return Estimate(one.value - two.value, float(np.hypot(one.error, two.error)), min(one.samples, two.samples))
+
+
+def formed(
+    system: System,
+    found,
+    removal: Estimate,
+    ghost: float,
+    crystal: FreeEnergy | None,
+    mu: float | None,
+    pressure: float,
+) -> Vacancy:
+    """The vacancy, with the chemical potential that was given or that of the crystal, at a pressure [eV/A^3]."""
+    sites = len(system.structure.positions)
+    if mu is not None:
+        chemical_potential, error = Estimate(float(mu), 0.0, np.inf), removal.error
+    else:
+        assert crystal is not None
+        value = (crystal.total.value + pressure * (volume(system.structure) or 0.0)) / sites
+        own = crystal.total.error / sites
+        chemical_potential = Estimate(value, own, crystal.total.samples)
+        if isinstance(found, FreeEnergy):  # the same free energy of the crystal, with a factor of (N - 1) / N
+            error = float(np.hypot(found.total.error, own * (sites - 1)))
+        else:
+            error = float(np.hypot(removal.error, own))
+    least = min(removal.samples, chemical_potential.samples)
+    return Vacancy(
+        formation=Estimate(removal.value + chemical_potential.value, error, least),
+        removal=removal,
+        chemical_potential=chemical_potential,
+        ghost=ghost,
+        path=found,
+        crystal=crystal,
+        doubts=(*found.doubts, *(() if crystal is None else crystal.doubts)),
+    )
+
+
+def species_of(system: System, site: int) -> str:
+    """Errors: ValueError for a site that is not there, or that is mixed."""
+    sites = len(system.structure.positions)
+    if not (isinstance(site, int | np.integer) and 0 <= site < sites):
+        raise ValueError(f"site {site!r} does not exist; sites run from 0 to {sites - 1}")
+    if sites < 3:
+        raise ValueError(f"a crystal of {sites} sites has no room for a vacancy; repeat the cell")
+    if any(site in group.sites for group in system.sites.groups):
+        raise ValueError(f"site {site} is mixed; a vacancy is made of one species: take a site that is not mixed")
+    return system.sites.node_species[int(np.flatnonzero(system.sites.node_site == site)[0])]
+
+
+def _symbols(system: System) -> list[str]:
+    """The first species of every site."""
+    first = np.unique(system.sites.node_site, return_index=True)[1]
+    return [system.sites.node_species[k] for k in first]
+
+
+def with_group(system: System, site: int, species: str) -> tuple[System, int]:
+    """The system with a weight for the species of a site, and the number of its group."""
+    groups = (*system.sites.groups, Group("vacancy", (site,), (species,)))
+    sites = make_sites(_symbols(system), groups)
+    return make_system(system.structure, sites, np.append(system.weights, 1.0), system.coupling), len(groups) - 1
+
+
+def without(system: System, site: int) -> System:
+    """The system without a site."""
+    left = lambda k: k - (k > site)
+    groups = tuple(g._replace(sites=tuple(left(k) for k in g.sites)) for g in system.sites.groups)
+    symbols = [s for k, s in enumerate(_symbols(system)) if k != site]
+    structure = system.structure._replace(positions=np.delete(system.structure.positions, site, axis=0))
+    return make_system(structure, make_sites(symbols, groups), system.weights, system.coupling)

@@ -1,0 +1,201 @@
+"""alchemjax switch, frenkel-ladd, vacancy and analyse: numbers of the library, runs that survive, and sentences."""
+
+import json
+
+import numpy as np
+import pytest
+from ase.build import bulk
+from harmonic_crystal import harmonic_crystal
+from pair_potential import A
+from typer.testing import CliRunner
+
+import alchemjax as aj
+from alchemjax.cli import app
+from alchemjax.tasks.free_energy.frenkel_ladd import frenkel_ladd, stiffness_of
+from alchemjax.tasks.free_energy.paths import composition_path
+from alchemjax.tasks.free_energy.switching import switch
+from alchemjax.tasks.free_energy.vacancy import vacancy, without
+from alchemjax.units import KELVIN
+
+TIMES = {"temperature": 100.0, "timestep": 4.0, "equilibration": 400.0, "switching": 800.0, "replicas": 4, "seed": 3}
+TIMED = [f"--{name}={value}" for name, value in TIMES.items()]
+MIX = ["--mix", "Ar=Ar,Kr", "--from", "1,0", "--to", "0,1"]
+
+
+@pytest.fixture
+def crystal(tmp_path):
+    atoms = bulk("Ar", "fcc", A, cubic=True)
+    atoms.write(tmp_path / "argon.cif")
+    return tmp_path / "argon.cif"
+
+
+@pytest.fixture
+def run(monkeypatch, crystal):
+    """A command in this process, with a harmonic crystal for a potential."""
+    monkeypatch.setattr("alchemjax.commands.free_energy.prepare_jax", lambda: None)
+    monkeypatch.setattr("alchemjax.commands.free_energy.load", lambda *a, **k: harmonic_crystal())
+
+    def invoke(command, *options, file=crystal, status=0):
+        done = CliRunner().invoke(app, [command, str(file), *map(str, options)], catch_exceptions=False)
+        assert done.exit_code == status, done.output
+        return done.output
+
+    return invoke
+
+
+def system_of(crystal, **options):
+    import ase.io
+
+    return aj.from_atoms(ase.io.read(crystal), **options)
+
+
+def report_of(folder, name="switch.json"):
+    return json.loads((folder / name).read_text())
+
+
+def test_a_switch_says_what_the_library_says_and_is_analysed_again(run, crystal, tmp_path):
+    said = run("switch", "-o", tmp_path / "out", *MIX, *TIMED)
+    system = system_of(crystal, mix={"Ar": ("Ar", "Kr")}, weights=[1.0, 0.0])
+    expected = switch(harmonic_crystal(), system, composition_path(system, [1, 0], [0, 1]), every=10, **TIMES)
+    report = report_of(tmp_path / "out")
+    assert report["difference_eV"]["value"] == pytest.approx(expected.difference.value, abs=1e-9)
+    assert report["difference_eV"]["standard_error"] == pytest.approx(expected.difference.error, abs=1e-9)
+    assert report["mass_term_eV"] == pytest.approx(expected.mass_term)
+    np.testing.assert_allclose(report["forward_works_eV"], expected.forward, atol=1e-9)
+    assert report["doubts"] == list(expected.doubts)
+    assert f"{expected.difference.value:.5f}" in said and "mass term" in said
+    assert (tmp_path / "out" / "switch.png").stat().st_size > 10000
+    whole = report_of(tmp_path / "out", "md.json")
+    assert whole["finished"] and {"versions", "arguments", "model", "input"} <= set(whole)
+    before = (tmp_path / "out" / "switch.json").read_text()
+    (tmp_path / "out" / "switch.json").unlink()
+    assert f"{expected.difference.value:.5f}" in run("analyse", file=tmp_path / "out")
+    assert (tmp_path / "out" / "switch.json").read_text() == before
+    log = (tmp_path / "out" / "log.csv").read_text()
+    run("switch", "-o", tmp_path / "out", *MIX, *TIMED)
+    assert (tmp_path / "out" / "log.csv").read_text() == log
+
+
+def test_a_switch_that_was_stopped_goes_on_and_ends_with_the_same_numbers(run, tmp_path, monkeypatch):
+    from alchemjax.commands import dynamics
+
+    run("switch", "-o", tmp_path / "whole", *MIX, *TIMED, "--no-plot")
+    store, calls = dynamics.store, []
+
+    def stops(*arguments):
+        calls.append(1)
+        if len(calls) in (2, 4):
+            raise KeyboardInterrupt
+        store(*arguments)
+
+    monkeypatch.setattr(dynamics, "store", stops)
+    for _ in range(2):
+        run("switch", "-o", tmp_path / "cut", *MIX, *TIMED, "--no-plot", status=130)
+        assert not (tmp_path / "cut" / "switch.json").exists()
+    run("switch", "-o", tmp_path / "cut", *MIX, *TIMED, "--no-plot")
+    for name in ("switch.json", "log.csv"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_frenkel_ladd_says_what_the_library_says(run, crystal, tmp_path):
+    options = [*TIMED, "--measuring", "800", "--no-plot"]
+    said = run("frenkel-ladd", "-o", tmp_path / "out", *options)
+    report = report_of(tmp_path / "out", "frenkel-ladd.json")
+    stiffness = report["stiffness_eV_per_A2"]
+    assert len(set(stiffness)) == 1 and 0.5 < stiffness[0] < 5
+    expected = frenkel_ladd(harmonic_crystal(), system_of(crystal), stiffness=stiffness, every=10, **TIMES)
+    assert report["free_energy_eV"]["value"] == pytest.approx(expected.total.value, abs=1e-7)
+    assert report["einstein_eV"] == pytest.approx(expected.einstein)
+    assert report["quantum_correction_eV"] == pytest.approx(expected.quantum)
+    assert report["sites"] == 4 and report["primitive_cells"] == 4
+    assert "harmonic quantum correction" in said
+    assert (tmp_path / "out" / "springs" / "log.csv").exists() and (tmp_path / "out" / "switch" / "log.csv").exists()
+
+
+@pytest.mark.parametrize("route", ["alchemical", "absolute"])
+def test_a_vacancy_is_what_the_library_says(run, crystal, tmp_path, route):
+    options = ["--site", "3", "--route", route, "--measuring", "800", "--no-plot"]
+    said = run("vacancy", "-o", tmp_path / "out", *TIMED, *options)
+    report = report_of(tmp_path / "out", "vacancy.json")
+    system, potential = system_of(crystal), harmonic_crystal()
+    stiffness = stiffness_in(tmp_path / "out" / "springs", system)
+    whole = frenkel_ladd(potential, system, stiffness=stiffness, every=10, quantum=False, **TIMES)
+    options = {"every": 10, "crystal": whole, "chemical_potential": whole.total.value / 4} | TIMES
+    if route == "absolute":
+        empty = without(system, 3)
+        left = frenkel_ladd(potential, empty, stiffness=stiffness[:3], every=10, cells=4, quantum=False, **TIMES)
+        expected = left.total.value - whole.total.value * 3 / 4
+    else:
+        expected = vacancy(potential, system, 3, stiffness=float(stiffness[3]), **options).formation.value
+    assert report["formation_eV"]["value"] == pytest.approx(expected, abs=1e-7)
+    assert report["chemical_potential_eV"]["value"] == pytest.approx(whole.total.value / 4, abs=1e-7)
+    assert f"{expected:.5f}" in said and "is not part of it" in said
+
+
+def stiffness_in(folder, system):
+    rows = np.genfromtxt(folder / "log.csv", delimiter=",", names=True)
+    settled = rows[rows["step"] > rows["step"].max() / 2]
+    squares = np.array([settled[f"squared_displacement_{k}_A2"].mean() for k in range(4)])
+    return stiffness_of(system, squares, 100 * KELVIN)
+
+
+def test_a_dry_run_plans_and_writes_nothing(run, tmp_path):
+    said = run("switch", "-o", tmp_path / "out", *MIX, *TIMED, "--dry-run")
+    assert "switching: 600 steps of 4 replicas" in said and "nothing was written" in said
+    said = run("vacancy", "-o", tmp_path / "out", *TIMED, "--site", "0", "--dry-run")
+    assert "the crystal to springs and back" in said and "the site to a vacancy and back" in said
+    said = run("frenkel-ladd", "-o", tmp_path / "out", *TIMED, "--dry-run")
+    assert "measuring displacements: 1000 steps of 2 replicas" in said
+    assert not (tmp_path / "out").exists()
+
+
+WRONG = {
+    "nothing mixed": (["switch", *MIX[2:]], "nothing is mixed"),
+    "a path that leaves the simplex": (["switch", *MIX[:4], "--to", "0.7,0.7"], "they may sum to at most 1"),
+    "two equal ends": (["switch", *MIX[:4], "--to", "1,0"], "both ends of the path"),
+    "a pressure on a fixed cell": (["switch", *MIX, "--pressure", "1"], "--pressure has no effect unless the cell"),
+    "a switch shorter than a line": (["switch", *MIX, "--switching", "20"], "must be a multiple of the time between"),
+    "no springs": (["frenkel-ladd", "--stiffness", "0"], "stiffness = 0.0 must be positive"),
+    "a site that is not there": (["vacancy", "--site", "4"], "site 4 does not exist; sites run from 0 to 3"),
+    "a mixed site": (["vacancy", "--site", "0", "--mix", "0=Ar,Kr"], "site 0 is mixed; a vacancy is made of one"),
+    "no chemical potential": (
+        ["vacancy", "--site", "0", "--mix", "1=Ar,Kr", "--weights", "0.5,0.5"],
+        "give the chemical potential",
+    ),
+    "an absolute route at a pressure": (
+        ["vacancy", "--site", "0", "--route", "absolute", "--strain", "all"],
+        "absolute free energies are those of a fixed cell",
+    ),
+    "an element that the model lacks": (["switch", "--mix", "Ar=Ar,Xe", *MIX[2:]], "species 'Xe' is not in harmonic"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_gets_a_sentence(run, tmp_path, name):
+    (command, *options), said = WRONG[name]
+    given = [o for o in TIMED if o.split("=")[0] not in options]
+    output = run(command, "-o", tmp_path / "out", *given, *options, status=2)
+    assert said in output and output.startswith("alchemjax: ") and output.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_options_in_the_same_folder_are_refused_and_nothing_is_lost(run, tmp_path):
+    run("switch", "-o", tmp_path / "out", *MIX, *TIMED, "--no-plot")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    said = run("switch", "-o", tmp_path / "out", *MIX, *TIMED[:-1], "--seed=4", "--no-plot", status=2)
+    assert "holds a run of other input, options or versions" in said
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("harm", ["no folder", "an unfinished run", "a log without works"])
+def test_what_cannot_be_analysed_is_said(run, tmp_path, harm):
+    folder = tmp_path / "out"
+    if harm != "no folder":
+        run("switch", "-o", folder, *MIX, *TIMED, "--no-plot")
+    if harm == "an unfinished run":
+        report = report_of(folder, "md.json") | {"finished": False}
+        (folder / "md.json").write_text(json.dumps(report))
+    if harm == "a log without works":
+        (folder / "log.csv").write_text("step,replica\n0,0\n")
+    said = run("analyse", file=folder, status=2)
+    assert ("is damaged" if harm == "a log without works" else "holds no finished switch") in said

@@ -1,0 +1,354 @@
+"""Free energies with known answers: springs, harmonic crystals, normal works; errors in the assertions, fixed seeds."""
+
+import jax
+import numpy as np
+import pytest
+from ase.build import bulk
+from harmonic_crystal import SHIFT, STIFFNESS, harmonic_crystal
+from pair_potential import A, ideal_gas, lennard_jones
+from scipy import stats
+
+import alchemjax as aj
+from alchemjax.system.masses import node_masses
+from alchemjax.system.sites import make_sites
+from alchemjax.system.system import checked_weights
+from alchemjax.tasks.free_energy import estimators, paths
+from alchemjax.tasks.free_energy.frenkel_ladd import (
+    HBAR,
+    einstein_free_energy,
+    frenkel_ladd,
+    infinite,
+    primitive_cells,
+    quantum_correction,
+    squared_frequencies,
+)
+from alchemjax.tasks.free_energy.paths import Path, composition_path, einstein_path, vacancy_path
+from alchemjax.tasks.free_energy.switching import switch
+from alchemjax.tasks.free_energy.vacancy import vacancy
+from alchemjax.tasks.free_energy.windows import energies_of, windows
+from alchemjax.tasks.md_plan import masses_of
+from alchemjax.units import KELVIN
+
+SIGMAS = 4
+KT = 100 * KELVIN
+SHORT = {"temperature": 100.0, "timestep": 4.0, "every": 10, "thermostat_time": 100.0, "chunk": 1000}
+
+
+def argon(repeat=2, **options):
+    return aj.from_atoms(bulk("Ar", "fcc", A, cubic=True) * (repeat, 1, 1), **options)
+
+
+def springs_alone(*stiffness):
+    """A path of a crystal without a potential."""
+    ends = np.stack([np.full(8, k) for k in stiffness])
+    return einstein_path(argon(), 1.0)._replace(scale=np.zeros(2), stiffness=ends)
+
+
+def assert_is(estimate, expected, most):
+    """Within four standard errors, and these no larger than `most`, or the test could not fail."""
+    assert 0 < estimate.error < most, f"the test is blunt: {estimate.error} is larger than {most}"
+    assert abs(estimate.value - expected) < SIGMAS * estimate.error, f"{estimate} is not {expected}"
+
+
+# --- springs ----------------------------------------------------------------------------------------------------------
+
+
+def determinant(stiffness, share):
+    """ln of the product of the eigenvalues of springs but for the three zeros, and of the length of what they leave."""
+    sites = len(stiffness)
+    apart = np.eye(sites) - np.ones((sites, 1)) * share[None]
+    values = np.linalg.eigvalsh(apart.T @ np.diag(stiffness) @ apart)
+    assert abs(values[0]) < 1e-9 * values[-1]
+    return np.log(values[1:]).sum()
+
+
+def test_the_free_energy_of_springs_is_that_of_their_normal_modes():
+    rng = np.random.default_rng(0)
+    k, share, m = rng.uniform(0.5, 3, 5), rng.dirichlet(np.ones(5)), rng.uniform(10, 40, 5)
+    modes = -1.5 * (4 * np.log(2 * np.pi * KT) - determinant(k, share))
+    centre = -np.log(70.0 * 5**1.5)  # displacing all sites by d is a step of sqrt(5) d in the space of all coordinates
+    momenta = 1.5 * np.sum(np.log(2 * np.pi * HBAR**2 / (m * KT)))
+    assert einstein_free_energy(k, share, m, 70.0, KT) == pytest.approx(KT * (modes + centre + momenta), rel=1e-12)
+    assert einstein_free_energy(k, share[::-1], m, 70.0, KT) != pytest.approx(KT * (modes + centre + momenta), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("switching", [400.0, 2000.0])
+def test_switching_springs_gives_the_difference_of_their_free_energies(seed, switching):
+    system = argon()
+    sites = len(system.structure.positions)
+    one, two = np.full(sites, 0.5), np.linspace(0.8, 1.6, sites)
+    share = np.arange(1.0, sites + 1) / np.arange(1, sites + 1).sum()
+    path = Path(np.array([0.0, 1]), np.zeros((2, 0)), np.zeros(2), np.stack([one, two]), share)
+    masses = np.full(sites, 39.948)
+    expected = np.diff([einstein_free_energy(k, share, masses, 1.0, KT) for k in (one, two)])[0]
+    found = switch(ideal_gas(), system, path, equilibration=800.0, switching=switching, replicas=32, seed=seed, **SHORT)
+    assert abs(expected) > 0.05
+    assert_is(found.difference, expected, 0.004)
+    for name in ("crooks_gaussian", "cumulant_forward", "cumulant_backward"):
+        assert_is(found.estimates[name], expected, 0.01)
+    assert found.mass_term == 0 and 0 < found.dissipation
+
+
+def test_slower_switches_dissipate_less():
+    path, options = springs_alone(0.2, 2.0), {"equilibration": 400.0, "replicas": 16} | SHORT
+    fast, slow = (switch(ideal_gas(), argon(), path, switching=t, **options).dissipation for t in (200.0, 2000.0))
+    assert fast > 2 * slow > 0
+
+
+def test_windows_of_springs_give_the_difference_of_their_free_energies():
+    path, share, masses = springs_alone(0.4, 1.6), np.full(8, 1 / 8), np.full(8, 39.948)
+    expected = np.diff([einstein_free_energy(k, share, masses, 1.0, KT) for k in path.stiffness])[0]
+    options = {"sampling": 40000.0, "equilibration": 800.0} | SHORT
+    for rule, number in {"gauss-legendre": 5, "trapezoid": 3}.items():
+        found = windows(ideal_gas(), argon(), path, windows=number, rule=rule, **options)
+        assert_is(found.difference, expected, 0.004)
+        if rule == "gauss-legendre":
+            assert_is(found.integral, expected, 0.004)
+            assert not found.doubts
+        else:
+            assert abs(found.integral.value - expected) > SIGMAS * found.integral.error, "two trapezoids are too few"
+            assert any("take more windows" in doubt for doubt in found.doubts)
+
+
+# --- crystals ---------------------------------------------------------------------------------------------------------
+
+
+def harmonic(system, potential, *, cells=None):
+    """Classical free energy of the harmonic crystal, its centre in a primitive cell [eV]."""
+    squares = squared_frequencies(potential, system)
+    masses = system_masses(system)
+    energy = float(aj.calculate(potential, system).energy)
+    cell = abs(np.linalg.det(system.structure.cell)) / (cells or primitive_cells(system))
+    modes = np.sum(np.log(HBAR * np.sqrt(squares) / KT))
+    centre = 1.5 * np.log(2 * np.pi * HBAR**2 / (masses.sum() * KT)) - np.log(cell)
+    return energy + KT * (modes + centre)
+
+
+def system_masses(system):
+    return masses_of(system, checked_weights(system, system.weights), node_masses(system.sites))
+
+
+def test_a_harmonic_crystal_has_the_frequencies_of_its_lattice():
+    squares = squared_frequencies(harmonic_crystal(), argon())
+    assert len(squares) == 3 * 8 - 3 and squares.min() > 0
+    # the wave of X: eight of twelve neighbours move the other way
+    assert squares.max() == pytest.approx(16 * STIFFNESS["Ar"] / 39.948, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["switch", "windows"])
+def test_frenkel_ladd_gives_the_free_energy_of_a_harmonic_crystal(method):
+    potential, system = harmonic_crystal(), argon()
+    expected = harmonic(system, potential)
+    long = {"switch": {"equilibration": 800.0, "switching": 4000.0, "replicas": 16}, "windows": {"sampling": 40000.0}}
+    found = frenkel_ladd(potential, system, stiffness=2.2, method=method, **long[method], **SHORT)
+    assert abs(found.difference) > 0.01
+    assert_is(found.total, expected, 0.003)
+    assert found.total.value == pytest.approx(found.einstein + found.difference)
+    assert found.quantum == pytest.approx(quantum_correction(potential, system, KT))
+    assert not found.doubts
+
+
+def mixed(**options):
+    return aj.from_atoms(bulk("Ar", "fcc", A, cubic=True) * (2, 1, 1), mix={"Ar": ("Ar", "Kr")}, **options)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_path_between_compositions_closes_the_cycle_of_absolute_free_energies(seed):
+    potential = harmonic_crystal()
+    system = mixed(weights=[1.0, 0.0])
+    ends = [system._replace(weights=np.array(w)) for w in ([1.0, 0.0], [0.0, 1.0])]
+    one, two = (harmonic(end, potential) for end in ends)
+    path = composition_path(system, *(end.weights for end in ends))
+    found = switch(potential, system, path, equilibration=800.0, switching=4000.0, replicas=16, seed=seed, **SHORT)
+    assert found.mass_term == pytest.approx(1.5 * KT * 8 * np.log(39.948 / 83.798))
+    assert abs(found.mass_term) > 0.05
+    assert_is(found.difference._replace(value=found.difference.value + found.mass_term), two - one, 0.003)
+    windowed = windows(potential, system, path, windows=6, sampling=40000.0, **SHORT)
+    for estimate in (windowed.integral, windowed.difference):
+        assert_is(estimate._replace(value=estimate.value + found.mass_term), two - one, 0.004)
+    assert windowed.overlap > 0.1
+
+
+@pytest.mark.parametrize("route", ["alchemical", "absolute"])
+def test_both_routes_to_a_vacancy_of_a_harmonic_crystal_agree_with_its_normal_modes(route):
+    potential, system = harmonic_crystal(), argon()
+    cells, sites = primitive_cells(system), len(system.structure.positions)
+    whole = harmonic(system, potential)
+    empty = system._replace(
+        structure=system.structure._replace(positions=system.structure.positions[:-1]),
+        sites=make_sites(["Ar"] * (sites - 1)),
+    )
+    expected = harmonic(empty, potential, cells=cells) - whole * (sites - 1) / sites
+    found = vacancy(
+        potential, system, sites - 1, route=route, stiffness=2.2, equilibration=800.0, switching=4000.0, replicas=16,
+        **SHORT,
+    )  # fmt: skip
+    assert_is(found.formation, expected, 0.004)
+    assert found.doubts == ()
+
+
+@pytest.mark.parametrize("pressure", [0.0, 2e-4])
+def test_at_constant_pressure_the_path_gives_gibbs_energies(pressure):
+    """Cells scaled by s: bonds of length R cost k/2 ((s - 1)^2 R^2 + s^2 |u|^2), and G is an integral over s."""
+    potential, system = harmonic_crystal(), mixed(weights=[1.0, 0.0])
+    sites, volume = 8, 2 * A**3
+    s = np.linspace(0.8, 1.2, 20001)
+
+    def gibbs(species):
+        k, bonds = STIFFNESS[species], 6 * sites * A**2 / 2
+        energy = k / 2 * (s - 1) ** 2 * bonds + pressure * volume * s**3
+        weight = s ** (3 * sites + 2 - 3 * (sites - 1)) * np.exp(-energy / KT)
+        return sites * SHIFT[species] + KT * (1.5 * (sites - 1) * np.log(k) - np.log(weight.sum()))
+
+    path = composition_path(system, [1.0, 0.0], [0.0, 1.0])
+    npt = {"cell": "hydrostatic", "bulk_modulus": 0.03, "barostat_time": 400.0, "pressure": pressure}
+    found = switch(potential, system, path, equilibration=2000.0, switching=6000.0, replicas=16, **npt, **SHORT)
+    assert_is(found.difference, gibbs("Kr") - gibbs("Ar"), 0.003)
+
+
+# --- estimators -------------------------------------------------------------------------------------------------------
+
+
+def normal_works(rng, number, difference=1.3, spread=1.0):
+    """Works in kT of switches whose forward works are normal: the backward ones have the same spread (Crooks)."""
+    lost = spread**2 / 2
+    return rng.normal(difference + lost, spread, number), rng.normal(lost - difference, spread, number)
+
+
+ESTIMATES = {
+    "bar": lambda f, b: estimators.bar(f, b, 1.0),
+    "crooks_gaussian": estimators.crooks_gaussian,
+    "jarzynski": lambda f, b: estimators.jarzynski(f, 1.0),
+    "cumulant": lambda f, b: estimators.second_cumulant(f, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_estimators_find_the_difference_of_normal_works(name):
+    works = normal_works(np.random.default_rng(0), 400)
+    found = estimators.bootstrap(ESTIMATES[name], *works)
+    assert_is(found, 1.3, 0.1)
+
+
+@pytest.mark.parametrize("name", ["bar", "crooks_gaussian", "cumulant"])
+def test_intervals_contain_the_truth_as_often_as_they_say(name):
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(200):
+        low, high = estimators.interval(estimators.bootstrap(ESTIMATES[name], *normal_works(rng, 12), resamples=100))
+        inside += low < 1.3 < high
+    assert 180 <= inside <= 198, f"{inside} of 200"
+
+
+def test_the_works_of_a_dragged_oscillator_have_their_exact_distribution_and_difference():
+    """A spring is dragged by s at constant speed v through friction (overdamped): <W> and its variance are known.
+
+    O. Mazonka, C. Jarzynski, cond-mat/9912121: <W> = g v^2 (t - (1 - exp(-t / r)) r), var W = 2 kT <W>, r = g / k.
+    """
+    k, friction, kT, speed, steps, dt = 1.5, 1.0, 0.7, 0.8, 2000, 1e-3
+    rng, number = np.random.default_rng(0), 4000
+    x, work, keep = rng.normal(0, np.sqrt(kT / k), number), np.zeros(number), np.exp(-k * dt / friction)
+    for step in range(steps):
+        before, after = speed * step * dt, speed * (step + 1) * dt
+        work += k / 2 * ((x - after) ** 2 - (x - before) ** 2)
+        x = after + keep * (x - after) + np.sqrt(kT / k * (1 - keep**2)) * rng.normal(size=number)
+    time, memory = steps * dt, friction / k
+    mean = friction * speed**2 * (time - memory * (1 - np.exp(-time / memory)))
+    assert stats.kstest(work, stats.norm(mean, np.sqrt(2 * kT * mean)).cdf).pvalue > 1e-3
+    assert stats.kstest(work, stats.norm(mean, np.sqrt(kT * mean)).cdf).pvalue < 1e-6
+    half = number // 2  # by symmetry, the way back has the same works
+    for name in ("jarzynski", "bar"):
+        of = {"jarzynski": lambda f, b: estimators.jarzynski(f, kT), "bar": lambda f, b: estimators.bar(f, b, kT)}
+        assert_is(estimators.bootstrap(of[name], work[:half], work[half:]), 0.0, 0.05)
+
+
+def test_two_windows_of_normal_distributions_give_the_difference_of_their_springs():
+    rng, springs, kT = np.random.default_rng(0), np.array([1.0, 3.0]), 0.5
+    energies = [springs / 2 * rng.normal(0, np.sqrt(kT / k), 4000)[:, None] ** 2 for k in springs]
+    found = estimators.mbar(energies, kT)
+    assert_is(found.difference, kT / 2 * np.log(3), 0.01)
+    assert 0.2 < found.overlap < 0.5
+    apart = [springs * [1, 300] / 2 * rng.normal(0, np.sqrt(kT / k), 4000)[:, None] ** 2 for k in springs * [1, 300]]
+    assert estimators.mbar(apart, kT).overlap < 0.5 * found.overlap
+
+
+def test_pymbar_leaves_the_mode_of_jax_as_it_was_and_says_nothing(capfd):
+    mode = jax.config.read("jax_enable_x64")
+    try:
+        for wanted in (True, False):
+            jax.config.update("jax_enable_x64", wanted)
+            estimators.bar(np.array([1.0, 1.2]), np.array([-0.9, -1.1]), 1.0)
+            estimators.mbar([np.random.default_rng(0).normal(size=(50, 2))] * 2, 1.0)
+            assert jax.config.read("jax_enable_x64") is wanted
+    finally:
+        jax.config.update("jax_enable_x64", mode)
+    said = capfd.readouterr()
+    assert said.out == said.err == ""
+
+
+def test_means_of_correlated_series_have_larger_errors():
+    rng = np.random.default_rng(0)
+    noise, series = rng.normal(size=20000), np.zeros(20000)
+    for k in range(1, len(noise)):
+        series[k] = 0.9 * series[k - 1] + noise[k]
+    found = estimators.mean_of(series)
+    assert found.samples == pytest.approx(20000 / 19, rel=0.3)  # (1 + rho) / (1 - rho)
+    assert abs(found.value) < SIGMAS * found.error
+
+
+def test_sizes_extrapolate_to_the_infinite_crystal():
+    found = infinite([32, 108, 256], -3 + 2.5 / np.array([32, 108, 256]), [1e-3, 1e-3, 2e-3])
+    assert found.value == pytest.approx(-3, abs=1e-9) and 1e-3 < found.error < 2e-3
+    with pytest.raises(ValueError, match="one size says nothing"):
+        infinite([32, 32], [1, 1], [0.1, 0.1])
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
+def test_schedules_go_from_end_to_end():
+    x = np.linspace(0, 1, 101)
+    values = paths.polynomial(x)
+    assert values[0] == 0 and values[-1] == pytest.approx(1) and (np.diff(values) >= 0).all()
+    assert values[50] == pytest.approx(0.5) and values[10] < 1e-3
+    system = argon()
+    knots = paths.in_time(einstein_path(system, 2.0), "linear", [(100.0, 0, 0), (1000.0, 0, 1), (100.0, 1, 1)])
+    assert knots["scale"][0] == (0.0, 1.0) and knots["scale"][-1] == (1200.0, 0.0)
+    times, scale = np.array(knots["scale"]).T
+    assert np.interp(600, times, scale) == pytest.approx(0.5)
+    assert np.interp(600, times, [k[1][0] for k in knots["stiffness"]]) == pytest.approx(1.0)
+
+
+def test_energies_at_many_compositions_are_those_of_each():
+    potential = lennard_jones()
+    system = aj.from_atoms(bulk("Ar", "fcc", A, cubic=True), mix={"Ar": ("Ar", "Kr")}, weights=[1.0, 0.0])
+    rng, x = np.random.default_rng(0), system.structure.positions
+    frames = [x + rng.normal(0, 0.1, x.shape) for _ in range(3)]
+    cells = [system.structure.cell * s for s in (1.0, 1.02, 0.95)]
+    weights = np.array([[1.0, 0], [0.3, 0.7]])
+    found = energies_of(potential, system, frames, cells, weights, np.zeros(2))
+    for row, positions, cell in zip(found, frames, cells, strict=True):
+        here = system._replace(structure=system.structure._replace(positions=positions, cell=cell))
+        np.testing.assert_allclose(row, [aj.calculate(potential, here, w).energy for w in weights], rtol=1e-12)
+
+
+WRONG = {
+    "springs that are not positive": (lambda s: einstein_path(s, [1.0] * 7 + [0.0]), "must be positive"),
+    "too few springs": (lambda s: einstein_path(s, [1.0, 2.0]), "must be positive"),
+    "two equal ends": (lambda s: composition_path(s, [1.0, 0], [1.0, 0]), "both ends of the path"),
+    "a path that leaves the simplex": (
+        lambda s: composition_path(s, [1.0, 0], [0.7, 0.7]),
+        "they may sum to at most 1",
+    ),
+    "a tether on two atoms": (lambda s: vacancy_path(s, 1.0, 0), "has 8 sites, but a spring holds one"),
+    "a group that is not there": (lambda s: vacancy_path(s, 1.0, 3), "group 3 does not exist"),
+    "an unknown schedule": (lambda s: paths.schedule_of("cubic"), "schedule 'cubic' is unknown"),
+    "a schedule that ends elsewhere": (lambda s: paths.schedule_of(lambda x: x / 2), "must go from 0 at 0 to 1 at 1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_paths_get_a_sentence(name):
+    call, said = WRONG[name]
+    with pytest.raises(ValueError, match=said):
+        call(mixed(weights=[1.0, 0.0]))
