@@ -1,0 +1,124 @@
+"""Free energies of crystals whose free energy is known from the literature, or from another route."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import bulk
+from pair_potential import EPSILON, SIGMA, lennard_jones
+
+import alchemjax as aj
+from alchemjax.model.messages import mix, read
+from alchemjax.tasks.free_energy.frenkel_ladd import HBAR, frenkel_ladd, infinite
+from alchemjax.units import KELVIN
+
+pytestmark = pytest.mark.slow
+DENSITY, TEMPERATURE = 1.1, 1.0  # reduced by sigma^-3 and epsilon / k_B
+FADE = 2.6, 3.0  # sigma, between which the potential goes to zero
+
+
+def van_der_hoef(density, temperature):
+    """F / N epsilon of the face-centred Lennard-Jones crystal with a thermal wavelength of sigma, static sums included.
+
+    M. A. van der Hoef, J. Chem. Phys. 113, 8142 (2000), eq. (21) and Table I; F_ideal / N kT = ln(density) - 1.
+    """
+    a = [
+        [-8.2151768, 12.070686, -6.6594615, 1.3211582],
+        [13.404069, -20.632066, 11.564825, -2.3064801],
+        [-5.5481261, 8.8465978, -5.0258631, 1.0070066],
+    ]
+    b = [69.833875, -132.86963, 97.438593, -25.848057]
+    static = -14.45392093 * density**2 + 6.065940096 * density**4
+    anharmonic = -sum(a[n][m] / (m + 1) * density**n * temperature ** (m + 1) for n in range(3) for m in range(4))
+    volume = sum(b[n] / (n + 1) * density ** (n + 1) for n in range(4))
+    excess = -23.3450759 + static / temperature - 1.5 * np.log(temperature) + anharmonic + volume
+    return temperature * (excess + np.log(density) - 1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters."""
+
+    cutoff: float = FADE[1] * SIGMA
+    batch: int = 1
+    per_node: bool = False
+
+
+def pair(r):
+    """The whole potential up to FADE[0], then brought to 0 with two continuous derivatives [eV]."""
+    x = jnp.clip((r / SIGMA - FADE[0]) / (FADE[1] - FADE[0]), 0, 1)
+    return 4 * EPSILON * ((SIGMA / r) ** 12 - (SIGMA / r) ** 6) * (1 - x**3 * (10 - 15 * x + 6 * x**2))
+
+
+def node_energies(params, config: Config, graph):
+    """Half of all pairs."""
+    present = mix(graph, jnp.ones((len(graph.node_species), 1, 1), params["shift"].dtype))[:, 0, 0]
+    targets = jnp.zeros((len(graph.target_node), 1), present.dtype)
+    for edges in graph.blocks:
+        phi = pair(jnp.linalg.norm(edges.vectors, axis=-1)) / 2
+        for source, target in zip(edges.source, edges.target, strict=True):
+            felt = jnp.sum(present[source] * phi, axis=1, keepdims=True)
+            targets = targets + jax.ops.segment_sum(felt, target, len(targets))
+    return read(graph, targets)[:, 0]
+
+
+def argon():
+    return lennard_jones()._replace(node_energies=node_energies, config=Config(), cutoff=Config().cutoff)
+
+
+def crystal(cells):
+    a = (4 / DENSITY) ** (1 / 3) * SIGMA
+    return aj.from_atoms(bulk("Ar", "fcc", a, cubic=True) * (cells, cells, cells))
+
+
+def left_out(density):
+    """What the fading takes from the energy of a site of the static lattice [epsilon]."""
+    a = (4 / density) ** (1 / 3) * SIGMA
+    cubic = np.array(list(np.ndindex(41, 41, 41))) - 20
+    basis = np.array([[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
+    r = a * np.linalg.norm((cubic[:, None] + basis).reshape(-1, 3), axis=1)
+    r = r[(r > 0) & (r < 20 * a)]
+    whole = 4 * EPSILON * ((SIGMA / r) ** 12 - (SIGMA / r) ** 6)
+    beyond = -4 * EPSILON * SIGMA**6 * 4 * np.pi / 3 * density / SIGMA**3 / (20 * a) ** 3
+    return (whole.sum() + beyond - np.asarray(pair(r), float).sum()) / 2 / EPSILON
+
+
+def test_the_static_energy_with_what_is_left_out_is_that_of_the_lattice_sums():
+    potential = argon()
+    system = crystal(3)
+    energy = float(aj.calculate(potential, system).energy) / 108 / EPSILON + left_out(DENSITY)
+    assert energy == pytest.approx(-14.45392093 * DENSITY**2 + 6.065940096 * DENSITY**4, abs=1e-4)
+    assert left_out(DENSITY) < -0.3
+
+
+def test_the_lennard_jones_crystal_has_the_free_energy_of_the_literature():
+    """The literature's own error is about 0.005 epsilon."""
+    potential, kelvin = argon(), TEMPERATURE * EPSILON / KELVIN
+    found = []
+    for cells, replicas in ((3, 6), (4, 4)):
+        system = crystal(cells)
+        free = frenkel_ladd(
+            potential, system, temperature=kelvin, timestep=8.0, equilibration=3200.0, switching=12000.0, quantum=False,
+            replicas=replicas, every=20, chunk=200, measuring=4000.0, skin=0.8,
+        )  # fmt: skip
+        sites = len(system.structure.positions)
+        wavelength = np.sqrt(2 * np.pi * HBAR**2 / (39.948 * TEMPERATURE * EPSILON))
+        momenta = 3 * TEMPERATURE * np.log(wavelength / SIGMA)
+        per_site = free.total._replace(value=free.total.value / sites, error=free.total.error / sites)
+        value = per_site.value / EPSILON - momenta + left_out(DENSITY)
+        print(
+            sites,
+            value,
+            per_site.error / EPSILON,
+            van_der_hoef(DENSITY, TEMPERATURE),
+            free.doubts,
+            free.path.dissipation,
+        )
+        found.append((sites, value, per_site.error / EPSILON))
+        assert not free.doubts
+    limit = infinite(*zip(*found, strict=True))
+    print(limit, van_der_hoef(DENSITY, TEMPERATURE))
+    assert limit.error < 0.02
+    assert abs(limit.value - van_der_hoef(DENSITY, TEMPERATURE)) < 4 * limit.error + 0.005
