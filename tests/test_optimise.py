@@ -244,13 +244,14 @@ def test_exponentiated_gradient_is_an_optimiser_that_keeps_sums():
 # --- properties and optima --------------------------------------------------------------------------------------------
 
 
-def test_every_property_has_the_slope_of_finite_differences(potential):
+@pytest.mark.parametrize(("coupling", "alpha"), [("independent", None), ("correlated", 0.2), ("paired", None)])
+def test_every_property_has_the_slope_of_finite_differences(potential, coupling, alpha):
     """Of a crystal without symmetry, by its composition."""
     atoms = bulk("Ar", "fcc", 1.01 * A)
     atoms.set_cell(atoms.cell.array @ [[1.02, 0.01, 0], [0.01, 0.99, 0.02], [0, 0.02, 1]], scale_atoms=True)
-    system = aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr")}, weights=[0.6, 0.4])
+    system = aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr")}, weights=[0.6, 0.4], coupling=coupling)
     free = {"cell": [1, 1, 0, 1, 0, 1], "fixed_axes": (), "positions": True}
-    facts = facts_of(potential, system, PROPERTIES)
+    facts = facts_of(potential, system, PROPERTIES, alpha=alpha)
     plain = [name for name, one in PROPERTIES.items() if not one.elastic]
     elastic = [name for name, one in PROPERTIES.items() if one.elastic]
 
@@ -258,8 +259,8 @@ def test_every_property_has_the_slope_of_finite_differences(potential):
         return jnp.stack(list(properties_of(facts, names, state(w)).values()))
 
     for names, state in (
-        (plain, lambda w: aj.relaxed(potential, system, w, **free)),
-        (elastic, lambda w: aj.elasticity(potential, system, w)),
+        (plain, lambda w: aj.relaxed(potential, system, w, alpha=alpha, **free)),
+        (elastic, lambda w: aj.elasticity(potential, system, w, alpha=alpha)),
     ):
         of = partial(numbers, names, state)
         weights, along, step = jnp.array([0.6, 0.4]), jnp.array([1.0, -1.0]), 1e-4
