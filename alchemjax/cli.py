@@ -9,7 +9,7 @@ import typer
 from typer import Argument, Option
 
 from alchemjax.cli_errors import plainly
-from alchemjax.cli_free_energy import analyse, frenkel_ladd, switch, vacancy
+from alchemjax.cli_free_energy import analyse, frenkel_ladd, stability, switch, vacancy
 from alchemjax.cli_optimise import optimise
 from alchemjax.cli_options import (
     FLOAT,
@@ -292,6 +292,7 @@ app.command()(plainly(optimise))
 app.command()(plainly(switch))
 app.command("frenkel-ladd")(plainly(frenkel_ladd))
 app.command()(plainly(vacancy))
+app.command()(plainly(stability))
 app.command()(plainly(analyse))
 
 

@@ -228,6 +228,66 @@ def vacancy(
     run(arguments)
 
 
+def stability(
+    file: File,
+    other: Annotated[Path, Argument(help="The other phase, of the same composition.")],
+    out: Out,
+    temperatures: Annotated[
+        str, Option(metavar="K,K,..", help="Of the curves: 300,600,900, or first, last and number like 300:900:7.")
+    ],
+    reference: Annotated[
+        float | None, Option(**FLOAT, help="Temperature of the absolute free energies [K]. [default: the middle one]")
+    ] = None,
+    mix: Mix = None,
+    groups: GroupsOption = Groups.shared,
+    weights: Weights = None,
+    start: Annotated[
+        str | None,
+        Option("--from", metavar="WEIGHTS", help="Composition of the absolute free energies, with --to."),
+    ] = None,
+    end: Annotated[
+        str | None, Option("--to", metavar="WEIGHTS", help="Composition of the curves, reached by switching.")
+    ] = None,
+    heating: Annotated[float, Option(**FLOAT, help="Sampling at every temperature [fs].")] = 8000.0,
+    measuring: Measuring = 2000.0,
+    equilibration: Equilibration = 2000.0,
+    switching: Switching = 10000.0,
+    schedule: ScheduleOption = Schedule.polynomial,
+    replicas: Replicas = 8,
+    timestep: Timestep = 1.0,
+    strain: Annotated[
+        str, Option(metavar="STRAINS", help="How cells move: hydrostatic, all, or some of xx,yy,zz,yz,xz,xy.")
+    ] = "all",
+    pressure: CellPressure = None,
+    barostat_time: BarostatTime = None,
+    bulk_modulus: BulkModulus = None,
+    fix_axes: FixAxes = None,
+    model: Model = "sevennet-0",
+    head: Head = None,
+    modality: Modality = None,
+    coupling: CouplingOption = Coupling.independent,
+    dtype: Precision = Dtype.float32,
+    seed: Seed = 0,
+    log_every: LogEvery = 10,
+    frames_every: FramesEvery = 0,
+    checkpoint_every: CheckpointEvery = None,
+    plot: Plot = True,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Which of two phases is stable at what temperature.
+
+    Each phase is run at all temperatures at once; its absolute free energy in the mean cell at one of them (Frenkel and
+    Ladd) and the enthalpies (Gibbs and Helmholtz) give its curve, per formula unit; where curves cross is the
+    transition. With --from and --to the curves are those of the second composition. Energies are classical, and of the
+    mean field.
+    """
+    arguments = dict(locals())
+    from alchemjax.commands.stability import run
+
+    run(arguments)
+
+
 def analyse(
     folder: Annotated[Path, Argument(help="Folder of a finished switch.")],
     plot: Plot = True,

@@ -132,6 +132,35 @@ def test_a_vacancy_is_what_the_library_says(run, crystal, tmp_path, route):
     assert f"{expected:.5f}" in said and "is not part of it" in said
 
 
+def test_two_copies_of_a_phase_are_equally_stable(run, crystal, tmp_path):
+    options = ["--temperatures", "80,100,120", "--heating", "8000", "--equilibration=800", "--switching=2000"]
+    options += ["--replicas=8", "--timestep=4", "--measuring=2000", "--bulk-modulus=5", "--barostat-time=400"]
+    said = run("stability", crystal, "-o", tmp_path / "out", *options, "--strain", "hydrostatic")
+    report = report_of(tmp_path / "out", "stability.json")
+    apart, error = np.array(report["difference_eV"]), np.array(report["standard_error_eV"])
+    assert (np.abs(apart) < 4 * error).all() and (error < 2e-3).all() and (error > 0).all()
+    assert "G of the second phase at 100 K" in said
+    assert (tmp_path / "out" / "stability.png").stat().st_size > 10000
+    table = np.genfromtxt(tmp_path / "out" / "stability.csv", delimiter=",", names=True)
+    np.testing.assert_allclose(table["difference_eV"], apart, atol=1e-9)
+    first = (tmp_path / "out" / "stability.csv").read_text()
+    run("stability", crystal, "-o", tmp_path / "out", *options, "--strain", "hydrostatic")
+    assert (tmp_path / "out" / "stability.csv").read_text() == first
+
+
+def test_phases_of_different_compositions_are_refused(run, crystal, tmp_path):
+    atoms = bulk("Ar", "fcc", A, cubic=True)
+    atoms.symbols[0] = "Kr"
+    atoms.write(tmp_path / "other.cif")
+    options = ["--temperatures", "80:120:3", "-o", tmp_path / "out"]
+    said = run("stability", tmp_path / "other.cif", *options, status=2)
+    assert "give two phases of one composition" in said and not (tmp_path / "out").exists()
+    assert "--from and --to go together" in run("stability", crystal, *options, "--to", "0,1", status=2)
+    assert "do not make a curve" in run(
+        "stability", crystal, *options[2:], "--temperatures", "80,90", "--reference", "80", status=2
+    )
+
+
 def stiffness_in(folder, system):
     rows = np.genfromtxt(folder / "log.csv", delimiter=",", names=True)
     settled = rows[rows["step"] > rows["step"].max() / 2]

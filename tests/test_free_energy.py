@@ -23,6 +23,7 @@ from alchemjax.tasks.free_energy.frenkel_ladd import (
     squared_frequencies,
 )
 from alchemjax.tasks.free_energy.paths import Path, composition_path, einstein_path, vacancy_path
+from alchemjax.tasks.free_energy.stability import Heated, compare, gibbs_curve, phase
 from alchemjax.tasks.free_energy.switching import switch
 from alchemjax.tasks.free_energy.vacancy import vacancy
 from alchemjax.tasks.free_energy.windows import energies_of, windows
@@ -296,11 +297,33 @@ def test_means_of_correlated_series_have_larger_errors():
     assert abs(found.value) < SIGMAS * found.error
 
 
+def waves(cells, shift=0.0):
+    """Free energy per site of `cells`^3 cubic cells of the harmonic crystal, and of infinitely many with a shift."""
+    k, mass, sites = STIFFNESS["Ar"], 39.948, 4 * cells**3
+    steps = np.arange(-4 * cells, 4 * cells) + shift
+    whole = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3) / cells
+    inside = ((whole > -1 + 1e-9) & (whole < 1 + 1e-9)).all(1)  # two reciprocal cells of a cube of side 2 pi / a
+    q = 2 * np.pi * whole[inside]
+    bonds = np.array([b for b in np.ndindex(3, 3, 3) if np.abs(np.array(b) - 1).sum() == 2]) - 1
+    squares = k / mass * (1 - np.cos(q @ bonds.T / 2)).sum(1)
+    squares = squares[squares > 1e-9]
+    share = (sites - (0 if shift else 1)) / sites
+    part = 1.5 * KT * share * np.log(HBAR**2 * squares / KT**2).mean()
+    if shift:
+        return part
+    return part + KT * (1.5 * np.log(2 * np.pi * HBAR**2 / (sites * mass * KT)) - np.log(A**3 / 4)) / sites
+
+
 def test_sizes_extrapolate_to_the_infinite_crystal():
-    found = infinite([32, 108, 256], -3 + 2.5 / np.array([32, 108, 256]), [1e-3, 1e-3, 2e-3])
-    assert found.value == pytest.approx(-3, abs=1e-9) and 1e-3 < found.error < 2e-3
+    system = aj.from_atoms(bulk("Ar", "fcc", A, cubic=True) * 2)
+    assert waves(2) == pytest.approx(harmonic(system, harmonic_crystal()) / 32, rel=1e-9)
+    expected, sizes = waves(24, 0.5), [32, 108, 256]
+    found = [waves(n) for n in (2, 3, 4)]
+    limit = infinite(sizes, found, [1e-5] * 3, temperature=100.0)
+    assert limit.value == pytest.approx(expected, abs=1e-5) and 5e-6 < limit.error < 3e-5
+    assert abs(np.polyfit(1 / np.array(sizes), found, 1)[1] - expected) > 5e-5, "a line in 1/N alone is worse"
     with pytest.raises(ValueError, match="one size says nothing"):
-        infinite([32, 32], [1, 1], [0.1, 0.1])
+        infinite([32, 32], [1, 1], [0.1, 0.1], temperature=100.0)
 
 
 # --- paths ------------------------------------------------------------------------------------------------------------
@@ -352,3 +375,63 @@ def test_wrong_paths_get_a_sentence(name):
     call, said = WRONG[name]
     with pytest.raises(ValueError, match=said):
         call(mixed(weights=[1.0, 0.0]))
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------
+
+
+def heated_exactly(a, b, c, temperatures, error):
+    """Enthalpies a + b T + c T^2."""
+    t = np.array(temperatures)
+    enthalpies = [estimators.Estimate(float(h), error, 100.0) for h in a + b * t + c * t**2]
+    volumes, cells = [estimators.Estimate(1.0, 0.0, 1.0)] * len(t), np.broadcast_to(np.eye(3), (len(t), 3, 3))
+    return Heated(t, enthalpies, volumes, cells)
+
+
+def test_curves_are_integrals_of_the_enthalpy_and_cross_where_they_should():
+    temperatures, units = [300.0, 450.0, 600.0, 900.0], 2.0
+    a, b, c = np.array([[-4.0, 1e-3, 2e-7], [-3.95, 1.02e-3, 2e-7]]).T
+    exact = lambda k, t: t * (start[k] / 600 - (a[k] * (1 / 600 - 1 / t) + b[k] * np.log(t / 600) + c[k] * (t - 600)))
+    start = [-4.3, -4.31]
+    warm = [heated_exactly(*row, temperatures, 1e-4) for row in zip(a, b, c, strict=True)]
+    references = [estimators.Estimate(g, 2e-4, 8.0) for g in start]
+    curves = [gibbs_curve(*both, 600.0, units) for both in zip(warm, references, strict=True)]
+    for k, curve in enumerate(curves):
+        np.testing.assert_allclose(curve.gibbs, exact(k, curve.temperatures) / units, atol=1e-9)
+        assert 0.5e-4 < curve.error[50] < 2e-4
+        np.testing.assert_allclose(curve.draws.mean(axis=0), curve.gibbs, atol=5e-5)
+    found = compare(*curves)
+    t = np.linspace(300, 900, 60001)
+    expected = t[np.argmin(np.abs(exact(1, t) - exact(0, t)))]
+    assert 400 < expected < 800 and found.doubts == () and found.chance == 1
+    assert found.transition.value == pytest.approx(expected, abs=0.1)
+    slope = np.gradient(exact(1, t) - exact(0, t), t)[np.argmin(np.abs(t - expected))]
+    assert found.transition.error == pytest.approx(np.hypot(2e-4, 2e-4) / abs(slope), rel=0.2)
+    assert compare(curves[0], curves[0]).transition is None
+    uncertain = compare(curves[0], curves[1]._replace(draws=curves[1].draws + np.linspace(-1, 1, 1000)[:, None]))
+    assert "cross in this range" in uncertain.doubts[0]
+
+
+@pytest.mark.slow
+def test_a_phase_has_the_gibbs_energies_of_its_harmonic_crystal():
+    potential, system = harmonic_crystal(), argon()
+    temperatures = np.array([60.0, 100.0, 140.0])
+    heating = {"equilibration": 1200.0, "sampling": 40000.0, "bulk_modulus": 0.03, "barostat_time": 400.0}
+    found = phase(
+        potential, system, temperatures, cell="hydrostatic", heating=heating, stiffness=2.2, equilibration=800.0,
+        switching=4000.0, replicas=16, every=10, timestep=4.0, chunk=1000,
+    )  # fmt: skip
+    squares, masses = squared_frequencies(potential, system), system_masses(system)
+    s = np.linspace(0.8, 1.2, 20001)
+    for k in (0, 50, 100):
+        kT = KELVIN * found.temperatures[k]
+        harmonic_part = kT * np.sum(np.log(HBAR * np.sqrt(squares) / kT))
+        centre = kT * (1.5 * np.log(2 * np.pi * HBAR**2 / (masses.sum() * kT)) - np.log(A**3 / 4))
+        # the mean cell is larger than the static one: s^5 exp(-(s - 1)^2 / 2 w^2) instead of a sharp cell
+        bonds = 6 * 8 * A**2 / 2
+        weight = s**5 * np.exp(-STIFFNESS["Ar"] / 2 * (s - 1) ** 2 * bonds / kT)
+        mean = (s**3 * weight).sum() / weight.sum()
+        relaxed = STIFFNESS["Ar"] / 2 * (mean ** (1 / 3) - 1) ** 2 * bonds - kT * np.log(mean)
+        expected = (harmonic_part + centre + relaxed) / 8
+        assert abs(found.gibbs[k] - expected) < SIGMAS * found.error[k] + 2e-4, (found.temperatures[k], found.gibbs[k])
+        assert found.error[k] < 4e-4

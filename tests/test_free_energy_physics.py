@@ -16,7 +16,7 @@ from alchemjax.units import KELVIN
 
 pytestmark = pytest.mark.slow
 DENSITY, TEMPERATURE = 1.1, 1.0  # reduced by sigma^-3 and epsilon / k_B
-FADE = 2.6, 3.0  # sigma, between which the potential goes to zero
+FADE = 2.0, 2.4  # sigma, between which the potential goes to zero
 
 
 def van_der_hoef(density, temperature):
@@ -90,35 +90,28 @@ def test_the_static_energy_with_what_is_left_out_is_that_of_the_lattice_sums():
     system = crystal(3)
     energy = float(aj.calculate(potential, system).energy) / 108 / EPSILON + left_out(DENSITY)
     assert energy == pytest.approx(-14.45392093 * DENSITY**2 + 6.065940096 * DENSITY**4, abs=1e-4)
-    assert left_out(DENSITY) < -0.3
+    assert left_out(DENSITY) < -0.5
 
 
 def test_the_lennard_jones_crystal_has_the_free_energy_of_the_literature():
-    """The literature's own error is about 0.005 epsilon."""
-    potential, kelvin = argon(), TEMPERATURE * EPSILON / KELVIN
-    found = []
-    for cells, replicas in ((3, 6), (4, 4)):
-        system = crystal(cells)
-        free = frenkel_ladd(
-            potential, system, temperature=kelvin, timestep=8.0, equilibration=3200.0, switching=12000.0, quantum=False,
-            replicas=replicas, every=20, chunk=200, measuring=4000.0, skin=0.8,
-        )  # fmt: skip
-        sites = len(system.structure.positions)
-        wavelength = np.sqrt(2 * np.pi * HBAR**2 / (39.948 * TEMPERATURE * EPSILON))
-        momenta = 3 * TEMPERATURE * np.log(wavelength / SIGMA)
-        per_site = free.total._replace(value=free.total.value / sites, error=free.total.error / sites)
-        value = per_site.value / EPSILON - momenta + left_out(DENSITY)
-        print(
-            sites,
-            value,
-            per_site.error / EPSILON,
-            van_der_hoef(DENSITY, TEMPERATURE),
-            free.doubts,
-            free.path.dissipation,
-        )
-        found.append((sites, value, per_site.error / EPSILON))
-        assert not free.doubts
-    limit = infinite(*zip(*found, strict=True))
-    print(limit, van_der_hoef(DENSITY, TEMPERATURE))
-    assert limit.error < 0.02
-    assert abs(limit.value - van_der_hoef(DENSITY, TEMPERATURE)) < 4 * limit.error + 0.005
+    """The literature's own error is about 0.005 epsilon; sizes of 108 and 256 are in `benchmarks`."""
+    rows = [free_energy(cells, replicas, switching=12000.0) for cells, replicas in ((2, 12), (3, 4))]
+    found = infinite(*zip(*rows, strict=True), temperature=TEMPERATURE / KELVIN)
+    assert found.error < 0.02
+    assert abs(found.value - van_der_hoef(DENSITY, TEMPERATURE)) < 4 * found.error + 0.005
+    assert abs(rows[0][1] - van_der_hoef(DENSITY, TEMPERATURE)) > 4 * found.error + 0.005, "the size counts"
+
+
+def free_energy(cells, replicas, **options):
+    """(sites, F/N epsilon, its error), a thermal wavelength of sigma."""
+    system, kelvin = crystal(cells), TEMPERATURE * EPSILON / KELVIN
+    found = frenkel_ladd(
+        argon(), system, temperature=kelvin, timestep=8.0, equilibration=1600.0, quantum=False, replicas=replicas,
+        every=20, chunk=200, stiffness=0.9, skin=0.8, **options,
+    )  # fmt: skip
+    assert not found.doubts
+    sites = len(system.structure.positions)
+    wavelength = np.sqrt(2 * np.pi * HBAR**2 / (39.948 * TEMPERATURE * EPSILON))
+    value = found.total.value / sites / EPSILON - 3 * TEMPERATURE * np.log(wavelength / SIGMA) + left_out(DENSITY)
+    print(sites, value, found.total.error / sites / EPSILON, found.path.dissipation, van_der_hoef(DENSITY, TEMPERATURE))
+    return sites, value, found.total.error / sites / EPSILON

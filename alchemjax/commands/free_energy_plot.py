@@ -7,6 +7,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from alchemjax.plot import COLOURS, PANEL, STYLE
+from alchemjax.tasks.free_energy.stability import Curve, Stability
 from alchemjax.tasks.free_energy.switching import Facts, Switching
 
 BINS = 12
@@ -55,3 +56,31 @@ def _works(axes, facts: Facts, found: Switching) -> None:
     axes.set_ylabel("Switches")
     axes.set_title("(b)", loc="left")
     axes.legend(frameon=False, loc="upper left")
+
+
+def plot_stability(names: list[str], curves: list[Curve], found: Stability) -> Figure:
+    """(a) Gibbs energies of both phases from that of the first at the reference; (b) their difference."""
+    with matplotlib.rc_context(STYLE):
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
+        figure = Figure(figsize=(PANEL[0] * 2, PANEL[1]), layout=layout)
+        left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
+        zero = curves[0].reference.value
+        for colour, name, curve in zip(COLOURS, names, curves, strict=False):
+            _band(left, curve.temperatures, curve.gibbs - zero, curve.error, colour, name)
+        left.set_ylabel(f"G − G({curves[0].reference_temperature:g} K) of the first (eV)")
+        left.set_title("(a)", loc="left")
+        left.legend(frameon=False)
+        _band(right, found.temperatures, 1000 * found.difference, 1000 * found.error, COLOURS[2], None)
+        right.axhline(0, color="black", linewidth=0.8)
+        if found.transition is not None:
+            right.axvline(found.transition.value, color="black", linewidth=0.8, linestyle=":")
+        right.set_ylabel(f"G({names[1]}) − G({names[0]}) (meV)")
+        right.set_title("(b)", loc="left")
+        for axes in (left, right):
+            axes.set_xlabel("Temperature (K)")
+    return figure
+
+
+def _band(axes, x, y, error, colour, name) -> None:
+    axes.plot(x, y, color=colour, label=name)
+    axes.fill_between(x, y - 1.96 * error, y + 1.96 * error, color=colour, alpha=0.25, linewidth=0)

@@ -216,8 +216,11 @@ def _compiled(node_energies, config):
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-def infinite(sites, energies, errors) -> Estimate:
-    """Free energy per site of the infinite crystal, from a line through those of several sizes against 1/N.
+def infinite(sites, energies, errors, *, temperature: float) -> Estimate:
+    """Free energy per site of the infinite crystal [eV], from free energies per site of crystals of several sizes.
+
+    F/N = f - kT ln(N) / 2N + b/N, fitted by f and b: a free centre of mass and the long waves that are missing give the
+    logarithm. J. M. Polson et al., J. Chem. Phys. 112, 5339 (2000), who have ln(N)/N from the ideal gas.
 
     Errors: ValueError for fewer than two sizes.
     """
@@ -226,5 +229,6 @@ def infinite(sites, energies, errors) -> Estimate:
         raise ValueError("one size says nothing of the infinite crystal; give the free energies of at least two")
     matrix = np.stack([np.ones_like(sites), 1 / sites], axis=1) / errors[:, None]
     spread = np.linalg.inv(matrix.T @ matrix)
-    value = (spread @ matrix.T @ (energies / errors))[0]
+    linear = energies + temperature * KELVIN * np.log(sites) / (2 * sites)
+    value = (spread @ matrix.T @ (linear / errors))[0]
     return Estimate(float(value), float(np.sqrt(spread[0, 0])), float(len(sites)))
