@@ -45,6 +45,10 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.free_energy.paths import composition_path as composition_path
     from alchemjax.tasks.free_energy.paths import einstein_path as einstein_path
     from alchemjax.tasks.free_energy.paths import vacancy_path as vacancy_path
+    from alchemjax.tasks.free_energy.stability import Curve as Curve
+    from alchemjax.tasks.free_energy.stability import Stability as Stability
+    from alchemjax.tasks.free_energy.stability import compare as compare
+    from alchemjax.tasks.free_energy.stability import phase as phase
     from alchemjax.tasks.free_energy.switching import Switching as Switching
     from alchemjax.tasks.free_energy.switching import switch as switch
     from alchemjax.tasks.free_energy.vacancy import Vacancy as Vacancy
@@ -139,6 +143,10 @@ _PUBLIC = {
     "frenkel_ladd": "tasks.free_energy.frenkel_ladd",
     "FreeEnergy": "tasks.free_energy.frenkel_ladd",
     "infinite": "tasks.free_energy.frenkel_ladd",
+    "phase": "tasks.free_energy.stability",
+    "compare": "tasks.free_energy.stability",
+    "Curve": "tasks.free_energy.stability",
+    "Stability": "tasks.free_energy.stability",
     "vacancy": "tasks.free_energy.vacancy",
     "Vacancy": "tasks.free_energy.vacancy",
     "Estimate": "tasks.free_energy.estimators",

@@ -7,7 +7,10 @@ from functools import wraps
 
 import typer
 
-GOES_ON = ("sweep", "md", "alloy", "optimise")  # after an interruption
+# after an interruption
+GOES_ON = (
+    "sweep", "md", "alloy", "optimise", "switch", "frenkel_ladd", "vacancy", "stability",
+)  # fmt: skip
 
 
 def plainly(command: Callable) -> Callable:

@@ -90,7 +90,8 @@ def test_a_switch_that_was_stopped_goes_on_and_ends_with_the_same_numbers(run, t
 
     monkeypatch.setattr(dynamics, "store", stops)
     for _ in range(2):
-        run("switch", "-o", tmp_path / "cut", *MIX, *TIMED, "--no-plot", status=130)
+        said = run("switch", "-o", tmp_path / "cut", *MIX, *TIMED, "--no-plot", status=130)
+        assert "run the same command to continue" in said
         assert not (tmp_path / "cut" / "switch.json").exists()
     run("switch", "-o", tmp_path / "cut", *MIX, *TIMED, "--no-plot")
     for name in ("switch.json", "log.csv"):
@@ -109,7 +110,15 @@ def test_frenkel_ladd_says_what_the_library_says(run, crystal, tmp_path):
     assert report["quantum_correction_eV"] == pytest.approx(expected.quantum)
     assert report["sites"] == 4 and report["primitive_cells"] == 4
     assert "harmonic quantum correction" in said
-    assert (tmp_path / "out" / "springs" / "log.csv").exists() and (tmp_path / "out" / "switch" / "log.csv").exists()
+    logs = [tmp_path / "out" / name / "log.csv" for name in ("springs", "switch")]
+    before = [path.stat().st_ino for path in logs]
+    said = run("frenkel-ladd", "-o", tmp_path / "out", *options, "--switching=400", status=2)
+    assert "holds results of other input, options or versions; use another folder, or --overwrite" in said
+    run("frenkel-ladd", "-o", tmp_path / "out", *options, "--overwrite")
+    assert [path.stat().st_ino for path in logs] == before, "finished stages are kept"
+    run("frenkel-ladd", "-o", tmp_path / "out", *options, "--switching=400", "--overwrite")
+    after = report_of(tmp_path / "out", "frenkel-ladd.json")
+    assert after["stiffness_eV_per_A2"] == stiffness and after["free_energy_eV"] != report["free_energy_eV"]
 
 
 @pytest.mark.parametrize("route", ["alchemical", "absolute"])
@@ -120,22 +129,25 @@ def test_a_vacancy_is_what_the_library_says(run, crystal, tmp_path, route):
     system, potential = system_of(crystal), harmonic_crystal()
     stiffness = stiffness_in(tmp_path / "out" / "springs", system)
     whole = frenkel_ladd(potential, system, stiffness=stiffness, every=10, quantum=False, **TIMES)
-    options = {"every": 10, "crystal": whole, "chemical_potential": whole.total.value / 4} | TIMES
+    mu = (whole.total.value + whole.path.pressure.value * A**3) / 4
+    options = {"every": 10, "crystal": whole} | TIMES
     if route == "absolute":
         empty = without(system, 3)
         left = frenkel_ladd(potential, empty, stiffness=stiffness[:3], every=10, cells=4, quantum=False, **TIMES)
-        expected = left.total.value - whole.total.value * 3 / 4
+        expected = left.total.value - whole.total.value + mu
     else:
         expected = vacancy(potential, system, 3, stiffness=float(stiffness[3]), **options).formation.value
     assert report["formation_eV"]["value"] == pytest.approx(expected, abs=1e-7)
-    assert report["chemical_potential_eV"]["value"] == pytest.approx(whole.total.value / 4, abs=1e-7)
+    assert report["chemical_potential_eV"]["value"] == pytest.approx(mu, abs=1e-7)
     assert f"{expected:.5f}" in said and "is not part of it" in said
 
 
 def test_two_copies_of_a_phase_are_equally_stable(run, crystal, tmp_path):
     options = ["--temperatures", "80,100,120", "--heating", "8000", "--equilibration=800", "--switching=2000"]
     options += ["--replicas=8", "--timestep=4", "--measuring=2000", "--bulk-modulus=5", "--barostat-time=400"]
-    said = run("stability", crystal, "-o", tmp_path / "out", *options, "--strain", "hydrostatic")
+    small = tmp_path / "small.cif"
+    bulk("Ar", "fcc", A, cubic=True).write(small)
+    said = run("stability", small, "-o", tmp_path / "out", *options, "--strain", "hydrostatic")
     report = report_of(tmp_path / "out", "stability.json")
     apart, error = np.array(report["difference_eV"]), np.array(report["standard_error_eV"])
     assert (np.abs(apart) < 4 * error).all() and (error < 2e-3).all() and (error > 0).all()
@@ -144,7 +156,8 @@ def test_two_copies_of_a_phase_are_equally_stable(run, crystal, tmp_path):
     table = np.genfromtxt(tmp_path / "out" / "stability.csv", delimiter=",", names=True)
     np.testing.assert_allclose(table["difference_eV"], apart, atol=1e-9)
     first = (tmp_path / "out" / "stability.csv").read_text()
-    run("stability", crystal, "-o", tmp_path / "out", *options, "--strain", "hydrostatic")
+    assert report["unit"] == "formula unit" and [phase["units"] for phase in report["phases"]] == [4, 4]
+    run("stability", small, "-o", tmp_path / "out", *options, "--strain", "hydrostatic")
     assert (tmp_path / "out" / "stability.csv").read_text() == first
 
 
@@ -183,8 +196,20 @@ WRONG = {
     "a path that leaves the simplex": (["switch", *MIX[:4], "--to", "0.7,0.7"], "they may sum to at most 1"),
     "two equal ends": (["switch", *MIX[:4], "--to", "1,0"], "both ends of the path"),
     "a pressure on a fixed cell": (["switch", *MIX, "--pressure", "1"], "--pressure has no effect unless the cell"),
-    "a switch shorter than a line": (["switch", *MIX, "--switching", "20"], "must be a multiple of the time between"),
-    "no springs": (["frenkel-ladd", "--stiffness", "0"], "stiffness = 0.0 must be positive"),
+    "a switch shorter than a line": (
+        ["switch", *MIX, "--switching", "20"],
+        "--switching 20 fs must be a multiple",
+    ),
+    "no springs": (["frenkel-ladd", "--stiffness", "0"], "--stiffness 0 must be a positive number"),
+    "no temperature": (["switch", *MIX, "--temperature=0"], "--temperature 0 must be a positive number"),
+    "no time": (["frenkel-ladd", "--timestep=0"], "--timestep 0 must be a positive number"),
+    "a measurement between lines": (["frenkel-ladd", "--measuring", "50"], "--measuring 50 fs must be a multiple"),
+    "one replica": (["switch", *MIX, "--replicas=1"], "--replicas 1 has no error to show; give at least 2"),
+    "correlated sites": (["switch", *MIX, "--coupling", "correlated"], "not correlated"),
+    "a chemical potential that is no number": (
+        ["vacancy", "--site", "0", "--chemical-potential", "nan"],
+        "--chemical-potential nan must be a finite number",
+    ),
     "a site that is not there": (["vacancy", "--site", "4"], "site 4 does not exist; sites run from 0 to 3"),
     "a mixed site": (["vacancy", "--site", "0", "--mix", "0=Ar,Kr"], "site 0 is mixed; a vacancy is made of one"),
     "no chemical potential": (
@@ -195,6 +220,10 @@ WRONG = {
         ["vacancy", "--site", "0", "--route", "absolute", "--strain", "all"],
         "absolute free energies are those of a fixed cell",
     ),
+    "a spring without a ghost": (
+        ["vacancy", "--site", "0", "--route", "absolute", "--stiffness", "2"],
+        "leave it out with --route absolute",
+    ),
     "an element that the model lacks": (["switch", "--mix", "Ar=Ar,Xe", *MIX[2:]], "species 'Xe' is not in harmonic"),
 }
 
@@ -202,7 +231,7 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_wrong_input_gets_a_sentence(run, tmp_path, name):
     (command, *options), said = WRONG[name]
-    given = [o for o in TIMED if o.split("=")[0] not in options]
+    given = [o for o in TIMED if o.split("=")[0] not in [one.split("=")[0] for one in options]]
     output = run(command, "-o", tmp_path / "out", *given, *options, status=2)
     assert said in output and output.startswith("alchemjax: ") and output.count("\n") == 1
     assert not (tmp_path / "out").exists()

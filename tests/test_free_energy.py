@@ -19,13 +19,12 @@ from alchemjax.tasks.free_energy.frenkel_ladd import (
     frenkel_ladd,
     infinite,
     primitive_cells,
-    quantum_correction,
     squared_frequencies,
 )
 from alchemjax.tasks.free_energy.paths import Path, composition_path, einstein_path, vacancy_path
 from alchemjax.tasks.free_energy.stability import Heated, compare, gibbs_curve, phase
-from alchemjax.tasks.free_energy.switching import switch
-from alchemjax.tasks.free_energy.vacancy import vacancy
+from alchemjax.tasks.free_energy.switching import Facts, Record, analyse, plan_switch, switch
+from alchemjax.tasks.free_energy.vacancy import vacancy, with_group
 from alchemjax.tasks.free_energy.windows import energies_of, windows
 from alchemjax.tasks.md_plan import masses_of
 from alchemjax.units import KELVIN
@@ -91,6 +90,18 @@ def test_switching_springs_gives_the_difference_of_their_free_energies(seed, swi
     assert found.mass_term == 0 and 0 < found.dissipation
 
 
+def test_the_way_back_is_the_way_there_in_reversed_time_whatever_the_schedule():
+    path, masses = springs_alone(0.3, 6.0), np.full(8, 39.948)
+    expected = np.diff([einstein_free_energy(k, np.full(8, 1 / 8), masses, 1.0, KT) for k in path.stiffness])[0]
+    options = {"equilibration": 400.0, "switching": 1000.0, "replicas": 64} | SHORT
+    found = switch(ideal_gas(), argon(), path, schedule=lambda x: x**3, **options)
+    assert_is(found.difference, expected, 0.005)
+    knots = paths.in_time(path, lambda x: x**3, [(100.0, 0, 1), (100.0, 1, 0)])["lambda"]
+    times, lambdas = np.array(knots).T
+    np.testing.assert_allclose(np.interp([20, 60], times, lambdas), np.interp([180, 140], times, lambdas), atol=1e-6)
+    assert np.interp(50, times, lambdas) < 0.2
+
+
 def test_slower_switches_dissipate_less():
     path, options = springs_alone(0.2, 2.0), {"equilibration": 400.0, "replicas": 16} | SHORT
     fast, slow = (switch(ideal_gas(), argon(), path, switching=t, **options).dissipation for t in (200.0, 2000.0))
@@ -110,6 +121,34 @@ def test_windows_of_springs_give_the_difference_of_their_free_energies():
         else:
             assert abs(found.integral.value - expected) > SIGMAS * found.integral.error, "two trapezoids are too few"
             assert any("take more windows" in doubt for doubt in found.doubts)
+
+
+GATES = {
+    "dissipation": ({"forward": 0.1}, "kT are dissipated, more than 5"),
+    "overlap": ({"forward": 0.1}, "have an overlap of 0.0"),
+    "hysteresis": ({"forward": 0.03}, "the way back does not undo the way there"),
+    "replicas": ({"replicas": 3}, "3 replicas say little of the error"),
+    "volume": ({"growth": 0.1}, "the volume drifts by"),
+    "wandering": ({"away": 2.0}, "the crystal melts, changes its phase"),
+    "none": ({}, None),
+}
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_what_makes_a_switch_doubtful_is_said(name):
+    changes, said = GATES[name]
+    given = {"forward": 0.0, "replicas": 8, "growth": 0.0, "away": 0.2} | changes
+    rng, steps, replicas = np.random.default_rng(0), np.arange(0, 401, 10), given["replicas"]
+    works = rng.normal(0.5, 0.002, replicas), rng.normal(-0.5, 0.002, replicas)
+    parts = [np.zeros(replicas), works[0] + given["forward"], np.zeros(replicas), works[1]]
+    work = np.cumsum([parts[k] for k in np.repeat(range(4), 10)], axis=0) / 10
+    work = np.vstack([np.zeros(replicas), work])
+    volume = 100 * (1 + given["growth"] * steps / 400)[:, None] + rng.normal(0, 0.01, (len(steps), replicas))
+    flat = np.ones_like(volume)
+    record = Record(steps, work, volume, 1e-3 * flat, given["away"] * flat)
+    facts = Facts((100, 200, 300, 400), KT, 0.0, 0.0, 3.7, True)
+    doubts = analyse(facts, record).doubts
+    assert (doubts == ()) if said is None else any(said in doubt for doubt in doubts), doubts
 
 
 # --- crystals ---------------------------------------------------------------------------------------------------------
@@ -146,8 +185,38 @@ def test_frenkel_ladd_gives_the_free_energy_of_a_harmonic_crystal(method):
     assert abs(found.difference) > 0.01
     assert_is(found.total, expected, 0.003)
     assert found.total.value == pytest.approx(found.einstein + found.difference)
-    assert found.quantum == pytest.approx(quantum_correction(potential, system, KT))
+    x = HBAR * np.sqrt(squared_frequencies(potential, system)) / KT
+    levels = np.exp(-np.outer(np.arange(2000) + 0.5, x)).sum(0)  # of every oscillator
+    assert found.quantum == pytest.approx(KT * np.sum(-np.log(levels) - np.log(x)))
+    assert found.quantum == pytest.approx(KT * np.sum(x**2) / 24, rel=0.05)
     assert not found.doubts
+
+
+def test_a_structure_that_is_hardly_symmetric_is_doubted():
+    system = argon()
+    rattled = np.random.default_rng(0).normal(0, 2e-3, system.structure.positions.shape)
+    system = system._replace(structure=system.structure._replace(positions=system.structure.positions + rattled))
+    assert primitive_cells(system) == 1 and primitive_cells(system, 0.05) == 8
+    options = {"equilibration": 400.0, "switching": 400.0, "replicas": 4, "quantum": False} | SHORT
+    found = frenkel_ladd(harmonic_crystal(), system, stiffness=2.2, **options)
+    assert "has 1 primitive cells, but 8 if sites may be" in found.doubts[-1]
+    slab = system._replace(structure=system.structure._replace(pbc=np.array([True, True, False])))
+    with pytest.raises(ValueError, match="periodic in all directions"):
+        frenkel_ladd(harmonic_crystal(), slab, stiffness=2.2, **options)
+
+
+@pytest.mark.parametrize("coupling", ["independent", "paired", "published"])
+def test_a_site_of_its_own_is_part_of_the_crystal(coupling):
+    atoms = bulk("Ar", "fcc", A, cubic=True)
+    system = aj.from_atoms(atoms, mix={"1": ("Ar", "Kr")}, weights=[0.3, 0.7], coupling=coupling)
+    if coupling == "published":
+        with pytest.raises(ValueError, match="do not see each other"):
+            with_group(system, 0, "Ar")
+        return
+    grouped, number = with_group(system, 0, "Ar")
+    potential = lennard_jones()
+    whole, own = (float(aj.calculate(potential, one).energy) for one in (system, grouped))
+    assert number == 1 and own == pytest.approx(whole, rel=1e-12)
 
 
 def mixed(**options):
@@ -355,6 +424,11 @@ def test_energies_at_many_compositions_are_those_of_each():
         np.testing.assert_allclose(row, [aj.calculate(potential, here, w).energy for w in weights], rtol=1e-12)
 
 
+def planned(system, **options):
+    path = composition_path(system, [1, 0], [0, 1])
+    return plan_switch(harmonic_crystal(), system, path, temperature=9.0, **options)
+
+
 WRONG = {
     "springs that are not positive": (lambda s: einstein_path(s, [1.0] * 7 + [0.0]), "must be positive"),
     "too few springs": (lambda s: einstein_path(s, [1.0, 2.0]), "must be positive"),
@@ -365,6 +439,11 @@ WRONG = {
     ),
     "a tether on two atoms": (lambda s: vacancy_path(s, 1.0, 0), "has 8 sites, but a spring holds one"),
     "a group that is not there": (lambda s: vacancy_path(s, 1.0, 3), "group 3 does not exist"),
+    "a pressure that changes": (lambda s: planned(s, cell=True, pressure=[(0, 0.0), (9, 0.1)]), "must be one number"),
+    "a thermostat that does not mix": (
+        lambda s: plan_switch(harmonic_crystal(), s, einstein_path(s, 1.0), temperature=9.0, thermostat="csvr"),
+        "does not mix oscillators",
+    ),
     "an unknown schedule": (lambda s: paths.schedule_of("cubic"), "schedule 'cubic' is unknown"),
     "a schedule that ends elsewhere": (lambda s: paths.schedule_of(lambda x: x / 2), "must go from 0 at 0 to 1 at 1"),
 }
@@ -385,7 +464,7 @@ def heated_exactly(a, b, c, temperatures, error):
     t = np.array(temperatures)
     enthalpies = [estimators.Estimate(float(h), error, 100.0) for h in a + b * t + c * t**2]
     volumes, cells = [estimators.Estimate(1.0, 0.0, 1.0)] * len(t), np.broadcast_to(np.eye(3), (len(t), 3, 3))
-    return Heated(t, enthalpies, volumes, cells)
+    return Heated(t, enthalpies, volumes, cells, ())
 
 
 def test_curves_are_integrals_of_the_enthalpy_and_cross_where_they_should():
@@ -407,7 +486,14 @@ def test_curves_are_integrals_of_the_enthalpy_and_cross_where_they_should():
     assert found.transition.value == pytest.approx(expected, abs=0.1)
     slope = np.gradient(exact(1, t) - exact(0, t), t)[np.argmin(np.abs(t - expected))]
     assert found.transition.error == pytest.approx(np.hypot(2e-4, 2e-4) / abs(slope), rel=0.2)
-    assert compare(curves[0], curves[0]).transition is None
+    same = compare(curves[0], curves[0])
+    assert same.transition is None and "is undecided there" in same.doubts[0]
+    with pytest.raises(ValueError, match="different temperatures"):
+        compare(curves[0], curves[1]._replace(temperatures=curves[1].temperatures + 100))
+    bent = warm[0]._replace(
+        enthalpies=[e._replace(value=e.value + 0.1 * (k > 2)) for k, e in enumerate(warm[0].enthalpies)]
+    )
+    assert "deviate from a parabola" in gibbs_curve(bent, references[0], 600.0, units).doubts[0]
     uncertain = compare(curves[0], curves[1]._replace(draws=curves[1].draws + np.linspace(-1, 1, 1000)[:, None]))
     assert "cross in this range" in uncertain.doubts[0]
 
@@ -418,8 +504,8 @@ def test_a_phase_has_the_gibbs_energies_of_its_harmonic_crystal():
     temperatures = np.array([60.0, 100.0, 140.0])
     heating = {"equilibration": 1200.0, "sampling": 40000.0, "bulk_modulus": 0.03, "barostat_time": 400.0}
     found = phase(
-        potential, system, temperatures, cell="hydrostatic", heating=heating, stiffness=2.2, equilibration=800.0,
-        switching=4000.0, replicas=16, every=10, timestep=4.0, chunk=1000,
+        potential, system, temperatures, units=8, cell="hydrostatic", heating=heating, stiffness=2.2,
+        equilibration=800.0, switching=4000.0, replicas=16, every=10, timestep=4.0, chunk=1000,
     )  # fmt: skip
     squares, masses = squared_frequencies(potential, system), system_masses(system)
     s = np.linspace(0.8, 1.2, 20001)

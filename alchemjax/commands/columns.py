@@ -23,6 +23,9 @@ ENDS = (
 )
 UNITS = {  # of the columns of sweep.csv and log.csv; weights have none
     "replica": ("1", "number of the replica"),
+    "lambda": ("1", "place along the path"),
+    "dE/dlambda_eV": ("eV", "derivative of the energy along the path"),
+    "largest_displacement_A": ("A", "of the site that is farthest from where it belongs"),
     "step": ("1", "time step"),
     "time_fs": ("fs", "time"),
     "temperature_K": ("K", "twice the kinetic energy by 3N - 3 and Boltzmann's constant"),
@@ -112,11 +115,19 @@ def _lattice_parameters(cell: np.ndarray) -> np.ndarray:
     return parameters
 
 
+NUMBERED = {  # beginnings of names
+    "squared_displacement_": ("A^2", "squared displacement of this site from where it belongs"),
+    "cell_": ("A", "component of a lattice vector"),
+}
+
+
 def units_of(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, str]]:
     """Unit and meaning of every column."""
     weight = "1", "weight of group:species"
     slope = "eV", "derivative of the energy of all sites with respect to this weight"
-    described = {name: UNITS.get(name) or (slope if name.startswith("dE/d(") else weight) for name in columns}
+    numbered = {name: about for name in columns for start, about in NUMBERED.items() if name.startswith(start)}
+    known = UNITS | numbered
+    described = {name: known.get(name) or (slope if name.startswith("dE/d(") else weight) for name in columns}
     return {name: {"unit": unit, "meaning": meaning} for name, (unit, meaning) in described.items()}
 
 

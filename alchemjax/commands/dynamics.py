@@ -87,10 +87,11 @@ def carry_out(job: Job, finish: Callable[[dict[str, np.ndarray]], dict]) -> Fini
     """
     arguments, plan = job.arguments, job.plan
     out, again = arguments["out"], {name: arguments[name] for name in ("resume", "overwrite")}
+    redo = arguments.get("redo", True)
     topology_of(job.potential, job.system)  # whatever is wrong with the structure is said before anything is written
     fingerprint = _fingerprint(job.potential, plan, job.frames)
-    _check_length(out, fingerprint, plan, **again)
-    with opened(out, fingerprint, **again):
+    _check_length(out, fingerprint, plan, several_stages=not redo, **again)
+    with opened(out, fingerprint, redo=redo, **again):
         about = provenance(arguments["file"], arguments, job.potential, job.system)
         begun = {"fingerprint": fingerprint} | about
         last = _last(out, fingerprint, plan)
@@ -115,16 +116,16 @@ def _fingerprint(potential: Potential, plan: Plan, frames: int) -> str:
     return fingerprint_of(about, jax.tree.leaves(rest))
 
 
-def _check_length(out: Path, fingerprint: str, plan: Plan, *, resume: bool, overwrite: bool) -> None:
+def _check_length(out: Path, fingerprint: str, plan: Plan, *, several_stages: bool, resume: bool, overwrite: bool):
     """Errors: ValueError where a finished run would become longer without --resume."""
     report = report_of(out)
-    if overwrite or resume or report.get("fingerprint") != fingerprint or not report.get("finished"):
+    finished = report.get("fingerprint") == fingerprint and report.get("finished")
+    if (overwrite and not several_stages) or resume or not finished:
         return
     steps, done = int(plan.constants.steps), report["steps_done"]
     if steps > done:
-        raise ValueError(
-            f"'{out}' holds this run, finished after {done} steps; {steps} were asked for: --resume continues it"
-        )
+        advice = "use another folder" if several_stages else "--resume continues it"
+        raise ValueError(f"'{out}' holds this run, finished after {done} steps; {steps} were asked for: {advice}")
 
 
 def _last(out: Path, fingerprint: str, plan: Plan) -> Checkpoint | None:

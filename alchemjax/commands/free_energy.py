@@ -9,7 +9,8 @@ import numpy as np
 from alchemjax.commands.columns import plain
 from alchemjax.commands.dynamics import Job, carry_out, intervals
 from alchemjax.commands.options import parse_axes, parse_cell, parse_mix
-from alchemjax.commands.session import prepare_jax, read_system
+from alchemjax.commands.run_folder import REPORT
+from alchemjax.commands.session import fingerprint_of, prepare_jax, read_system
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System
@@ -46,8 +47,56 @@ def opening(arguments: dict, *, needs_weights: bool) -> tuple[Potential, System]
     return load(model, dtype, head=arguments["head"], modality=arguments["modality"]), system
 
 
+def check_numbers(arguments: dict) -> None:
+    """Errors: ValueError naming an option whose number makes no sense, before anything is run."""
+    positive = ("temperature", "reference", "timestep", "equilibration", "switching", "measuring", "heating")
+    for name in (*positive, "stiffness", "barostat_time", "bulk_modulus"):
+        value = arguments.get(name)
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise ValueError(f"--{name.replace('_', '-')} {value:g} must be a positive number")
+    for name in ("pressure", "chemical_potential"):
+        value = arguments.get(name)
+        if value is not None and not np.isfinite(value):
+            raise ValueError(f"--{name.replace('_', '-')} {value:g} must be a finite number")
+    if arguments["replicas"] < 2:
+        raise ValueError(f"--replicas {arguments['replicas']} has no error to show; give at least 2")
+    if str(arguments["coupling"]) == "correlated":
+        raise ValueError("free energies take the couplings independent, paired and published, not correlated")
+    every = intervals(arguments)[0]
+    for name in ("equilibration", "switching", "measuring", "heating"):
+        lines = arguments.get(name, every * arguments["timestep"]) / arguments["timestep"] / every
+        if abs(lines - round(lines)) > 1e-6 or lines < 1:
+            raise ValueError(
+                f"--{name} {arguments[name]:g} fs must be a multiple of the time from line to line of the log, "
+                f"{every} steps of {arguments['timestep']:g} fs"
+            )
+
+
+def guard(out: Path, name: str, arguments: dict, files: list[Path]) -> str:
+    """The fingerprint of a command with several stages.
+
+    Errors: ValueError if its result in the folder is of other options, unless it is to be replaced: then it is removed.
+    """
+    idle = {"out", "overwrite", "plot", "dry_run", "checkpoint_every", "file", "other"}
+    given = [(key, str(value)) for key, value in sorted(arguments.items()) if key not in idle]
+    fingerprint = fingerprint_of([given], [np.frombuffer(Path(file).read_bytes(), np.uint8) for file in files])
+    try:
+        there = json.loads((out / name).read_text()).get("fingerprint")
+    except (OSError, ValueError, AttributeError):
+        there = "unreadable" if (out / name).exists() else None
+    if there is not None and there != fingerprint:
+        if not arguments["overwrite"]:
+            raise ValueError(
+                f"'{out / name}' holds results of other input, options or versions; use another folder, or --overwrite"
+            )
+        for path in out.glob(f"{Path(name).stem}.*"):
+            path.unlink()
+    return fingerprint
+
+
 def options_of(arguments: dict) -> dict:
     """Options of `plan_switch` from those of the command line. Errors: ValueError naming the option."""
+    check_numbers(arguments)
     strain = arguments.get("strain")
     if strain is None:
         for name in ("pressure", "barostat_time", "bulk_modulus", "fix_axes"):
@@ -87,7 +136,7 @@ def switched(
         farthest = record_of(run.plan, trajectory).displacement
         return {LAMBDA: at, SLOPE: derivative(path, at, trajectory), FARTHEST: farthest}
 
-    stage = arguments | {"out": out, "resume": False}
+    stage = arguments | {"out": out, "resume": False, "redo": False}
     job = Job(potential, run.plan.system, run.plan, stage, intervals(arguments)[2], columns)
     found: list[Switching] = []
 
@@ -105,7 +154,7 @@ def switched(
 def springs(potential: Potential, system: System, arguments: dict, options: dict, out: Path) -> np.ndarray:
     """Stiffness of every site [eV/A^2], from its displacements in a run of its own, half of it equilibration."""
     every, duration, timestep = options["every"], arguments["measuring"], options["timestep"]
-    steps = max(2 * every, round(duration / timestep / every) * every)
+    steps = round(duration / timestep / every) * every
     common = {name: options[name] for name in ("temperature", "timestep", "seed", "every", "chunk")}
     plan = make_plan(potential, system, steps=2 * steps, replicas=2, **common)
     sites = len(system.structure.positions)
@@ -114,7 +163,7 @@ def springs(potential: Potential, system: System, arguments: dict, options: dict
         squares = squared_displacements(system, trajectory.positions, trajectory.cell)
         return {f"squared_displacement_{k}_A2": squares[..., k] for k in range(sites)}
 
-    stage = arguments | {"out": out, "resume": False}
+    stage = arguments | {"out": out, "resume": False, "redo": False}
     log = carry_out(Job(potential, system, plan, stage, 0, columns), lambda log: {}).log
     settled = log["step"] > steps
     squares = np.array([log[f"squared_displacement_{k}_A2"][settled].mean() for k in range(sites)])
@@ -125,12 +174,14 @@ def record_of_log(log: dict[str, np.ndarray]) -> Record:
     """What the analysis needs, from the columns of `log.csv`."""
     replicas = len(np.unique(log.get("replica", np.zeros(1))))
     table = lambda name: log[name].reshape(-1, replicas)
-    return Record(table("step")[:, 0].astype(int), table("work_eV"), table("volume_A3"), table(FARTHEST))
+    pressure = table("pressure_GPa") / EV_PER_A3_IN_GPA
+    return Record(table("step")[:, 0].astype(int), table("work_eV"), table("volume_A3"), pressure, table(FARTHEST))
 
 
 def described(facts: Facts, found: Switching) -> dict:
     """A switch, for JSON."""
     return {
+        "provenance": REPORT,
         "facts": facts._asdict(),
         "difference_eV": number(found.difference),
         "mass_term_eV": found.mass_term,
@@ -139,6 +190,7 @@ def described(facts: Facts, found: Switching) -> dict:
         "backward_works_eV": found.backward,
         "dissipation_kT": found.dissipation,
         "overlap": found.overlap,
+        "pressure_at_start_eV_per_A3": number(found.pressure),
         "expansion_A3": found.expansion,
         "doubts": list(found.doubts),
     }
@@ -180,7 +232,8 @@ def say_switch(facts: Facts, found: Switching) -> None:
     if found.mass_term:
         print(f"mass term 3/2 kT sum ln(m_start/m_end): {found.mass_term:+.5f} eV, to be added")
     for name, one in found.estimates.items():
-        print(f"  {name.replace('_', ' ')}: {one.value:.5f} +- {one.error:.5f} eV")
+        if np.isfinite(one.value):
+            print(f"  {name.replace('_', ' ')}: {one.value:.5f} +- {one.error:.5f} eV")
     print(f"dissipation {found.dissipation:.2f} kT, overlap {found.overlap:.2f}, {len(found.forward)} replicas")
     say_doubts(found.doubts)
 

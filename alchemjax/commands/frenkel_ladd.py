@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from alchemjax.commands.free_energy import (
+    guard,
     number,
     opening,
     options_of,
@@ -19,7 +20,7 @@ from alchemjax.commands.options import parse_weights
 from alchemjax.commands.session import provenance
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, assembled, primitive_cells
+from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, assembled, check_volume, primitive_cells
 from alchemjax.tasks.free_energy.paths import einstein_path
 from alchemjax.tasks.free_energy.switching import Switching, plan_switch
 
@@ -31,21 +32,24 @@ def run(arguments: dict) -> None:
     potential, system = opening(arguments, needs_weights=arguments["weights"] is None)
     system = system._replace(weights=checked_weights(system, parse_weights(system.sites, arguments["weights"])))
     options, out, stiffness = options_of(arguments), arguments["out"], arguments["stiffness"]
+    check_volume(system)
+    path = einstein_path(system, 1.0 if stiffness is None else stiffness)
+    plan = plan_switch(potential, system, path, **options).plan
     if arguments["dry_run"]:
-        path = einstein_path(system, 1.0 if stiffness is None else stiffness)
-        plan = plan_switch(potential, system, path, **options).plan
         stages = [("switching to springs and back", int(plan.constants.steps), len(plan.seeds))]
         if stiffness is None:
             measured = 2 * round(arguments["measuring"] / options["timestep"])
             stages.insert(0, ("measuring displacements", measured, 2))
         plan_only(potential, stages, system, options)
         return
+    fingerprint = guard(out, RESULT, arguments, [arguments["file"]])
     if stiffness is None:
         stiffness = springs(potential, system, arguments, options, out / "springs")
     free = carried_out(potential, system, arguments, options, out / "switch", stiffness, quantum=arguments["quantum"])
     found = free.path
     sites = len(system.structure.positions)
     report = {
+        "fingerprint": fingerprint,
         "free_energy_eV": number(free.total),
         "free_energy_per_site_eV": free.total.value / sites,
         "einstein_eV": free.einstein,

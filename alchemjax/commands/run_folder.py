@@ -19,6 +19,7 @@ from alchemjax.system.lists import Grid, Neighbours
 from alchemjax.tasks.dynamics import State
 
 REPORT, CHECKPOINT, PLOT, LOG = "md.json", "checkpoint.npz", "md.png", "log.csv"
+RESULTS = ("switch.json", "switch.png")  # of a run that switches
 TRAJECTORY = re.compile(r"trajectory(-[0-9]+)?[.]extxyz")
 
 
@@ -41,14 +42,15 @@ def report_of(out: Path) -> dict:
 
 
 @contextlib.contextmanager
-def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> Iterator[None]:
-    """The folder, ours alone while it is open.
+def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool, redo: bool = True) -> Iterator[None]:
+    """The folder, ours alone while it is open; `redo`: whether a finished run of ours is overwritten too.
 
     Errors: ValueError if it holds another run, or nothing to resume, cannot be written or is in use.
     """
     report = report_of(out)
     ours = report.get("fingerprint") == fingerprint
-    again = not ours or (overwrite and (report.get("finished") or _unreadable(out)))  # an unfinished run goes on
+    done = redo and report.get("finished")  # an unfinished run goes on
+    again = not ours or (overwrite and (done or _unreadable(out)))
     there = files_of_runs(out)
     if resume and not ours:
         what = "a run of other input, options or versions" if report else "no run"
@@ -89,7 +91,7 @@ def opened(out: Path, fingerprint: str, *, resume: bool, overwrite: bool) -> Ite
 
 def files_of_runs(out: Path) -> list[Path]:
     """What is there under the names of the files of a run."""
-    named = {REPORT, CHECKPOINT, LOG, PLOT}
+    named = {REPORT, CHECKPOINT, LOG, PLOT, *RESULTS}
     return sorted(path for path in out.glob("*") if path.name in named or TRAJECTORY.fullmatch(path.name))
 
 

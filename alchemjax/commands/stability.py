@@ -8,6 +8,8 @@ from alchemjax.commands.alloy_options import parse_temperatures
 from alchemjax.commands.columns import csv_text
 from alchemjax.commands.dynamics import Job, carry_out
 from alchemjax.commands.free_energy import (
+    FARTHEST,
+    guard,
     number,
     opening,
     options_of,
@@ -24,7 +26,8 @@ from alchemjax.commands.session import provenance
 from alchemjax.io import write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.free_energy.paths import composition_path
+from alchemjax.tasks.free_energy.frenkel_ladd import check_volume
+from alchemjax.tasks.free_energy.paths import composition_path, einstein_path
 from alchemjax.tasks.free_energy.stability import (
     Curve,
     Heated,
@@ -32,12 +35,13 @@ from alchemjax.tasks.free_energy.stability import (
     at_mean_cell,
     averaged,
     changed,
+    common_units,
     compare,
-    formula_units,
     gibbs_curve,
     plan_heating,
     reference_of,
 )
+from alchemjax.tasks.free_energy.switching import Record, plan_switch, record_of
 from alchemjax.tasks.md import Trajectory
 from alchemjax.tasks.md_plan import Plan
 from alchemjax.units import EV_PER_A3_IN_GPA
@@ -50,6 +54,8 @@ CELL = [f"cell_{k}{axis}_A" for k in "abc" for axis in "xyz"]
 def run(arguments: dict) -> None:
     """Carry out the command; `arguments` are those of `alchemjax.cli_free_energy.stability`."""
     files, out = (arguments["file"], arguments["other"]), arguments["out"]
+    if arguments["weights"] is not None and arguments["start"] is not None:
+        raise ValueError("--weights and --from both say where the phases start; give one of them")
     if (arguments["start"] is None) != (arguments["end"] is None):
         raise ValueError("--from and --to go together; give both, or none of them")
     temperatures = np.asarray(parse_temperatures(arguments["temperatures"]))
@@ -60,20 +66,46 @@ def run(arguments: dict) -> None:
     opened = [_opened(arguments | {"file": file}) for file in files]
     potential, systems = opened[0][0], [system for _, system in opened]
     options = options_of(arguments)
-    _check_compositions(systems, files)
+    common_units(*systems)
+    ends = systems
+    for system in systems:
+        check_volume(system)
+        plan_switch(potential, system, einstein_path(system, 1.0), **_fixed(options))
+    if arguments["end"] is not None:
+        paths = [_path(system, arguments) for system in systems]
+        for system, path in zip(systems, paths, strict=True):
+            plan_switch(potential, system, path, **({"cell": True} | options))
+        ends = [system._replace(weights=path.weights[-1]) for system, path in zip(systems, paths, strict=True)]
+    *units, unit = common_units(*ends)
     plans = [plan_heating(potential, system, every, **_heating(arguments, options)) for system in systems]
     if arguments["dry_run"]:
         for name, system, (plan, _) in zip(PHASES, systems, plans, strict=True):
             print(f"{name} phase:")
             plan_only(potential, _stages(arguments, options, plan), system, options)
         return
-    curves = [
-        _curve(potential, system, arguments | {"file": file}, options, every, out / name)
-        for name, system, file in zip(PHASES, systems, files, strict=True)
-    ]
+    fingerprint = guard(out, RESULT, arguments, list(files))
+    curves, warm = [], []
+    for name, system, file, number_ in zip(PHASES, systems, files, units, strict=True):
+        curve, hot = _curve(potential, system, arguments | {"file": file}, options, every, out / name, number_)
+        curves.append(curve)
+        warm.append(hot)
     found = compare(*curves)
     about = provenance(files[0], arguments, potential, systems[0])
+    rows = [
+        {
+            "temperatures_K": hot.temperatures,
+            "enthalpies_eV": [number(one) for one in hot.enthalpies],
+            "volumes_A3": [number(one) for one in hot.volumes],
+            "cells_A": hot.cells,
+            "units": number_,
+        }
+        for hot, number_ in zip(warm, units, strict=True)
+    ]
     report = {
+        "fingerprint": fingerprint,
+        "second_input": str(files[1]),
+        "unit": unit,
+        "phases": rows,
         "temperatures_K": found.temperatures,
         "difference_eV": found.difference,
         "standard_error_eV": found.error,
@@ -91,30 +123,13 @@ def run(arguments: dict) -> None:
     write_atomically(out / TABLE, lambda path: path.write_text(csv_text(columns)))
     if arguments["plot"]:
         _draw(out, files, curves, found)
-    _say(out, curves, found, t0)
+    _say(out, curves, found, t0, unit)
 
 
 def _opened(arguments: dict) -> tuple[Potential, System]:
     given = arguments["weights"] if arguments["start"] is None else arguments["start"]
     potential, system = opening(arguments, needs_weights=given is None)
     return potential, system._replace(weights=checked_weights(system, parse_weights(system.sites, given)))
-
-
-def _check_compositions(systems: list[System], files) -> None:
-    """Errors: ValueError unless both phases have the same composition."""
-    shares = []
-    for system in systems:
-        weights = np.append(system.weights, 1.0)[system.sites.node_weight]
-        table: dict[str, float] = {}
-        for species, weight in zip(system.sites.node_species, weights, strict=True):
-            table[species] = table.get(species, 0.0) + float(weight) / formula_units(system)
-        shares.append({s: round(x, 6) for s, x in table.items() if x > 1e-6})
-    if shares[0] != shares[1]:
-        said = [", ".join(f"{s} {x:g}" for s, x in sorted(one.items())) for one in shares]
-        raise ValueError(
-            f"a formula unit of '{files[0]}' is {said[0]}, one of '{files[1]}' {said[1]}; give two phases of one "
-            "composition"
-        )
 
 
 def _heating(arguments: dict, options: dict) -> dict:
@@ -143,23 +158,28 @@ def _stages(arguments: dict, options: dict, plan: Plan) -> list[tuple[str, int, 
     return stages
 
 
-def _curve(potential: Potential, system: System, arguments: dict, options: dict, every, out: Path) -> Curve:
-    """All stages of one phase."""
+def _curve(potential: Potential, system: System, arguments: dict, options: dict, every, out: Path, units: float):
+    """All stages of one phase: its curve, and what was measured at the temperatures."""
     t0, pressure = options["temperature"], options.get("pressure", 0.0)
     warm = _heated(potential, system, arguments, options, every, out / "heating")
     mean = at_mean_cell(system, warm, t0)
     fixed = _fixed(options)
     stiffness = springs(potential, mean, arguments, fixed, out / "springs")
     free = carried_out(potential, mean, arguments, fixed, out / "crystal", stiffness)
-    total, doubts = reference_of(mean, free, pressure), free.doubts
+    total, doubts = reference_of(mean, free, pressure), (*warm.doubts, *free.doubts)
     if arguments["end"] is not None:
-        path = composition_path(mean, mean.weights, parse_weights(mean.sites, arguments["end"]))
+        path = _path(mean, arguments)
         moving = {"cell": True} | options
         moved = switched(potential, mean, path, arguments, moving, out / "switch")[1]
         total, doubts = changed(total, moved), (*doubts, *moved.doubts)
         mean = system._replace(weights=path.weights[-1])
         warm = _heated(potential, mean, arguments, options, every, out / "heating-end")
-    return gibbs_curve(warm, total, t0, formula_units(mean), doubts=doubts)
+        doubts = (*doubts, *warm.doubts)
+    return gibbs_curve(warm, total, t0, units, doubts=doubts), warm
+
+
+def _path(system: System, arguments: dict):
+    return composition_path(system, system.weights, parse_weights(system.sites, arguments["end"]))
 
 
 def _heated(potential: Potential, system: System, arguments: dict, options: dict, every, out: Path) -> Heated:
@@ -167,22 +187,18 @@ def _heated(potential: Potential, system: System, arguments: dict, options: dict
 
     def columns(trajectory: Trajectory) -> dict:
         flat = trajectory.cell.reshape(*trajectory.cell.shape[:2], 9)
-        return dict(zip(CELL, np.moveaxis(flat, -1, 0), strict=True))
+        farthest = record_of(plan, trajectory).displacement
+        return dict(zip(CELL, np.moveaxis(flat, -1, 0), strict=True)) | {FARTHEST: farthest}
 
-    stage = arguments | {"out": out, "resume": False}
+    stage = arguments | {"out": out, "resume": False, "redo": False}
     log = carry_out(Job(potential, system, plan, stage, 0, columns), lambda log: {}).log
     replicas = len(plan.seeds)
     table = lambda name: log[name].reshape(-1, replicas)
     cells = np.stack([table(name) for name in CELL], axis=-1).reshape(-1, replicas, 3, 3)
-    pressure = table("target_pressure_GPa") / EV_PER_A3_IN_GPA
-    return averaged(
-        plan,
-        table("step")[:, 0],
-        settled,
-        table("energy_eV") + pressure * table("volume_A3"),
-        table("volume_A3"),
-        cells,
-    )
+    space = table("volume_A3")
+    enthalpy = table("energy_eV") + table("target_pressure_GPa") / EV_PER_A3_IN_GPA * space
+    record = Record(table("step")[:, 0].astype(int), np.zeros_like(space), space, np.zeros_like(space), table(FARTHEST))
+    return averaged(plan, record, settled, enthalpy, cells)
 
 
 def _draw(out: Path, files, curves: list[Curve], found: Stability) -> None:
@@ -192,18 +208,18 @@ def _draw(out: Path, files, curves: list[Curve], found: Stability) -> None:
     write_atomically(out / FIGURE, lambda path: figure.savefig(path, dpi=200, format="png"))
 
 
-def _say(out: Path, curves: list[Curve], found: Stability, t0: float) -> None:
+def _say(out: Path, curves: list[Curve], found: Stability, t0: float, unit: str) -> None:
     print(out / RESULT)
     for name, curve in zip(PHASES, curves, strict=True):
-        say_estimate(f"G of the {name} phase at {t0:g} K per formula unit", curve.reference)
+        say_estimate(f"G of the {name} phase at {t0:g} K per {unit}", curve.reference)
     at = int(np.argmin(np.abs(found.temperatures - t0)))
     print(
         f"second minus first at {found.temperatures[at]:.0f} K: {found.difference[at]:.5f} +- {found.error[at]:.5f} eV"
     )
-    if found.transition is None:
+    first, last = found.temperatures[[0, -1]]
+    if found.transition is None and (np.abs(found.difference) > 1.96 * found.error).all():
         lower = "first" if found.difference[at] > 0 else "second"
-        first, last = found.temperatures[[0, -1]]
         print(f"the {lower} phase is the stable one from {first:g} to {last:g} K")
-    else:
+    elif found.transition is not None:
         say_estimate("transition", found.transition, "K")
     say_doubts(found.doubts)

@@ -44,15 +44,17 @@ def run_analyse(folder: Path, *, plot: bool) -> None:
     report = report_of(folder)
     if not report.get("finished") or "switch" not in report:
         raise ValueError(
-            f"'{folder}' holds no finished switch (no {REPORT} that says so); give the folder of alchemjax switch"
+            f"'{folder}' holds no finished switch (no {REPORT} that says so); give the folder of alchemjax switch, or "
+            "the one of a stage of frenkel-ladd, vacancy or stability"
         )
-    facts = Facts(**report["switch"]["facts"])
-    log = read_log(folder)
     try:
+        facts = Facts(**report["switch"]["facts"])
+        log = read_log(folder)
         found = analyse(facts, record_of_log(log))
-    except (KeyError, ValueError, IndexError) as error:
+        if plot:
+            draw(folder, log, facts, found)
+    except (KeyError, ValueError, IndexError, TypeError) as error:
         raise ValueError(f"'{folder / LOG}' is damaged ({error}); run the switch again") from None
     store_result(folder / RESULT, described(facts, found))
-    if plot:
-        draw(folder, log, facts, found)
+    print(folder / RESULT)
     say_switch(facts, found)

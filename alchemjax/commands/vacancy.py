@@ -1,6 +1,9 @@
 """alchemjax vacancy: free energy of formation of a vacancy on one site."""
 
+import numpy as np
+
 from alchemjax.commands.free_energy import (
+    guard,
     number,
     opening,
     options_of,
@@ -15,8 +18,8 @@ from alchemjax.commands.frenkel_ladd import carried_out
 from alchemjax.commands.options import parse_weights
 from alchemjax.commands.session import provenance
 from alchemjax.system.system import checked_weights
-from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, primitive_cells
-from alchemjax.tasks.free_energy.paths import vacancy_path
+from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, check_volume, primitive_cells
+from alchemjax.tasks.free_energy.paths import einstein_path, vacancy_path
 from alchemjax.tasks.free_energy.switching import plan_switch
 from alchemjax.tasks.free_energy.vacancy import (
     check_route,
@@ -45,22 +48,31 @@ def run(arguments: dict) -> None:
         k: v for k, v in options.items() if k not in ("cell", "fixed_axes", "pressure", "bulk_modulus", "barostat_time")
     }
     absolute = mu is None or route == "absolute"
+    if route == "absolute" and tether is not None:
+        raise ValueError("--stiffness holds the site that disappears; leave it out with --route absolute")
+    check_volume(system)
+    whole = plan_switch(potential, system, einstein_path(system, 1.0), **fixed).plan
+    grouped, group = with_group(system, site, species)
+    plan_switch(potential, grouped, vacancy_path(grouped, 1.0 if tether is None else tether, group), **options)
+    measures = absolute or tether is None
     if arguments["dry_run"]:
-        grouped, group = with_group(system, site, species)
-        plan = plan_switch(potential, grouped, vacancy_path(grouped, 1.0, group), **options).plan
-        steps, replicas = int(plan.constants.steps), len(plan.seeds)
-        stages = [("measuring displacements", 2 * round(arguments["measuring"] / options["timestep"]), 2)]
-        stages += [("the crystal to springs and back", steps, replicas)] if absolute else []
+        steps, replicas = int(whole.constants.steps), len(whole.seeds)
+        measuring = ("measuring displacements", 2 * round(arguments["measuring"] / options["timestep"]), 2)
         other = "the crystal with the vacancy to springs and back"
+        stages = [measuring] if measures else []
+        stages += [("the crystal to springs and back", steps, replicas)] if absolute else []
         stages += [("the site to a vacancy and back" if route == "alchemical" else other, steps, replicas)]
         plan_only(potential, stages, system, options)
         return
-    measured = springs(potential, system, arguments, fixed, out / "springs")
-    crystal = carried_out(potential, system, arguments, fixed, out / "crystal", measured) if absolute else None
-    stiffness = float(measured[site]) if tether is None else tether
+    fingerprint = guard(out, RESULT, arguments, [arguments["file"]])
+    measured, crystal, stiffness = np.zeros(0), None, tether
+    if measures:
+        measured = springs(potential, system, arguments, fixed, out / "springs")
+        stiffness = float(measured[site]) if tether is None else tether
+    if absolute:
+        crystal = carried_out(potential, system, arguments, fixed, out / "crystal", measured)
     kT = options["temperature"] * KELVIN
     if route == "alchemical":
-        grouped, group = with_group(system, site, species)
         path = vacancy_path(grouped, stiffness, group)
         found = switched(potential, grouped, path, arguments, options, out / "vacancy")[1]
     else:
@@ -69,9 +81,10 @@ def run(arguments: dict) -> None:
         cells = primitive_cells(system)
         found = carried_out(potential, empty, arguments, fixed, out / "vacancy", measured[left], cells=cells)
     ghost = ghost_energy(species, stiffness, kT)
-    pressure = (arguments["pressure"] or 0.0) / EV_PER_A3_IN_GPA if moving else 0.0
+    pressure = (arguments["pressure"] or 0.0) / EV_PER_A3_IN_GPA if moving else None
     result = formed(system, found, removed(found, crystal, ghost), ghost, crystal, mu, pressure)
     report = {
+        "fingerprint": fingerprint,
         "formation_eV": number(result.formation),
         "removal_eV": number(result.removal),
         "chemical_potential_eV": number(result.chemical_potential),

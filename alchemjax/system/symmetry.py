@@ -20,8 +20,8 @@ class Symmetry(NamedTuple):
     first: Int[np.ndarray, "sites"]  # the first of the sites that are equivalent to each site
 
 
-def find_symmetry(structure: Structure, kinds: Int[np.ndarray, "sites"]) -> Symmetry:
-    """Space group of the structure, sites of different kinds being different.
+def find_symmetry(structure: Structure, kinds: Int[np.ndarray, "sites"], tolerance: float = TOLERANCE) -> Symmetry:
+    """Space group of the structure, sites of different kinds being different, to a tolerance [A].
 
     Structures that are not periodic in every direction have the identity only, as do those of which spglib knows none.
     """
@@ -34,13 +34,15 @@ def find_symmetry(structure: Structure, kinds: Int[np.ndarray, "sites"]) -> Symm
     lattice = structure.cell * np.sign(np.linalg.det(structure.cell))  # spglib refuses left-handed ones
     try:
         with warnings.catch_warnings(action="ignore"):
-            found = spglib.get_symmetry((lattice, fractional, kinds), symprec=TOLERANCE)
+            found = spglib.get_symmetry((lattice, fractional, kinds), symprec=tolerance)
     except Exception:  # older versions return None, newer ones raise errors of their own
         found = None
     if found is None:
         return nothing
     rotations, translations = found["rotations"], found["translations"]
-    images = np.array([_images(structure, fractional, kinds, *g) for g in zip(rotations, translations, strict=True)])
+    images = np.array(
+        [_images(structure, fractional, kinds, *g, tolerance) for g in zip(rotations, translations, strict=True)]
+    )
     if (images < 0).any():
         return nothing
     return Symmetry(rotations, translations, images, images.min(axis=0))
@@ -51,11 +53,11 @@ def no_symmetry(sites: int) -> Symmetry:
     return Symmetry(np.eye(3, dtype=int)[None], np.zeros((1, 3)), np.arange(sites)[None], np.arange(sites))
 
 
-def _images(structure: Structure, fractional, kinds, rotation, translation) -> np.ndarray:
+def _images(structure: Structure, fractional, kinds, rotation, translation, tolerance: float) -> np.ndarray:
     """Where the operation takes every site; -1 where there is none near."""
     away = (fractional @ rotation.T + translation)[:, None] - fractional[None]
     distance = np.linalg.norm((away - np.round(away)) @ structure.cell, axis=-1)
     distance[kinds[:, None] != kinds[None]] = np.inf
     nearest = distance.argmin(axis=1)
-    there = distance[np.arange(len(nearest)), nearest] < 10 * TOLERANCE
+    there = distance[np.arange(len(nearest)), nearest] < 10 * tolerance
     return np.where(there, nearest, -1) if len(set(nearest)) == len(nearest) else np.full(len(nearest), -1)

@@ -14,7 +14,7 @@ from alchemjax.energy import energy
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
 from alchemjax.system.structure import volume, wrapped
-from alchemjax.system.symmetry import find_symmetry
+from alchemjax.system.symmetry import TOLERANCE, find_symmetry
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.free_energy.estimators import Estimate
 from alchemjax.tasks.free_energy.paths import Path, einstein_path
@@ -26,7 +26,7 @@ from alchemjax.units import FS, KELVIN
 
 HBAR = 0.6582119569 * FS  # eV times the unit of time in which eV, A and amu are units (CODATA 2018: eV fs)
 METHODS: dict[str, Callable] = {"switch": switch, "windows": windows}
-NO_VOLUME = "the free energy of a crystal needs a volume: three lattice vectors"
+LOOSE = 0.05  # A
 AT_ONCE = 8  # columns of a dynamical matrix
 
 
@@ -91,8 +91,7 @@ def frenkel_ladd(
     if "cell" in options:
         raise ValueError("the cell stays as it is on the way to springs; find its mean size before, with md")
     kT = temperature * KELVIN
-    if volume(system.structure) is None:
-        raise ValueError(NO_VOLUME)
+    check_volume(system)
     weights = checked_weights(system, system.weights if weights is None else weights)
     system = system._replace(weights=weights)
     common = {"temperature": temperature, "timestep": timestep, "seed": seed}
@@ -108,22 +107,38 @@ def assembled(
 ) -> FreeEnergy:
     """The free energy from the difference that a `Switching` or `Windows` has found along the path to springs."""
     masses = masses_of(system, path.weights[0], node_masses(system.sites))
-    space = volume(system.structure)
-    if space is None:
-        raise ValueError(NO_VOLUME)
-    reference = einstein_free_energy(
-        path.stiffness[-1], path.share, masses, space / (cells or primitive_cells(system)), kT
-    )
-    way = found.difference
+    space = check_volume(system)
+    strict, doubts = primitive_cells(system), found.doubts
+    if cells is None and (loose := primitive_cells(system, LOOSE)) != strict:
+        doubts = (
+            *doubts,
+            f"the structure has {strict} primitive cells, but {loose} if sites may be {LOOSE:g} A away: symmetrise "
+            "it, or give cells; the free energy has a term -kT ln(V / cells)",
+        )
+    reference = einstein_free_energy(path.stiffness[-1], path.share, masses, space / (cells or strict), kT)
+    way, correction = found.difference, None
+    if quantum:
+        try:
+            correction = quantum_correction(potential, system, kT)
+        except ValueError as error:
+            doubts = (*doubts, f"no quantum correction: {error}")
     return FreeEnergy(
         total=way._replace(value=reference - way.value),
         einstein=reference,
         difference=-way.value,
-        quantum=quantum_correction(potential, system, kT) if quantum else None,
+        quantum=correction,
         stiffness=path.stiffness[-1],
         path=found,
-        doubts=found.doubts,
+        doubts=doubts,
     )
+
+
+def check_volume(system: System) -> float:
+    """Volume of the cell [A^3]. Errors: ValueError unless the structure is periodic in all directions."""
+    space = volume(system.structure)
+    if space is None or not system.structure.pbc.all():
+        raise ValueError("the free energy of a crystal needs one that is periodic in all directions; this is none")
+    return space
 
 
 def kinds_of(system: System) -> np.ndarray:
@@ -136,9 +151,9 @@ def kinds_of(system: System) -> np.ndarray:
     return np.array([sorted(set(names)).index(name) for name in names])
 
 
-def primitive_cells(system: System) -> int:
-    """How many primitive cells the structure has: its pure translations."""
-    found = find_symmetry(wrapped(system.structure), kinds_of(system))
+def primitive_cells(system: System, tolerance: float = TOLERANCE) -> int:
+    """How many primitive cells the structure has: its pure translations, to a tolerance [A]."""
+    found = find_symmetry(wrapped(system.structure), kinds_of(system), tolerance)
     return int((found.rotation == np.eye(3, dtype=int)).all((1, 2)).sum())
 
 
@@ -173,13 +188,13 @@ def stiffness_of(system: System, squares: Float[np.ndarray, "sites"], kT: float)
 def quantum_correction(potential: Potential, system: System, kT: float) -> float:
     """kT sum ln(2 sinh(x/2) / x), x = hbar omega / kT, over the vibrations of the structure [eV].
 
-    Errors: ValueError for a structure that is no minimum.
+    Errors: ValueError for a structure with imaginary frequencies.
     """
     squares = squared_frequencies(potential, system)
     if (squares < -1e-3 * squares.max()).any():
         raise ValueError(
-            "the structure has imaginary frequencies, so that no harmonic crystal is near; relax it, or leave out the "
-            "quantum correction (quantum=False)"
+            "the structure has imaginary frequencies, so that no harmonic crystal is near; relax its positions, if it "
+            "has a minimum"
         )
     x = HBAR * np.sqrt(squares[squares > 1e-6 * squares.max()]) / kT
     return float(kT * np.sum(x / 2 + np.log(-np.expm1(-x)) - np.log(x)))
@@ -219,6 +234,8 @@ def _compiled(node_energies, config):
 def infinite(sites, energies, errors, *, temperature: float) -> Estimate:
     """Free energy per site of the infinite crystal [eV], from free energies per site of crystals of several sizes.
 
+    Its `samples` are infinite: its error follows from those that are given, whatever is behind them.
+
     F/N = f - kT ln(N) / 2N + b/N, fitted by f and b: a free centre of mass and the long waves that are missing give the
     logarithm. J. M. Polson et al., J. Chem. Phys. 112, 5339 (2000), who have ln(N)/N from the ideal gas.
 
@@ -231,4 +248,4 @@ def infinite(sites, energies, errors, *, temperature: float) -> Estimate:
     spread = np.linalg.inv(matrix.T @ matrix)
     linear = energies + temperature * KELVIN * np.log(sites) / (2 * sites)
     value = (spread @ matrix.T @ (linear / errors))[0]
-    return Estimate(float(value), float(np.sqrt(spread[0, 0])), float(len(sites)))
+    return Estimate(float(value), float(np.sqrt(spread[0, 0])), np.inf)

@@ -134,17 +134,23 @@ def schedule_of(schedule: str | Callable) -> Callable:
     return schedule
 
 
-def in_time(path: Path, schedule: str | Callable, stretches: list[tuple[float, float, float]]) -> dict[str, list]:
+def in_time(
+    path: Path, schedule: str | Callable, stretches: list[tuple[float, float, float]], points: int = POINTS
+) -> dict[str, list]:
     """What `make_plan` takes, (time, value) of weights, scale and stiffness, and the same of lambda.
 
-    `stretches`: (duration in fs, lambda at its start, lambda at its end), one after another.
+    `stretches`: (duration in fs, lambda at its start, lambda at its end), one after another. The way back is that there
+    in reversed time, whatever the schedule. `points` of a stretch, at most as many as it has steps.
     """
     shape = schedule_of(schedule)
     times, lambdas, now = [0.0], [stretches[0][1]], 0.0
     for duration, start, end in stretches:
-        parts = np.linspace(0, 1, POINTS + 1)[1:] if start != end else np.ones(1)
+        parts = np.linspace(0, 1, points + 1)[1:] if start != end else np.ones(1)
         times += [now + duration * x for x in parts]
-        lambdas += [start + (end - start) * float(shape(x)) for x in parts]
+        if start <= end:
+            lambdas += [start + (end - start) * float(shape(x)) for x in parts]
+        else:
+            lambdas += [end + (start - end) * float(shape(1 - x)) for x in parts]
         now += duration
     lambdas = np.clip(lambdas, 0, 1)
     values = {"lambda": lambdas} | along(path, lambdas)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from alchemjax.model.load import Potential
 from alchemjax.system.structure import volume
@@ -14,13 +15,23 @@ from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.free_energy.estimators import Estimate, mean_of
 from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, frenkel_ladd
 from alchemjax.tasks.free_energy.paths import Path
-from alchemjax.tasks.free_energy.switching import Switching, switch
+from alchemjax.tasks.free_energy.switching import (
+    LARGEST_HYSTERESIS,
+    MOST_DRIFT,
+    WANDERING,
+    Record,
+    Switching,
+    nearest,
+    record_of,
+    switch,
+)
 from alchemjax.tasks.md import recorded_run
 from alchemjax.tasks.md_plan import Plan, make_plan
 from alchemjax.units import KELVIN
 
 DRAWS = 1000
 LEAST_TEMPERATURES = 3
+LEAST_SAMPLES = 20  # independent ones of an enthalpy
 
 
 class Heated(NamedTuple):
@@ -30,6 +41,7 @@ class Heated(NamedTuple):
     enthalpies: list[Estimate]  # eV, kinetic energy of 3N degrees of freedom included
     volumes: list[Estimate]  # A^3
     cells: Float[np.ndarray, "temperatures 3 3"]  # mean [A]
+    doubts: tuple[str, ...]
 
 
 class Curve(NamedTuple):
@@ -93,20 +105,33 @@ def heated(
     """Enthalpies and cells at several temperatures [K]; `options` of `plan_heating`."""
     plan, settled = plan_heating(potential, system, temperatures, **options)
     out = recorded_run(potential, plan, on_chunk)
-    return averaged(plan, out.step, settled, out.energy + out.target_pressure * out.volume, out.volume, out.cell)
+    enthalpy = out.energy + out.target_pressure * out.volume
+    return averaged(plan, record_of(plan, out), settled, enthalpy, out.cell)
 
 
-def averaged(plan: Plan, step, settled: int, enthalpy, volume, cell) -> Heated:
+def averaged(plan: Plan, record: Record, settled: int, enthalpy, cell) -> Heated:
     """Averages of a finished run after a step; `enthalpy` is that of positions, E + PV."""
-    kept = np.asarray(step) > settled
+    kept = record.step > settled
     temperatures = plan.protocol.temperature.value[:, 0] / KELVIN
     kinetic = 1.5 * len(plan.start.positions) * KELVIN * temperatures
     means = [mean_of(column) for column in enthalpy[kept].T]
+    space, near, doubts = record.volume[kept], nearest(plan.system.structure), []
+    for t, volumes, away in zip(temperatures, space.T, record.displacement[kept].T, strict=True):
+        one, two = (mean_of(half) for half in np.array_split(volumes, 2))
+        drift, error = two.value / one.value - 1, float(np.hypot(one.error, two.error)) / one.value
+        if abs(drift) > max(MOST_DRIFT, LARGEST_HYSTERESIS * error):
+            doubts.append(f"at {t:g} K the volume drifts by {100 * drift:+.1f} per cent; equilibrate for longer")
+        if away.mean() > WANDERING * near:
+            doubts.append(
+                f"at {t:g} K a site is {away.mean():.2f} A from where it belongs, where neighbours are {near:.2f} A "
+                "apart: the crystal melts, changes its phase, or atoms wander"
+            )
     return Heated(
         temperatures=temperatures,
         enthalpies=[m._replace(value=m.value + k) for m, k in zip(means, kinetic, strict=True)],
-        volumes=[mean_of(column) for column in volume[kept].T],
+        volumes=[mean_of(column) for column in space.T],
         cells=cell[kept].mean(axis=0),
+        doubts=tuple(doubts),
     )
 
 
@@ -120,12 +145,26 @@ def gibbs_curve(
     """
     t, h = found.temperatures, np.array([e.value for e in found.enthalpies])
     sigma = np.array([e.error for e in found.enthalpies])
+    if not (np.isfinite(sigma).all() and (sigma > 0).all()):
+        raise ValueError("an enthalpy has too few independent samples for an error; sample for longer")
     points = np.linspace(t.min(), t.max(), 101) if temperatures is None else np.asarray(temperatures, np.float64)
     powers = np.arange(min(3, len(t)))
     matrix = t[:, None] ** powers / sigma[:, None]
     spread = np.linalg.inv(matrix.T @ matrix)
     best = spread @ matrix.T @ (h / sigma)
     rng = np.random.default_rng(seed)
+    doubts = list(doubts)
+    left = float(np.sum((h - t[:, None] ** powers @ best) ** 2 / sigma**2))
+    if len(t) > len(powers) and left > stats.chi2.ppf(0.999, len(t) - len(powers)):
+        doubts.append(
+            f"enthalpies deviate from a parabola in T by more than their errors (chi^2 = {left:.0f} of "
+            f"{len(t) - len(powers)}): a phase changes, or the range is too wide"
+        )
+    least = min(e.samples for e in found.enthalpies)
+    if least < LEAST_SAMPLES:
+        doubts.append(f"an enthalpy has {least:.0f} independent samples, fewer than {LEAST_SAMPLES}; sample for longer")
+    if points.min() < t.min() - 1e-6 or points.max() > t.max() + 1e-6:
+        doubts.append(f"the curve goes beyond {t.min():g} to {t.max():g} K, where enthalpies are known")
     fits = np.vstack([best, rng.multivariate_normal(best, spread, DRAWS)])
     starts = np.append(reference.value, reference.value + reference.error * rng.standard_normal(DRAWS))
     t0 = reference_temperature
@@ -139,6 +178,12 @@ def gibbs_curve(
 
 def compare(one: Curve, two: Curve) -> Stability:
     """Which of two phases has the lower Gibbs energy, and where that changes."""
+    if one.temperatures.shape != two.temperatures.shape or not np.allclose(one.temperatures, two.temperatures):
+        raise ValueError(
+            f"the curves have different temperatures, {one.temperatures[0]:g} to {one.temperatures[-1]:g} K and "
+            f"{two.temperatures[0]:g} to {two.temperatures[-1]:g} K; give both the same"
+        )
+    doubts = [*(f"first phase: {d}" for d in one.doubts), *(f"second phase: {d}" for d in two.doubts)]
     mixed = np.random.default_rng(0).permutation(len(two.draws))  # draws of the same seeds would move together
     apart, draws = two.gibbs - one.gibbs, two.draws[mixed] - one.draws
     own = _crossing(one.temperatures, apart)
@@ -148,14 +193,23 @@ def compare(one: Curve, two: Curve) -> Stability:
     if np.isfinite(own):
         least = min(one.reference.samples, two.reference.samples)
         transition = Estimate(float(own), float(crossings[there].std(ddof=1)) if there.sum() > 1 else np.inf, least)
-    doubts = [*(f"first phase: {d}" for d in one.doubts), *(f"second phase: {d}" for d in two.doubts)]
     chance = float(there.mean())
+    error = draws.std(axis=0, ddof=1)
+    unsure = np.abs(apart) < 1.96 * error
+    if transition is None and unsure.any():
+        first, last = one.temperatures[unsure][[0, -1]]
+        doubts.append(
+            f"the difference is smaller than its error (95 %) from {first:.0f} to {last:.0f} K: which phase is stable "
+            "is undecided there; calculate more accurately"
+        )
+    if (np.diff(np.sign(apart[apart != 0])) != 0).sum() > 1:
+        doubts.append("the difference changes its sign more than once; the transition is the first of them")
     if transition is not None and chance < 0.95:
         doubts.append(
             f"of the curves that the errors allow only {chance:.0%} cross in this range, so that the transition's "
             "error is too small; calculate more accurately, or over a wider range"
         )
-    return Stability(one.temperatures, apart, draws.std(axis=0, ddof=1), transition, chance, tuple(doubts))
+    return Stability(one.temperatures, apart, error, transition, chance, tuple(doubts))
 
 
 def _crossing(temperatures, difference) -> float:
@@ -175,7 +229,7 @@ def phase(
     *,
     reference_temperature: float | None = None,
     path: Path | None = None,
-    units: float | None = None,
+    units: float,
     cell=True,
     pressure: float = 0.0,
     heating: dict | None = None,
@@ -184,28 +238,36 @@ def phase(
     on_chunk: Callable | None = None,
     **options,
 ) -> Curve:
-    """Gibbs energies of one phase over temperatures [K], per formula unit.
+    """Gibbs energies of one phase over temperatures [K], per each of `units` (of `common_units`, or a number of yours).
 
     The mean cell at the reference temperature (by default the middle one) comes from runs at constant pressure
     [eV/A^3], whose enthalpies carry the free energy to the other temperatures; its free energy from `frenkel_ladd`.
     `path`: to another composition, whose Gibbs energies are then those of the curve. `heating`: options of
-    `plan_heating`; others are those of `frenkel_ladd` and `switch`. Classical.
+    `plan_heating`, those of the barostat for the path too; others are those of `frenkel_ladd` and `switch`. Classical;
+    phases of few sites have errors of their size (`infinite`).
     """
     temperatures = np.unique(np.asarray(temperatures, np.float64))
     t0 = float(temperatures[len(temperatures) // 2]) if reference_temperature is None else float(reference_temperature)
     every = np.union1d(temperatures, [t0])
     common = {"seed": seed, "timestep": timestep, "on_chunk": on_chunk}
     own = {"cell": cell, "pressure": pressure} | (heating or {})
+    if path is not None and not np.allclose(path.weights[0], checked_weights(system)):
+        raise ValueError(
+            f"the path starts at {path.weights[0].tolist()}, the system is at {checked_weights(system).tolist()}; let "
+            "both start at one composition"
+        )
+    moving = {name: own[name] for name in ("bulk_modulus", "barostat_time", "fixed_axes") if name in own}
+    way = {name: value for name, value in options.items() if name not in ("stiffness", "measuring", "method")}
     warm = heated(potential, system, every, **common, **own)
     mean = at_mean_cell(system, warm, t0)
     free = frenkel_ladd(potential, mean, temperature=t0, quantum=False, **common, **options)
-    total, doubts = reference_of(mean, free, pressure), free.doubts
+    total, doubts = reference_of(mean, free, pressure), (*warm.doubts, *free.doubts)
     if path is not None:
-        moved = switch(potential, mean, path, temperature=t0, cell=cell, pressure=pressure, **common, **options)
+        moved = switch(potential, mean, path, temperature=t0, cell=cell, pressure=pressure, **common, **moving, **way)
         total, doubts = changed(total, moved), (*doubts, *moved.doubts)
         end = system._replace(weights=path.weights[-1])
         warm, mean = heated(potential, end, every, **common, **own), end
-    units = formula_units(mean) if units is None else units
+        doubts = (*doubts, *warm.doubts)
     return gibbs_curve(warm, total, t0, units, doubts=doubts, seed=seed)
 
 
@@ -228,13 +290,31 @@ def changed(total: Estimate, moved: Switching) -> Estimate:
     return Estimate(value, error, min(total.samples, moved.difference.samples))
 
 
-def formula_units(system: System) -> float:
-    """How many formula units the cell has: the greatest common divisor of its numbers of species, else its sites."""
+def common_units(one: System, two: System) -> tuple[float, float, str]:
+    """How many formula units the cells of two phases have, and what they are called; sites where there are none.
+
+    Errors: ValueError for different compositions.
+    """
+    tables = [_counts(system) for system in (one, two)]
+    sites = [len(system.structure.positions) for system in (one, two)]
+    shares = [{s: round(c / n, 6) for s, c in table.items()} for table, n in zip(tables, sites, strict=True)]
+    if shares[0] != shares[1]:
+        said = [", ".join(f"{s} {x:g}" for s, x in sorted(share.items())) for share in shares]
+        raise ValueError(
+            f"a site of the first phase holds {said[0]}, one of the second {said[1]}; give two phases of one "
+            "composition"
+        )
+    if any(abs(c - round(c)) > 1e-6 for table in tables for c in table.values()):
+        return float(sites[0]), float(sites[1]), "site"
+    numbers = [reduce(gcd, [round(c) for c in table.values()]) for table in tables]
+    if numbers[0] * sites[1] != numbers[1] * sites[0]:  # whole numbers by chance
+        return float(sites[0]), float(sites[1]), "site"
+    return float(numbers[0]), float(numbers[1]), "formula unit"
+
+
+def _counts(system: System) -> dict[str, float]:
     weights = np.append(checked_weights(system), 1.0)[system.sites.node_weight]
     counts: dict[str, float] = {}
     for species, weight in zip(system.sites.node_species, weights, strict=True):
         counts[species] = counts.get(species, 0.0) + float(weight)
-    whole = [round(c) for c in counts.values() if c > 1e-6]
-    if all(abs(c - round(c)) < 1e-6 for c in counts.values()):
-        return float(reduce(gcd, whole))
-    return float(len(system.structure.positions))
+    return {s: c for s, c in counts.items() if c > 1e-6}

@@ -20,7 +20,7 @@ from alchemjax.tasks.free_energy.estimators import (
     overlap,
     second_cumulant,
 )
-from alchemjax.tasks.free_energy.paths import Path, in_time
+from alchemjax.tasks.free_energy.paths import POINTS, Path, in_time
 from alchemjax.tasks.md import Trajectory, recorded_run
 from alchemjax.tasks.md_plan import Plan, make_plan, masses_of
 from alchemjax.units import KELVIN
@@ -43,6 +43,7 @@ class Switching(NamedTuple):
     backward: Float[np.ndarray, "replicas"]
     dissipation: float  # mean of both directions [kT]
     overlap: float  # of the distributions of works, 1 if they are one
+    pressure: Estimate  # mean at the start of the path, momenta about the centre of mass included [eV/A^3]
     expansion: float  # mean volume at the end of the path minus that at its start [A^3]
     doubts: tuple[str, ...]  # in words; none if there is no reason to doubt
 
@@ -64,6 +65,7 @@ class Record(NamedTuple):
     step: Int[np.ndarray, "samples"]
     work: Float[np.ndarray, "samples replicas"]  # eV
     volume: Float[np.ndarray, "samples replicas"]  # A^3
+    pressure: Float[np.ndarray, "samples replicas"]  # eV/A^3
     displacement: Float[np.ndarray, "samples replicas"]  # of the site that is farthest from where it belongs [A]
 
 
@@ -106,10 +108,22 @@ def plan_switch(
     for name in ("weights", "scale", "stiffness", "share", "thermostat"):
         if name in options and not (name == "thermostat" and options[name] is not None):
             raise ValueError(f"{name} = {options[name]!r:.60} has no place in a switch; the path says it")
+    if not isinstance(replicas, int | np.integer):
+        raise ValueError(f"replicas = {replicas!r:.60} must be a whole number; all replicas of a switch are alike")
+    for name in ("alpha", "pressure"):
+        if np.ndim(options.get(name, 0.0)) > 0:
+            raise ValueError(f"{name} = {options[name]!r:.60} must be one number; it stays as it is during a switch")
+    coupled = (path.scale > 0).all() and not path.stiffness.any()
+    if not coupled and options.get("thermostat", "langevin") != "langevin":
+        raise ValueError(
+            f"thermostat '{options['thermostat']}' does not mix oscillators that only springs hold; leave it out "
+            "(langevin)"
+        )
     rest, move = parts
     ends = tuple(int(s) for s in np.cumsum([rest, move, rest, move]))
     stretches = [(rest, 0, 0), (move, 0, 1), (rest, 1, 1), (move, 1, 0)]
-    moving = in_time(path, schedule, [(timestep * steps, *ends_) for steps, *ends_ in stretches])
+    durations = [(timestep * steps, *ends_) for steps, *ends_ in stretches]
+    moving = in_time(path, schedule, durations, points=min(POINTS, move))
     course = moving.pop("lambda")
     plan = make_plan(
         potential, system, steps=ends[-1], timestep=timestep, temperature=temperature, replicas=replicas, every=every,
@@ -154,6 +168,7 @@ def analyse(facts: Facts, record: Record) -> Switching:
         backward=backward,
         dissipation=lost,
         overlap=common,
+        pressure=_mean_pressure(record.pressure[at[0] // 2 : at[0] + 1]),
         expansion=float(ends[1] - ends[0]),
         doubts=(*_doubts_of_works(len(forward), others, lost, common), *_doubts_of_crystal(facts, record, at)),
     )
@@ -165,15 +180,26 @@ def record_of(plan: Plan, trajectory: Trajectory) -> Record:
     away = fractional - plan.start.positions @ np.linalg.inv(plan.start.cell)
     away = (away - away.mean(axis=-2, keepdims=True)) @ trajectory.cell
     farthest = np.linalg.norm(away, axis=-1).max(axis=-1)
-    return Record(trajectory.step, trajectory.work, trajectory.volume, farthest)
+    return Record(trajectory.step, trajectory.work, trajectory.volume, trajectory.pressure, farthest)
+
+
+def _mean_pressure(pressure) -> Estimate:
+    each = pressure.mean(axis=0)
+    error = float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else np.inf
+    return Estimate(float(each.mean()), error, len(each))
 
 
 def _facts(plan: Plan, path: Path, ends: tuple[int, int, int, int], kT: float) -> Facts:
+    momenta, each = mass_terms(plan, path, kT)
+    return Facts(ends, kT, momenta, each, nearest(plan.system.structure), plan.barostat)
+
+
+def mass_terms(plan: Plan, path: Path, kT: float) -> tuple[float, float]:
+    """What masses add to works, where the centre of mass is at rest, and to the free energy [eV]."""
     masses = node_masses(plan.system.sites)
     one, two = (masses_of(plan.system, w, masses) for w in path.weights[[0, -1]])
     each = 1.5 * kT * float(np.sum(np.log(one / two)))
-    momenta = each - 1.5 * kT * float(np.log(one.sum() / two.sum()))
-    return Facts(ends, kT, momenta, each, nearest(plan.system.structure), plan.barostat)
+    return each - 1.5 * kT * float(np.log(one.sum() / two.sum())), each
 
 
 def nearest(structure: Structure) -> float:

@@ -33,7 +33,7 @@ class Vacancy(NamedTuple):
 
     formation: Estimate  # F(vacancy) - F(crystal) + mu; with a moving cell, Gibbs energies
     removal: Estimate  # F(vacancy) - F(crystal)
-    chemical_potential: Estimate  # mu of the species; the free energy per site of a crystal of one species
+    chemical_potential: Estimate  # mu of the species; (F + PV) / N of a crystal of one species, not of infinite size
     ghost: float  # free energy of the atom that its spring alone holds; part of the alchemical route
     path: Switching | Windows | FreeEnergy  # the alchemical switch, or the free energy of the crystal with the vacancy
     crystal: FreeEnergy | None  # of the perfect crystal, where it was needed
@@ -64,13 +64,15 @@ def vacancy(
     `route`: "alchemical" makes the species of the site disappear while a spring [eV/A^2] ties its place to the others;
     "absolute" goes to Einstein crystals with and without the site. `chemical_potential` [eV] of the species, on the
     potential's scale; a crystal of one species has its own, from `crystal`, or from Frenkel and Ladd's method.
-    `options` of `plan_switch`, or `plan_windows` with method "windows"; `cell` and `pressure` for the alchemical route.
+    `options` of `plan_switch`, or `plan_windows` with method "windows"; `cell` and `pressure` for the alchemical route:
+    then the system should have the mean cell at this temperature and pressure.
 
     Errors: ValueError for a site that is mixed, or without a chemical potential where it is not known.
     """
     species = species_of(system, site)
     check_route(system, species, route, chemical_potential, moving=cell is not False)
     common = {"temperature": temperature, "timestep": timestep, "seed": seed}
+    of_cells = {name: options.pop(name) for name in ("bulk_modulus", "barostat_time", "fixed_axes") if name in options}
     absolute: Callable = partial(
         frenkel_ladd,
         potential,
@@ -89,12 +91,12 @@ def vacancy(
     if route == "alchemical":
         grouped, number = with_group(system, site, species)
         path = vacancy_path(grouped, stiffness, number)
-        moving = {} if cell is False else {"cell": cell, "pressure": pressure}
+        moving = {} if cell is False else {"cell": cell, "pressure": pressure} | of_cells
         found = METHODS[method](potential, grouped, path, on_chunk=on_chunk, **common, **moving, **options)
     else:
         found = absolute(without(system, site), cells=primitive_cells(system))
-    work = 0.0 if cell is False else pressure
-    return formed(system, found, removed(found, crystal, ghost), ghost, crystal, chemical_potential, work)
+    imposed = None if cell is False else pressure
+    return formed(system, found, removed(found, crystal, ghost), ghost, crystal, chemical_potential, imposed)
 
 
 def check_route(system: System, species: str, route: str, chemical_potential: float | None, *, moving: bool) -> None:
@@ -134,16 +136,29 @@ def formed(
     ghost: float,
     crystal: FreeEnergy | None,
     mu: float | None,
-    pressure: float,
+    pressure: float | None,
 ) -> Vacancy:
-    """The vacancy, with the chemical potential that was given or that of the crystal, at a pressure [eV/A^3]."""
+    """The vacancy, with the chemical potential that was given or that of the crystal, (F + PV) / N.
+
+    P [eV/A^3] is the one that is imposed, or in a cell that stays the one that the crystal has there.
+    """
     sites = len(system.structure.positions)
+    doubts = (*found.doubts, *(() if crystal is None else crystal.doubts))
     if mu is not None:
         chemical_potential, error = Estimate(float(mu), 0.0, np.inf), removal.error
     else:
         assert crystal is not None
-        value = (crystal.total.value + pressure * (volume(system.structure) or 0.0)) / sites
-        own = crystal.total.error / sites
+        space, own = volume(system.structure) or 0.0, crystal.total.error / sites
+        pushed = Estimate(pressure or 0.0, 0.0, np.inf)
+        if pressure is None and isinstance(crystal.path, Switching):
+            pushed = crystal.path.pressure
+        elif pressure is None:
+            doubts = (
+                *doubts,
+                "windows tell no pressure; the chemical potential is F / N without PV",
+            )
+        value = (crystal.total.value + pushed.value * space) / sites
+        own = float(np.hypot(own, pushed.error * space / sites))
         chemical_potential = Estimate(value, own, crystal.total.samples)
         if isinstance(found, FreeEnergy):  # the same free energy of the crystal, with a factor of (N - 1) / N
             error = float(np.hypot(found.total.error, own * (sites - 1)))
@@ -157,7 +172,7 @@ def formed(
         ghost=ghost,
         path=found,
         crystal=crystal,
-        doubts=(*found.doubts, *(() if crystal is None else crystal.doubts)),
+        doubts=doubts,
     )
 
 
@@ -181,6 +196,11 @@ def _symbols(system: System) -> list[str]:
 
 def with_group(system: System, site: int, species: str) -> tuple[System, int]:
     """The system with a weight for the species of a site, and the number of its group."""
+    if system.coupling == "published" and system.sites.groups:
+        raise ValueError(
+            "with the coupling 'published' sites of different groups do not see each other, so that a site of its "
+            "own would be cut off; use another coupling"
+        )
     groups = (*system.sites.groups, Group("vacancy", (site,), (species,)))
     sites = make_sites(_symbols(system), groups)
     return make_system(system.structure, sites, np.append(system.weights, 1.0), system.coupling), len(groups) - 1

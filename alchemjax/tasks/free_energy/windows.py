@@ -18,6 +18,7 @@ from alchemjax.system.system import System
 from alchemjax.system.topology import ShapeOverflow, block_shapes
 from alchemjax.tasks.free_energy.estimators import Estimate, inefficiency, integral, mbar, mean_of
 from alchemjax.tasks.free_energy.paths import Path, along, derivative
+from alchemjax.tasks.free_energy.switching import WANDERING, mass_terms, nearest, record_of
 from alchemjax.tasks.md import Trajectory, recorded_run
 from alchemjax.tasks.md_plan import Plan, make_plan
 from alchemjax.units import KELVIN
@@ -30,11 +31,12 @@ RULES = ("gauss-legendre", "trapezoid")
 class Windows(NamedTuple):
     """What windows say."""
 
-    difference: Estimate  # F(end) - F(start), or G under a pressure, without momenta [eV]; MBAR, or TI where it is all
+    difference: Estimate  # F(end) - F(start), or G under a pressure, without momenta [eV]; by MBAR
+    mass_term: float  # what momenta add: 3/2 kT sum_i ln(m_i(start) / m_i(end)) [eV]
     integral: Estimate  # by thermodynamic integration [eV]
     lambdas: Float[np.ndarray, "windows"]
     derivatives: list[Estimate]  # dE/dlambda [eV]
-    overlap: float | None  # least of neighbouring windows; None without energies in other windows
+    overlap: float  # least of neighbouring windows
     doubts: tuple[str, ...]
 
 
@@ -68,6 +70,9 @@ def plan_windows(
 
     Nodes of Gauss and Legendre, or equidistant ones with both ends. Errors: ValueError as in `make_plan`.
     """
+    for name in ("alpha", "pressure"):
+        if np.ndim(options.get(name, 0.0)) > 0:
+            raise ValueError(f"{name} = {options[name]!r:.60} must be one number; it stays as it is in all windows")
     if rule not in RULES:
         raise ValueError(f"rule '{rule}' is unknown; use {', '.join(RULES)}")
     if windows != int(windows) or windows < 2:
@@ -128,7 +133,15 @@ def analyse_windows(potential: Potential, run: WindowRun, trajectory: Trajectory
             f"thermodynamic integration misses the windows together by {1000 * apart:.1f} meV, more than three "
             "standard errors: dE/dlambda is too curved for the nodes; take more windows"
         )
-    return Windows(found.difference, total, run.lambdas, derivatives, found.overlap, tuple(doubts))
+    away = record_of(run.plan, kept).displacement.mean(axis=0).max()
+    near = nearest(run.plan.system.structure)
+    if away > WANDERING * near:
+        doubts.append(
+            f"a site is {away:.2f} A from where it belongs, where neighbours are {near:.2f} A apart: the crystal "
+            "melts, changes its phase, or atoms wander"
+        )
+    mass_term = mass_terms(run.plan, run.path, run.kT)[1]
+    return Windows(found.difference, mass_term, total, run.lambdas, derivatives, found.overlap, tuple(doubts))
 
 
 def _placed(rows: list, lambdas, at) -> list:
