@@ -347,7 +347,7 @@ def convert(
     model: Annotated[str | None, Option(help="Which one of several in a wheel or folder. [default: all]")] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Convert a foreign checkpoint, without running anything from it.
+    """Convert a foreign checkpoint, running nothing from it.
 
     --model of the other commands takes such a file as well, and converts it once. Official files are recognised; their
     licence is kept beside the converted model.

@@ -44,7 +44,7 @@ class Route(StrEnum):
 Out = Annotated[Path, Option("--out", "-o", **OUT, help="Folder for results, logs and checkpoints.")]
 Temperature = Annotated[float, Option(**FLOAT, help="Temperature [K].")]
 Timestep = Annotated[float, Option(**FLOAT, help="Time step [fs].")]
-Equilibration = Annotated[float, Option(**FLOAT, help="At each end of the path, before a switch [fs].")]
+Equilibration = Annotated[float, Option(**FLOAT, help="Before every switch and before sampling [fs].")]
 Switching = Annotated[float, Option(**FLOAT, help="Of one switch [fs].")]
 ScheduleOption = Annotated[
     Schedule, Option(help="How lambda goes with time: polynomial (slow at both ends), or linear.")
@@ -57,7 +57,7 @@ CheckpointEvery = Annotated[
     int | None, Option(**WHOLE, help="Steps that are lost at most when the run is killed. [default: about 100]")
 ]
 DryRun = Annotated[bool, Option("--dry-run", help="Say what would be done and how long it takes; write nothing.")]
-Plot = Annotated[bool, Option("--plot/--no-plot", help="Draw switch.png.")]
+Plot = Annotated[bool, Option("--plot/--no-plot", help="Draw figures (switch.png of every switch, stability.png).")]
 MovingCell = Annotated[
     str | None,
     Option(
@@ -233,7 +233,7 @@ def stability(
     other: Annotated[Path, Argument(help="The other phase, of the same composition.")],
     out: Out,
     temperatures: Annotated[
-        str, Option(metavar="K,K,..", help="Of the curves: 300,600,900, or first, last and number like 300:900:7.")
+        str, Option(metavar="K,K,..", help="Of the runs: 300,600,900, or first, last and number like 300:900:7.")
     ],
     reference: Annotated[
         float | None, Option(**FLOAT, help="Temperature of the absolute free energies [K]. [default: the middle one]")
@@ -292,7 +292,7 @@ def analyse(
     folder: Annotated[Path, Argument(help="Folder of a finished switch.")],
     plot: Plot = True,
 ) -> None:
-    """Estimate a free energy again from the log of a finished switch.
+    """Estimate a free energy again, from the log of a switch.
 
     For a folder of frenkel-ladd, name the folder `switch` in it.
     """

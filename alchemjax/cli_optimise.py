@@ -124,7 +124,7 @@ def optimise(
     plot: Annotated[bool, Option("--plot/--no-plot", help="Draw optimise.png.")] = True,
     overwrite: Overwrite = False,
 ) -> None:
-    """The composition whose relaxed material has wanted properties.
+    """The composition whose material has wanted properties.
 
     Searches descend along exact gradients of the relaxed material, several at once. Run again, an interrupted one goes
     on. The first evaluation takes minutes, because programs are compiled; they are kept for the next time.

@@ -122,7 +122,9 @@ def test_without_arguments_the_help_is_printed_as_it_is(main):
     status, out, err = main()
     assert (status, out, err) == main("--help")
     lines = [line.split(maxsplit=1) for line in out.split("Commands:\n")[1].splitlines()]
-    assert [name for name, _ in lines] == ["sweep", "relax", "md", "alloy", "optimise", "info", "models", "convert"]
+    free = ["switch", "frenkel-ladd", "vacancy", "stability", "analyse"]
+    names = ["sweep", "relax", "md", "alloy", "optimise", *free, "info", "models", "convert"]
+    assert [name for name, _ in lines] == names
     assert all(text.endswith(".") and "..." not in text for _, text in lines)
 
 

@@ -49,7 +49,7 @@ def _works(axes, facts: Facts, found: Switching) -> None:
     value, error = found.difference.value, found.difference.error
     axes.axvline(value, color="black", linewidth=1, label="free energy (BAR)")
     if np.isfinite(error):
-        axes.axvspan(value - error, value + error, color="black", alpha=0.15, linewidth=0)
+        axes.axvspan(value - 1.96 * error, value + 1.96 * error, color="black", alpha=0.15, linewidth=0)
     axes.set_ylim(0, 1.5 * most)  # room for the legend
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("Work without momenta (eV)")
@@ -73,7 +73,10 @@ def plot_stability(names: list[str], curves: list[Curve], found: Stability) -> F
         _band(right, found.temperatures, 1000 * found.difference, 1000 * found.error, COLOURS[2], None)
         right.axhline(0, color="black", linewidth=0.8)
         if found.transition is not None:
-            right.axvline(found.transition.value, color="black", linewidth=0.8, linestyle=":")
+            value, error = found.transition.value, found.transition.error
+            right.axvline(value, color="black", linewidth=0.8, linestyle=":")
+            if np.isfinite(error):
+                right.axvspan(value - 1.96 * error, value + 1.96 * error, color="black", alpha=0.1, linewidth=0)
         right.set_ylabel(f"G({names[1]}) − G({names[0]}) (meV)")
         right.set_title("(b)", loc="left")
         for axes in (left, right):

@@ -64,19 +64,19 @@ def parse_supercell(text: str | None):
     return numbers[0] if len(numbers) == 1 else np.array(numbers).reshape(-1, 3).squeeze()
 
 
-def parse_weights(sites: Sites, text: str | None) -> list[float] | None:
+def parse_weights(sites: Sites, text: str | None, option: str = "--weights") -> list[float] | None:
     """`--weights 0.5,0.5` or `Ce=0.5,Zr=0.5` to a flat list; `Ce:Zr=0.5` where several groups hold the species."""
     if text is None:
         return None
     names, given = weight_names(sites), {}
     entries = [entry.strip().rpartition("=") for entry in text.split(",")]
     if len({equals for _, equals, _ in entries}) > 1:
-        raise ValueError(f"--weights '{text}' mixes named and unnamed weights; name all of them or none")
+        raise ValueError(f"{option} '{text}' mixes named and unnamed weights; name all of them or none")
     try:
         numbers = [float(number) for _, _, number in entries]
     except ValueError:
         raise ValueError(
-            f"--weights '{text}' is not understood; give numbers like 0.5,0.5 or names like Ce=0.5,Zr=0.5"
+            f"{option} '{text}' is not understood; give numbers like 0.5,0.5 or names like Ce=0.5,Zr=0.5"
         ) from None
     if "=" not in text:
         return numbers
@@ -84,13 +84,13 @@ def parse_weights(sites: Sites, text: str | None) -> list[float] | None:
         meant = [full for full in names if name.strip() in (full, full.rpartition(":")[2])]
         if len(meant) != 1:
             what = "is not one of" if not meant else "could be several of"
-            raise ValueError(f"--weights: '{name.strip()}' {what} {', '.join(names) or '(no site is mixed)'}")
+            raise ValueError(f"{option}: '{name.strip()}' {what} {', '.join(names) or '(no site is mixed)'}")
         if meant[0] in given:
-            raise ValueError(f"--weights '{text}' names {meant[0]} twice; name every weight once")
+            raise ValueError(f"{option} '{text}' names {meant[0]} twice; name every weight once")
         given[meant[0]] = number
     if missing := [name for name in names if name not in given]:
         raise ValueError(
-            f"--weights '{text}' leaves out {', '.join(missing)}; name every species (what is missing to 1 is vacancy)"
+            f"{option} '{text}' leaves out {', '.join(missing)}; name every species (what is missing to 1 is vacancy)"
         )
     return [given[name] for name in names]
 

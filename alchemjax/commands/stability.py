@@ -127,9 +127,11 @@ def run(arguments: dict) -> None:
 
 
 def _opened(arguments: dict) -> tuple[Potential, System]:
-    given = arguments["weights"] if arguments["start"] is None else arguments["start"]
+    given, option = (
+        (arguments["weights"], "--weights") if arguments["start"] is None else (arguments["start"], "--from")
+    )
     potential, system = opening(arguments, needs_weights=given is None)
-    return potential, system._replace(weights=checked_weights(system, parse_weights(system.sites, given)))
+    return potential, system._replace(weights=checked_weights(system, parse_weights(system.sites, given, option)))
 
 
 def _heating(arguments: dict, options: dict) -> dict:
@@ -179,7 +181,7 @@ def _curve(potential: Potential, system: System, arguments: dict, options: dict,
 
 
 def _path(system: System, arguments: dict):
-    return composition_path(system, system.weights, parse_weights(system.sites, arguments["end"]))
+    return composition_path(system, system.weights, parse_weights(system.sites, arguments["end"], "--to"))
 
 
 def _heated(potential: Potential, system: System, arguments: dict, options: dict, every, out: Path) -> Heated:
@@ -204,7 +206,9 @@ def _heated(potential: Potential, system: System, arguments: dict, options: dict
 def _draw(out: Path, files, curves: list[Curve], found: Stability) -> None:
     from alchemjax.commands.free_energy_plot import plot_stability
 
-    figure = plot_stability([Path(file).stem for file in files], curves, found)
+    names = [Path(file).stem for file in files]
+    names = names if names[0] != names[1] else list(PHASES)
+    figure = plot_stability(names, curves, found)
     write_atomically(out / FIGURE, lambda path: figure.savefig(path, dpi=200, format="png"))
 
 

@@ -26,7 +26,8 @@ def run(arguments: dict) -> None:
     potential, system = opening(arguments, needs_weights=False)
     if not system.sites.groups:
         raise ValueError("nothing is mixed, so that there is no composition to switch; give --mix")
-    start, end = (parse_weights(system.sites, arguments[name]) for name in ("start", "end"))
+    given = {"start": "--from", "end": "--to"}
+    start, end = (parse_weights(system.sites, arguments[name], option) for name, option in given.items())
     path = composition_path(system, start, end)
     system = system._replace(weights=path.weights[0])
     options = options_of(arguments)
