@@ -72,8 +72,7 @@ def test_the_free_energy_of_springs_is_that_of_their_normal_modes():
     assert einstein_free_energy(k, share[::-1], m, 70.0, KT) != pytest.approx(KT * (modes + centre + momenta), rel=1e-6)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("switching", [400.0, 2000.0])
+@pytest.mark.parametrize(("seed", "switching"), [(0, 400.0), (1, 2000.0)])
 def test_switching_springs_gives_the_difference_of_their_free_energies(seed, switching):
     system = argon()
     sites = len(system.structure.positions)
@@ -223,14 +222,13 @@ def mixed(**options):
     return aj.from_atoms(bulk("Ar", "fcc", A, cubic=True) * (2, 1, 1), mix={"Ar": ("Ar", "Kr")}, **options)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_path_between_compositions_closes_the_cycle_of_absolute_free_energies(seed):
+def test_a_path_between_compositions_closes_the_cycle_of_absolute_free_energies():
     potential = harmonic_crystal()
     system = mixed(weights=[1.0, 0.0])
     ends = [system._replace(weights=np.array(w)) for w in ([1.0, 0.0], [0.0, 1.0])]
     one, two = (harmonic(end, potential) for end in ends)
     path = composition_path(system, *(end.weights for end in ends))
-    found = switch(potential, system, path, equilibration=800.0, switching=4000.0, replicas=16, seed=seed, **SHORT)
+    found = switch(potential, system, path, equilibration=800.0, switching=4000.0, replicas=16, **SHORT)
     assert found.mass_term == pytest.approx(1.5 * KT * 8 * np.log(39.948 / 83.798))
     assert abs(found.mass_term) > 0.05
     assert_is(found.difference._replace(value=found.difference.value + found.mass_term), two - one, 0.003)
@@ -258,11 +256,10 @@ def test_both_routes_to_a_vacancy_of_a_harmonic_crystal_agree_with_its_normal_mo
     assert found.doubts == ()
 
 
-@pytest.mark.parametrize("pressure", [0.0, 2e-4])
-def test_at_constant_pressure_the_path_gives_gibbs_energies(pressure):
+def test_at_constant_pressure_the_path_gives_gibbs_energies():
     """Cells scaled by s: bonds of length R cost k/2 ((s - 1)^2 R^2 + s^2 |u|^2), and G is an integral over s."""
     potential, system = harmonic_crystal(), mixed(weights=[1.0, 0.0])
-    sites, volume = 8, 2 * A**3
+    sites, volume, pressure = 8, 2 * A**3, 2e-4
     s = np.linspace(0.8, 1.2, 20001)
 
     def gibbs(species):
@@ -305,7 +302,7 @@ def test_estimators_find_the_difference_of_normal_works(name):
 def test_intervals_contain_the_truth_as_often_as_they_say(name):
     rng, inside = np.random.default_rng(0), 0
     for _ in range(200):
-        low, high = estimators.interval(estimators.bootstrap(ESTIMATES[name], *normal_works(rng, 12), resamples=100))
+        low, high = estimators.interval(estimators.bootstrap(ESTIMATES[name], *normal_works(rng, 12), resamples=50))
         inside += low < 1.3 < high
     assert 180 <= inside <= 198, f"{inside} of 200"
 
