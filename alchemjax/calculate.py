@@ -143,6 +143,15 @@ def topology_of(potential: Potential, system: System, *, skin: float = 0.0, shap
     return topology if fluctuations is None else fluctuations.variants._replace(topology=topology)
 
 
+def fitting_topology(potential: Potential, system: System, shapes: list[tuple[int, ...]] | None) -> Topology | Variants:
+    """`topology_of` in arrays of these shapes, or of larger ones with room to spare where it does not fit."""
+    try:
+        return topology_of(potential, system, shapes=shapes)
+    except ShapeOverflow:
+        needed = block_shapes(index_arrays(topology_of(potential, system)))
+        return topology_of(potential, system, shapes=[(int(SPARE_ROWS * rows) + 1, width) for rows, width in needed])
+
+
 def with_fluctuations(
     potential: Potential, system: System, kind: str, supercell=None, *, symmetric: bool = True
 ) -> System:
@@ -263,12 +272,7 @@ def fluctuating_derivatives(
     Errors: ValueError for sites closer than 0.1 A.
     """
     system = system._replace(structure=wrapped(system.structure))
-    try:
-        topology = topology_of(potential, system, shapes=shapes)
-    except ShapeOverflow:
-        needed = block_shapes(index_arrays(topology_of(potential, system)))
-        shapes = [(int(SPARE_ROWS * rows) + 1, width) for rows, width in needed]
-        topology = topology_of(potential, system, shapes=shapes)
+    topology = fitting_topology(potential, system, shapes)
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
         numbers = map(cast, (system.structure.positions, system.structure.cell, weights, alpha))

@@ -16,7 +16,11 @@ from alchemjax.cli_options import (
     OUT,
     WHOLE,
     Alpha,
+    BarostatTime,
     Box,
+    BulkModulus,
+    CellPressure,
+    CheckpointEvery,
     Coupling,
     CouplingOption,
     Dtype,
@@ -29,6 +33,7 @@ from alchemjax.cli_options import (
     Groups,
     GroupsOption,
     Head,
+    LogEvery,
     MaxSteps,
     Mix,
     Modality,
@@ -38,12 +43,14 @@ from alchemjax.cli_options import (
     Pressure,
     Relax,
     Rigid,
+    Seed,
     Strain,
     StressTolerance,
     Supercell,
     Temperatures,
     Thermostat,
     ThirdOrder,
+    Timestep,
     Weights,
 )
 
@@ -170,7 +177,7 @@ def md(
     mix: Mix = None,
     groups: GroupsOption = Groups.shared,
     weights: Weights = None,
-    timestep: Annotated[float, Option(**FLOAT, help="Time step [fs].")] = 1.0,
+    timestep: Timestep = 1.0,
     temperature: Annotated[float | None, Option(**FLOAT, help="Temperature [K]. [default: 300]")] = None,
     thermostat: Annotated[
         Thermostat,
@@ -185,14 +192,9 @@ def md(
             "[default: it stays]",
         ),
     ] = None,
-    pressure: Annotated[float | None, Option(**FLOAT, help="Pressure [GPa] on a moving cell. [default: 0]")] = None,
-    barostat_time: Annotated[
-        float | None, Option(**FLOAT, help="Relaxation time of a moving cell [fs]. [default: 1000]")
-    ] = None,
-    bulk_modulus: Annotated[
-        float | None,
-        Option(**FLOAT, help="Of the right order [GPa]; it sets the time scale of a moving cell only. [default: 96]"),
-    ] = None,
+    pressure: CellPressure = None,
+    barostat_time: BarostatTime = None,
+    bulk_modulus: BulkModulus = None,
     fix_axes: FixAxes = None,
     schedule: Annotated[
         Path | None,
@@ -209,18 +211,16 @@ def md(
     coupling: CouplingOption = Coupling.independent,
     alpha: Alpha = None,
     dtype: Precision = Dtype.float32,
-    seed: Annotated[int, Option(**WHOLE, help="Seed of velocities, thermostat and barostat.")] = 0,
+    seed: Seed = 0,
     replicas: Annotated[
         int | None, Option(**WHOLE, help="Runs at once that differ in their seeds, SEED, SEED+1, .. [default: 1]")
     ] = None,
-    log_every: Annotated[int, Option(**WHOLE, help="Steps from line to line of log.csv.")] = 10,
+    log_every: LogEvery = 10,
     frames_every: Annotated[
         int | None,
         Option(**WHOLE, help="Steps from frame to frame of the trajectory, 0 for none. [default: 10 lines of the log]"),
     ] = None,
-    checkpoint_every: Annotated[
-        int | None, Option(**WHOLE, help="Steps that are lost at most when the run is killed. [default: about 100]")
-    ] = None,
+    checkpoint_every: CheckpointEvery = None,
     plot: Annotated[bool, Option("--plot/--no-plot", help="Draw md.png.")] = True,
     resume: Annotated[
         bool, Option("--resume", help="Continue the run in this folder, also a finished one to more --steps.")

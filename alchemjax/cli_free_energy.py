@@ -10,6 +10,10 @@ from alchemjax.cli_options import (
     FLOAT,
     OUT,
     WHOLE,
+    BarostatTime,
+    BulkModulus,
+    CellPressure,
+    CheckpointEvery,
     Coupling,
     CouplingOption,
     Dtype,
@@ -18,11 +22,14 @@ from alchemjax.cli_options import (
     Groups,
     GroupsOption,
     Head,
+    LogEvery,
     Mix,
     Modality,
     Model,
     Overwrite,
     Precision,
+    Seed,
+    Timestep,
     Weights,
 )
 
@@ -43,19 +50,13 @@ class Route(StrEnum):
 
 Out = Annotated[Path, Option("--out", "-o", **OUT, help="Folder for results, logs and checkpoints.")]
 Temperature = Annotated[float, Option(**FLOAT, help="Temperature [K].")]
-Timestep = Annotated[float, Option(**FLOAT, help="Time step [fs].")]
 Equilibration = Annotated[float, Option(**FLOAT, help="Before every switch and before sampling [fs].")]
 Switching = Annotated[float, Option(**FLOAT, help="Of one switch [fs].")]
 ScheduleOption = Annotated[
     Schedule, Option(help="How lambda goes with time: polynomial (slow at both ends), or linear.")
 ]
 Replicas = Annotated[int, Option(**WHOLE, help="Independent switches at once, each forward and back.")]
-Seed = Annotated[int, Option(**WHOLE, help="Seed of velocities, thermostat and barostat.")]
-LogEvery = Annotated[int, Option(**WHOLE, help="Steps from line to line of log.csv.")]
 FramesEvery = Annotated[int, Option(**WHOLE, help="Steps from frame to frame of the trajectory, 0 for none.")]
-CheckpointEvery = Annotated[
-    int | None, Option(**WHOLE, help="Steps that are lost at most when the run is killed. [default: about 100]")
-]
 DryRun = Annotated[bool, Option("--dry-run", help="Say what would be done and how long it takes; write nothing.")]
 Plot = Annotated[bool, Option("--plot/--no-plot", help="Draw figures (switch.png of every switch, stability.png).")]
 MovingCell = Annotated[
@@ -64,11 +65,6 @@ MovingCell = Annotated[
         metavar="STRAINS",
         help="Let the cell move (Gibbs energies): hydrostatic, all, or some of xx,yy,zz,yz,xz,xy. [default: it stays]",
     ),
-]
-CellPressure = Annotated[float | None, Option(**FLOAT, help="Pressure [GPa] on a moving cell. [default: 0]")]
-BarostatTime = Annotated[float | None, Option(**FLOAT, help="Relaxation time of a moving cell [fs]. [default: 1000]")]
-BulkModulus = Annotated[
-    float | None, Option(**FLOAT, help="Of the right order [GPa]; it sets a moving cell's time scale. [default: 96]")
 ]
 Stiffness = Annotated[
     float | None,

@@ -138,6 +138,18 @@ Pressure = Annotated[
         help="Pressure [GPa] at which the cell is relaxed (enthalpy). [default: 0]",
     ),
 ]
+CellPressure = Annotated[float | None, Option(**FLOAT, help="Pressure [GPa] on a moving cell. [default: 0]")]
+BarostatTime = Annotated[float | None, Option(**FLOAT, help="Relaxation time of a moving cell [fs]. [default: 1000]")]
+BulkModulus = Annotated[
+    float | None,
+    Option(**FLOAT, help="Of the right order [GPa]; it sets the time scale of a moving cell only. [default: 96]"),
+]
+Timestep = Annotated[float, Option(**FLOAT, help="Time step [fs].")]
+Seed = Annotated[int, Option(**WHOLE, help="Seed of velocities, thermostat and barostat.")]
+LogEvery = Annotated[int, Option(**WHOLE, help="Steps from line to line of log.csv.")]
+CheckpointEvery = Annotated[
+    int | None, Option(**WHOLE, help="Steps that are lost at most when the run is killed. [default: about 100]")
+]
 Strain = Annotated[
     str | None,
     Option(metavar="STRAINS", help="Free strains: all, hydrostatic, or some of xx,yy,zz,yz,xz,xy. [default: all]"),

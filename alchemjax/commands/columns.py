@@ -2,13 +2,16 @@
 
 import csv
 import io
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from ase.cell import Cell
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from alchemjax.commands.options import STRAINS
+from alchemjax.io import write_atomically
 from alchemjax.system.corners import between_corners
 from alchemjax.system.sites import weight_names
 from alchemjax.system.system import System
@@ -129,6 +132,11 @@ def units_of(columns: Mapping[str, np.ndarray]) -> dict[str, dict[str, str]]:
     known = UNITS | numbered
     described = {name: known.get(name) or (slope if name.startswith("dE/d(") else weight) for name in columns}
     return {name: {"unit": unit, "meaning": meaning} for name, (unit, meaning) in described.items()}
+
+
+def write_json(path: Path, report: dict) -> None:
+    """Replace a JSON file."""
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(plain(report), indent=1) + "\n"))
 
 
 def csv_text(columns: Mapping[str, np.ndarray]) -> str:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.progress import TextColumn, TimeRemainingColumn
 import alchemjax
 from alchemjax.atoms import to_atoms
 from alchemjax.calculate import topology_of
-from alchemjax.commands.columns import csv_text, lattice_columns, plain, stress_columns, units_of
+from alchemjax.commands.columns import csv_text, lattice_columns, stress_columns, units_of, write_json
 from alchemjax.commands.run_folder import (
     CHECKPOINT,
     LOG,
@@ -34,7 +33,6 @@ from alchemjax.commands.run_folder import (
     stored,
 )
 from alchemjax.commands.session import fingerprint_of, progress_bar, provenance
-from alchemjax.io import write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
 from alchemjax.system.sites import weight_names
@@ -48,11 +46,11 @@ class Job(NamedTuple):
     """A run that is to be carried out."""
 
     potential: Potential
-    system: System
     plan: Plan
     arguments: dict  # of the command
     frames: int  # steps from frame to frame of the trajectory
     columns: Callable[[Trajectory], dict] = lambda trajectory: {}  # [samples, replicas], besides those of every log
+    redo: bool = True  # whether --overwrite makes a finished run of the same options again; not a stage of several
 
 
 class Finished(NamedTuple):
@@ -86,23 +84,22 @@ def carry_out(job: Job, finish: Callable[[dict[str, np.ndarray]], dict]) -> Fini
     Errors: ValueError if the folder holds something else, or cannot be written.
     """
     arguments, plan = job.arguments, job.plan
-    out, again = arguments["out"], {name: arguments[name] for name in ("resume", "overwrite")}
-    redo = arguments.get("redo", True)
-    topology_of(job.potential, job.system)  # whatever is wrong with the structure is said before anything is written
+    out, again = arguments["out"], {name: arguments.get(name, False) for name in ("resume", "overwrite")}
+    topology_of(job.potential, plan.system)  # whatever is wrong with the structure is said before anything is written
     fingerprint = _fingerprint(job.potential, plan, job.frames)
-    _check_length(out, fingerprint, plan, several_stages=not redo, **again)
-    with opened(out, fingerprint, redo=redo, **again):
-        about = provenance(arguments["file"], arguments, job.potential, job.system)
+    _check_length(out, fingerprint, plan, redo=job.redo, **again)
+    with opened(out, fingerprint, redo=job.redo, **again):
+        about = provenance(arguments["file"], arguments, job.potential, plan.system)
         begun = {"fingerprint": fingerprint} | about
         last = _last(out, fingerprint, plan)
         done = -1 if last is None else int(last.state.step[0])
         if done < int(plan.constants.steps):
-            _write_report(out, begun | {"finished": False, "steps_done": done})
+            write_json(out / REPORT, begun | {"finished": False, "steps_done": done})
         seconds, speed = _run(job, fingerprint, last)
         log = read_log(out)
         units = units_of({name: column for name, column in log.items() if name != "replica"})
         finished = {"finished": True, "steps_done": int(plan.constants.steps), "wall_time_s": round(seconds, 3)}
-        _write_report(out, begun | finished | {"columns": units} | finish(log))
+        write_json(out / REPORT, begun | finished | {"columns": units} | finish(log))
     return Finished(log, seconds, speed)
 
 
@@ -116,15 +113,15 @@ def _fingerprint(potential: Potential, plan: Plan, frames: int) -> str:
     return fingerprint_of(about, jax.tree.leaves(rest))
 
 
-def _check_length(out: Path, fingerprint: str, plan: Plan, *, several_stages: bool, resume: bool, overwrite: bool):
+def _check_length(out: Path, fingerprint: str, plan: Plan, *, redo: bool, resume: bool, overwrite: bool):
     """Errors: ValueError where a finished run would become longer without --resume."""
     report = report_of(out)
     finished = report.get("fingerprint") == fingerprint and report.get("finished")
-    if (overwrite and not several_stages) or resume or not finished:
+    if (overwrite and redo) or resume or not finished:
         return
     steps, done = int(plan.constants.steps), report["steps_done"]
     if steps > done:
-        advice = "use another folder" if several_stages else "--resume continues it"
+        advice = "--resume continues it" if redo else "use another folder"
         raise ValueError(f"'{out}' holds this run, finished after {done} steps; {steps} were asked for: {advice}")
 
 
@@ -187,14 +184,14 @@ def _progress(plan: Plan, trajectory: Trajectory, speed: float) -> str:
 def _texts(job: Job, trajectory: Trajectory, *, header: bool) -> dict[str, str]:
     """What is to be appended to each file."""
     several, frames = len(job.plan.seeds), job.frames
-    columns = log_columns(job.system, trajectory, several=several > 1)
+    columns = log_columns(job.plan.system, trajectory, several=several > 1)
     columns |= {name: column.reshape(-1) for name, column in job.columns(trajectory).items()}
     text = csv_text(columns)
     texts = {LOG: text if header else text.partition("\n")[2]}
     chosen = [k for k, step in enumerate(trajectory.step) if frames and step % frames == 0]
     for replica in range(several):
         name = "trajectory.extxyz" if several == 1 else f"trajectory-{replica}.extxyz"
-        images = [_image(job.system, trajectory, k, replica) for k in chosen]
+        images = [_image(job.plan.system, trajectory, k, replica) for k in chosen]
         if images:
             buffer = io.StringIO()
             ase.io.write(buffer, images, format="extxyz")
@@ -243,10 +240,6 @@ def _image(system: System, trajectory: Trajectory, k: int, replica: int):
     if np.isfinite(of("stress")).all():  # that of forces and momenta together
         atoms.info["total_stress"] = full_3x3_to_voigt_6_stress(of("stress"))
     return atoms
-
-
-def _write_report(out: Path, report: dict) -> None:
-    write_atomically(out / REPORT, lambda path: path.write_text(json.dumps(plain(report), indent=1) + "\n"))
 
 
 def read_log(out: Path) -> dict[str, np.ndarray]:

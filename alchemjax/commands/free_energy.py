@@ -2,20 +2,21 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from alchemjax.commands.columns import plain
+from alchemjax.commands.columns import write_json
 from alchemjax.commands.dynamics import Job, carry_out, intervals
-from alchemjax.commands.options import parse_axes, parse_cell, parse_mix
+from alchemjax.commands.options import parse_axes, parse_cell, parse_mix, parse_weights
 from alchemjax.commands.run_folder import REPORT
 from alchemjax.commands.session import fingerprint_of, prepare_jax, read_system
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
-from alchemjax.system.system import System
+from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.free_energy.estimators import Estimate, interval
-from alchemjax.tasks.free_energy.frenkel_ladd import squared_displacements, stiffness_of
+from alchemjax.tasks.free_energy.frenkel_ladd import stiffness_of
 from alchemjax.tasks.free_energy.paths import Path as Way
 from alchemjax.tasks.free_energy.paths import derivative
 from alchemjax.tasks.free_energy.switching import (
@@ -26,9 +27,10 @@ from alchemjax.tasks.free_energy.switching import (
     analyse,
     plan_switch,
     record_of,
+    squared_displacements,
 )
 from alchemjax.tasks.md import Trajectory, run_chunks
-from alchemjax.tasks.md_plan import make_plan
+from alchemjax.tasks.md_plan import Plan, make_plan
 from alchemjax.units import EV_PER_A3_IN_GPA, KELVIN
 
 RESULT, FIGURE = "switch.json", "switch.png"
@@ -36,15 +38,26 @@ LAMBDA, SLOPE, FARTHEST = "lambda", "dE/dlambda_eV", "largest_displacement_A"
 PROBE = 5  # steps that a dry run makes to measure the time of one
 
 
-def opening(arguments: dict, *, needs_weights: bool) -> tuple[Potential, System]:
-    """The potential and the system of a command."""
+MOVING = ("cell", "fixed_axes", "pressure", "bulk_modulus", "barostat_time")  # options of a moving cell
+
+
+def opened_system(arguments: dict, *, needs_weights: bool) -> System:
+    """The system of a command."""
     prepare_jax()
     mix = parse_mix(arguments["mix"])
-    system = read_system(
-        arguments["file"], mix, arguments["groups"], arguments["coupling"], needs_weights=needs_weights
-    )
+    return read_system(arguments["file"], mix, arguments["groups"], arguments["coupling"], needs_weights=needs_weights)
+
+
+def starting_system(arguments: dict, given: str | None, option: str = "--weights") -> System:
+    """The system of a command at the weights that were given, or else those of its file."""
+    system = opened_system(arguments, needs_weights=given is None)
+    return system._replace(weights=checked_weights(system, parse_weights(system.sites, given, option)))
+
+
+def loaded(arguments: dict) -> Potential:
+    """The potential of a command."""
     model, dtype = arguments["model"], arguments["dtype"]
-    return load(model, dtype, head=arguments["head"], modality=arguments["modality"]), system
+    return load(model, dtype, head=arguments["head"], modality=arguments["modality"])
 
 
 def check_numbers(arguments: dict) -> None:
@@ -136,35 +149,48 @@ def switched(
         farthest = record_of(run.plan, trajectory).displacement
         return {LAMBDA: at, SLOPE: derivative(path, at, trajectory), FARTHEST: farthest}
 
-    stage = arguments | {"out": out, "resume": False, "redo": False}
-    job = Job(potential, run.plan.system, run.plan, stage, intervals(arguments)[2], columns)
     found: list[Switching] = []
 
     def finish(log: dict[str, np.ndarray]) -> dict:
         found.append(analyse(run.facts, record_of_log(log)))
         return {"switch": described(run.facts, found[0])}
 
-    done = carry_out(job, finish)
-    store_result(out / RESULT, described(run.facts, found[0]))
+    job = Job(potential, run.plan, arguments | {"out": out}, intervals(arguments)[2], columns, redo=False)
+    log = carry_out(job, finish).log
+    write_json(out / RESULT, described(run.facts, found[0]))
     if arguments["plot"]:
-        draw(out, done.log, run.facts, found[0])
+        draw(out, log, run.facts, found[0])
     return run, found[0]
+
+
+def stage_log(potential: Potential, plan: Plan, arguments: dict, out: Path, columns: Callable) -> dict[str, np.ndarray]:
+    """The log of a stage that only measures, run in a folder or found there."""
+    return carry_out(Job(potential, plan, arguments | {"out": out}, 0, columns, redo=False), lambda log: {}).log
+
+
+def measuring_stage(arguments: dict, options: dict) -> tuple[str, int, int]:
+    """Name, steps and replicas of what `springs` runs."""
+    return "measuring displacements", 2 * round(arguments["measuring"] / options["timestep"]), 2
+
+
+def fixed_cell(options: dict) -> dict:
+    """Options of a run in a cell that stays."""
+    return {name: value for name, value in options.items() if name not in MOVING}
 
 
 def springs(potential: Potential, system: System, arguments: dict, options: dict, out: Path) -> np.ndarray:
     """Stiffness of every site [eV/A^2], from its displacements in a run of its own, half of it equilibration."""
-    every, duration, timestep = options["every"], arguments["measuring"], options["timestep"]
-    steps = round(duration / timestep / every) * every
+    _, twice, replicas = measuring_stage(arguments, options)
+    steps = twice // 2
     common = {name: options[name] for name in ("temperature", "timestep", "seed", "every", "chunk")}
-    plan = make_plan(potential, system, steps=2 * steps, replicas=2, **common)
+    plan = make_plan(potential, system, steps=2 * steps, replicas=replicas, **common)
     sites = len(system.structure.positions)
 
     def columns(trajectory: Trajectory) -> dict:
-        squares = squared_displacements(system, trajectory.positions, trajectory.cell)
+        squares = squared_displacements(plan, trajectory)
         return {f"squared_displacement_{k}_A2": squares[..., k] for k in range(sites)}
 
-    stage = arguments | {"out": out, "resume": False, "redo": False}
-    log = carry_out(Job(potential, system, plan, stage, 0, columns), lambda log: {}).log
+    log = stage_log(potential, plan, arguments, out, columns)
     settled = log["step"] > steps
     squares = np.array([log[f"squared_displacement_{k}_A2"][settled].mean() for k in range(sites)])
     return stiffness_of(system, squares, options["temperature"] * KELVIN)
@@ -207,11 +233,6 @@ def number(estimate: Estimate) -> dict:
     }
 
 
-def store_result(path: Path, report: dict) -> None:
-    """Replace a JSON file."""
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(plain(report), indent=1) + "\n"))
-
-
 def draw(out: Path, log: dict[str, np.ndarray], facts: Facts, found: Switching) -> None:
     """Draw `switch.png`."""
     from alchemjax.commands.free_energy_plot import plot_switch
@@ -232,10 +253,14 @@ def say_switch(facts: Facts, found: Switching) -> None:
     if found.mass_term:
         print(f"mass term 3/2 kT sum ln(m_start/m_end): {found.mass_term:+.5f} eV, to be added")
     for name, one in found.estimates.items():
-        if np.isfinite(one.value):
-            print(f"  {name.replace('_', ' ')}: {one.value:.5f} +- {one.error:.5f} eV")
-    print(f"dissipation {found.dissipation:.2f} kT, overlap {found.overlap:.2f}, {len(found.forward)} replicas")
+        print(f"  {name.replace('_', ' ')}: {one.value:.5f} +- {one.error:.5f} eV")
+    say_works(found)
     say_doubts(found.doubts)
+
+
+def say_works(found: Switching) -> None:
+    """How well both directions agree."""
+    print(f"dissipation {found.dissipation:.2f} kT, overlap {found.overlap:.2f}, {len(found.forward)} replicas")
 
 
 def say_doubts(doubts: tuple[str, ...]) -> None:

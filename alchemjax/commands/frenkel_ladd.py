@@ -4,23 +4,25 @@ from pathlib import Path
 
 import numpy as np
 
+from alchemjax.commands.columns import write_json
 from alchemjax.commands.free_energy import (
     guard,
+    loaded,
+    measuring_stage,
     number,
-    opening,
     options_of,
     plan_only,
     say_doubts,
     say_estimate,
+    say_works,
     springs,
-    store_result,
+    starting_system,
     switched,
 )
-from alchemjax.commands.options import parse_weights
 from alchemjax.commands.session import provenance
 from alchemjax.model.load import Potential
-from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, assembled, check_volume, primitive_cells
+from alchemjax.system.system import System
+from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, assembled, check_volume
 from alchemjax.tasks.free_energy.paths import einstein_path
 from alchemjax.tasks.free_energy.switching import Switching, plan_switch
 
@@ -29,8 +31,8 @@ RESULT = "frenkel-ladd.json"
 
 def run(arguments: dict) -> None:
     """Carry out the command; `arguments` are those of `alchemjax.cli_free_energy.frenkel_ladd`."""
-    potential, system = opening(arguments, needs_weights=arguments["weights"] is None)
-    system = system._replace(weights=checked_weights(system, parse_weights(system.sites, arguments["weights"])))
+    system = starting_system(arguments, arguments["weights"])
+    potential = loaded(arguments)
     options, out, stiffness = options_of(arguments), arguments["out"], arguments["stiffness"]
     check_volume(system)
     path = einstein_path(system, 1.0 if stiffness is None else stiffness)
@@ -38,8 +40,7 @@ def run(arguments: dict) -> None:
     if arguments["dry_run"]:
         stages = [("switching to springs and back", int(plan.constants.steps), len(plan.seeds))]
         if stiffness is None:
-            measured = 2 * round(arguments["measuring"] / options["timestep"])
-            stages.insert(0, ("measuring displacements", measured, 2))
+            stages.insert(0, measuring_stage(arguments, options))
         plan_only(potential, stages, system, options)
         return
     fingerprint = guard(out, RESULT, arguments, [arguments["file"]])
@@ -57,10 +58,10 @@ def run(arguments: dict) -> None:
         "quantum_correction_eV": free.quantum,
         "stiffness_eV_per_A2": free.stiffness,
         "sites": sites,
-        "primitive_cells": primitive_cells(system),
+        "primitive_cells": free.cells,
         "doubts": list(free.doubts),
     }
-    store_result(out / RESULT, provenance(arguments["file"], arguments, potential, system) | report)
+    write_json(out / RESULT, provenance(arguments["file"], arguments, potential, system) | report)
     print(out / RESULT)
     say_estimate("classical free energy", free.total)
     print(f"per site: {free.total.value / sites:.6f} +- {free.total.error / sites:.6f} eV")
@@ -69,7 +70,7 @@ def run(arguments: dict) -> None:
     if free.quantum is not None:
         print(f"harmonic quantum correction, not part of it: {free.quantum:+.5f} eV")
     assert isinstance(found, Switching)
-    print(f"dissipation {found.dissipation:.2f} kT, overlap {found.overlap:.2f}, {len(found.forward)} replicas")
+    say_works(found)
     say_doubts(free.doubts)
 
 

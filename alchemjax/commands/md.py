@@ -33,7 +33,7 @@ def run(arguments: dict) -> None:
         system = read(needs_weights=True)
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     system, plan = _plan(potential, system, schedule, arguments)
-    job = Job(potential, system, plan, arguments, intervals(arguments)[2])
+    job = Job(potential, plan, arguments, intervals(arguments)[2])
     done = carry_out(job, lambda log: {"averages": _averages(log)})
     if arguments["plot"]:
         _draw(out, done.log)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import time
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from rich.table import Table as Printed
 import alchemjax
 from alchemjax.atoms import to_atoms
 from alchemjax.calculate import topology_of, with_fluctuations
-from alchemjax.commands.columns import plain
+from alchemjax.commands.columns import plain, write_json
 from alchemjax.commands.options import (
     check_mixed,
     check_periodic,
@@ -370,7 +369,7 @@ def _write(out: Path, system: System, targets, names, found: Optimum, report: di
 
         figure = plot_optimise([group.species for group in system.sites.groups], targets, names, found)
         write_atomically(out / "optimise.png", lambda path: figure.savefig(path, dpi=200))
-    write_atomically(out / WORK.last, lambda path: path.write_text(json.dumps(plain(report), indent=1) + "\n"))
+    write_json(out / WORK.last, report)
 
 
 def _summary(system: System, targets, names, found: Optimum, explicit: Explicit | None) -> Printed:

@@ -1,6 +1,5 @@
 """alchemjax relax: one composition in, its relaxed structure and a JSON file out."""
 
-import json
 from pathlib import Path
 
 import ase.io
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from alchemjax.atoms import to_atoms
 from alchemjax.calculate import topology_of
-from alchemjax.commands.columns import plain
+from alchemjax.commands.columns import write_json
 from alchemjax.commands.compositions import vacancies
 from alchemjax.commands.options import (
     STRAINS,
@@ -66,7 +65,7 @@ def run(arguments: dict) -> None:
         report["results"]["pair_fluctuations_per_site_eV"] = pairs = pairs / len(relaxed.structure.positions)
         doubts = doubts_about(np.array([pairs]))
     write_atomically(out, lambda path: _write_structure(path, system, relaxed))
-    write_atomically(report_file, lambda path: path.write_text(json.dumps(plain(report), indent=1) + "\n"))
+    write_json(report_file, report)
     if not relaxed.converged:
         left = f"{relaxed.max_force:.2g} eV/A and {relaxed.max_stress * EV_PER_A3_IN_GPA:.2g} GPa"
         warn(f"not converged after {relaxed.steps} steps ({left} are left); try more --max-steps")

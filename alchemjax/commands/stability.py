@@ -5,19 +5,23 @@ from pathlib import Path
 import numpy as np
 
 from alchemjax.commands.alloy_options import parse_temperatures
-from alchemjax.commands.columns import csv_text
-from alchemjax.commands.dynamics import Job, carry_out
+from alchemjax.commands.columns import csv_text, write_json
 from alchemjax.commands.free_energy import (
     FARTHEST,
+    MOVING,
+    fixed_cell,
     guard,
+    loaded,
+    measuring_stage,
     number,
-    opening,
     options_of,
     plan_only,
+    record_of_log,
     say_doubts,
     say_estimate,
     springs,
-    store_result,
+    stage_log,
+    starting_system,
     switched,
 )
 from alchemjax.commands.frenkel_ladd import carried_out
@@ -25,7 +29,7 @@ from alchemjax.commands.options import parse_weights
 from alchemjax.commands.session import provenance
 from alchemjax.io import write_atomically
 from alchemjax.model.load import Potential
-from alchemjax.system.system import System, checked_weights
+from alchemjax.system.system import System
 from alchemjax.tasks.free_energy.frenkel_ladd import check_volume
 from alchemjax.tasks.free_energy.paths import composition_path, einstein_path
 from alchemjax.tasks.free_energy.stability import (
@@ -41,7 +45,7 @@ from alchemjax.tasks.free_energy.stability import (
     plan_heating,
     reference_of,
 )
-from alchemjax.tasks.free_energy.switching import Record, plan_switch, record_of
+from alchemjax.tasks.free_energy.switching import plan_switch, record_of
 from alchemjax.tasks.md import Trajectory
 from alchemjax.tasks.md_plan import Plan
 from alchemjax.units import EV_PER_A3_IN_GPA
@@ -63,14 +67,14 @@ def run(arguments: dict) -> None:
     t0 = float(temperatures[len(temperatures) // 2]) if t0 is None else t0
     every = np.union1d(temperatures, [t0])
     arguments = arguments | {"temperature": t0}
-    opened = [_opened(arguments | {"file": file}) for file in files]
-    potential, systems = opened[0][0], [system for _, system in opened]
-    options = options_of(arguments)
+    given = (arguments["weights"], "--weights") if arguments["start"] is None else (arguments["start"], "--from")
+    systems = [starting_system(arguments | {"file": file}, *given) for file in files]
+    potential, options = loaded(arguments), options_of(arguments)
     common_units(*systems)
     ends = systems
     for system in systems:
         check_volume(system)
-        plan_switch(potential, system, einstein_path(system, 1.0), **_fixed(options))
+        plan_switch(potential, system, einstein_path(system, 1.0), **fixed_cell(options))
     if arguments["end"] is not None:
         paths = [_path(system, arguments) for system in systems]
         for system, path in zip(systems, paths, strict=True):
@@ -115,7 +119,7 @@ def run(arguments: dict) -> None:
         "reference_gibbs_eV": [number(curve.reference) for curve in curves],
         "doubts": list(found.doubts),
     }
-    store_result(out / RESULT, about | report)
+    write_json(out / RESULT, about | report)
     columns = {"temperature_K": found.temperatures}
     for name, curve in zip(PHASES, curves, strict=True):
         columns |= {f"gibbs_{name}_eV": curve.gibbs, f"error_{name}_eV": curve.error}
@@ -126,25 +130,10 @@ def run(arguments: dict) -> None:
     _say(out, curves, found, t0, unit)
 
 
-def _opened(arguments: dict) -> tuple[Potential, System]:
-    given, option = (
-        (arguments["weights"], "--weights") if arguments["start"] is None else (arguments["start"], "--from")
-    )
-    potential, system = opening(arguments, needs_weights=given is None)
-    return potential, system._replace(weights=checked_weights(system, parse_weights(system.sites, given, option)))
-
-
 def _heating(arguments: dict, options: dict) -> dict:
     """Options of `plan_heating`."""
-    moving = ("cell", "fixed_axes", "pressure", "bulk_modulus", "barostat_time", "timestep", "seed", "every", "chunk")
-    own = {name: options[name] for name in moving if name in options}
+    own = {name: options[name] for name in (*MOVING, "timestep", "seed", "every", "chunk") if name in options}
     return {"cell": True, "equilibration": options["equilibration"], "sampling": arguments["heating"]} | own
-
-
-def _fixed(options: dict) -> dict:
-    """Options of a run in a cell that stays."""
-    moving = ("cell", "fixed_axes", "pressure", "bulk_modulus", "barostat_time")
-    return {name: value for name, value in options.items() if name not in moving}
 
 
 def _stages(arguments: dict, options: dict, plan: Plan) -> list[tuple[str, int, int]]:
@@ -152,7 +141,7 @@ def _stages(arguments: dict, options: dict, plan: Plan) -> list[tuple[str, int, 
     heating = ("heating", int(plan.constants.steps), len(plan.seeds))
     stages = [
         heating,
-        ("measuring displacements", 2 * round(arguments["measuring"] / options["timestep"]), 2),
+        measuring_stage(arguments, options),
         ("switching to springs and back", one, options["replicas"]),
     ]
     if arguments["end"] is not None:
@@ -165,7 +154,7 @@ def _curve(potential: Potential, system: System, arguments: dict, options: dict,
     t0, pressure = options["temperature"], options.get("pressure", 0.0)
     warm = _heated(potential, system, arguments, options, every, out / "heating")
     mean = at_mean_cell(system, warm, t0)
-    fixed = _fixed(options)
+    fixed = fixed_cell(options)
     stiffness = springs(potential, mean, arguments, fixed, out / "springs")
     free = carried_out(potential, mean, arguments, fixed, out / "crystal", stiffness)
     total, doubts = reference_of(mean, free, pressure), (*warm.doubts, *free.doubts)
@@ -192,14 +181,11 @@ def _heated(potential: Potential, system: System, arguments: dict, options: dict
         farthest = record_of(plan, trajectory).displacement
         return dict(zip(CELL, np.moveaxis(flat, -1, 0), strict=True)) | {FARTHEST: farthest}
 
-    stage = arguments | {"out": out, "resume": False, "redo": False}
-    log = carry_out(Job(potential, system, plan, stage, 0, columns), lambda log: {}).log
-    replicas = len(plan.seeds)
+    log = stage_log(potential, plan, arguments, out, columns)
+    record, replicas = record_of_log(log), len(plan.seeds)
     table = lambda name: log[name].reshape(-1, replicas)
     cells = np.stack([table(name) for name in CELL], axis=-1).reshape(-1, replicas, 3, 3)
-    space = table("volume_A3")
-    enthalpy = table("energy_eV") + table("target_pressure_GPa") / EV_PER_A3_IN_GPA * space
-    record = Record(table("step")[:, 0].astype(int), np.zeros_like(space), space, np.zeros_like(space), table(FARTHEST))
+    enthalpy = table("energy_eV") + table("target_pressure_GPa") / EV_PER_A3_IN_GPA * record.volume
     return averaged(plan, record, settled, enthalpy, cells)
 
 

@@ -2,17 +2,18 @@
 
 from pathlib import Path
 
+from alchemjax.commands.columns import write_json
 from alchemjax.commands.dynamics import read_log
 from alchemjax.commands.free_energy import (
     RESULT,
     described,
     draw,
-    opening,
+    loaded,
+    opened_system,
     options_of,
     plan_only,
     record_of_log,
     say_switch,
-    store_result,
     switched,
 )
 from alchemjax.commands.options import parse_weights
@@ -23,14 +24,14 @@ from alchemjax.tasks.free_energy.switching import Facts, analyse, plan_switch
 
 def run(arguments: dict) -> None:
     """Carry out the command; `arguments` are those of `alchemjax.cli_free_energy.switch`."""
-    potential, system = opening(arguments, needs_weights=False)
+    system = opened_system(arguments, needs_weights=False)
     if not system.sites.groups:
         raise ValueError("nothing is mixed, so that there is no composition to switch; give --mix")
     given = {"start": "--from", "end": "--to"}
     start, end = (parse_weights(system.sites, arguments[name], option) for name, option in given.items())
     path = composition_path(system, start, end)
     system = system._replace(weights=path.weights[0])
-    options = options_of(arguments)
+    potential, options = loaded(arguments), options_of(arguments)
     if arguments["dry_run"]:
         plan = plan_switch(potential, system, path, **options).plan
         plan_only(potential, [("switching", int(plan.constants.steps), len(plan.seeds))], system, options)
@@ -56,6 +57,6 @@ def run_analyse(folder: Path, *, plot: bool) -> None:
             draw(folder, log, facts, found)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         raise ValueError(f"'{folder / LOG}' is damaged ({error}); run the switch again") from None
-    store_result(folder / RESULT, described(facts, found))
+    write_json(folder / RESULT, described(facts, found))
     print(folder / RESULT)
     say_switch(facts, found)

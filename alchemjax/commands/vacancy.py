@@ -2,22 +2,24 @@
 
 import numpy as np
 
+from alchemjax.commands.columns import write_json
 from alchemjax.commands.free_energy import (
+    fixed_cell,
     guard,
+    loaded,
+    measuring_stage,
     number,
-    opening,
     options_of,
     plan_only,
     say_doubts,
     say_estimate,
+    say_works,
     springs,
-    store_result,
+    starting_system,
     switched,
 )
 from alchemjax.commands.frenkel_ladd import carried_out
-from alchemjax.commands.options import parse_weights
 from alchemjax.commands.session import provenance
-from alchemjax.system.system import checked_weights
 from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, check_volume, primitive_cells
 from alchemjax.tasks.free_energy.paths import einstein_path, vacancy_path
 from alchemjax.tasks.free_energy.switching import plan_switch
@@ -30,23 +32,21 @@ from alchemjax.tasks.free_energy.vacancy import (
     with_group,
     without,
 )
-from alchemjax.units import EV_PER_A3_IN_GPA, KELVIN
+from alchemjax.units import KELVIN
 
 RESULT = "vacancy.json"
 
 
 def run(arguments: dict) -> None:
     """Carry out the command; `arguments` are those of `alchemjax.cli_free_energy.vacancy`."""
-    potential, system = opening(arguments, needs_weights=arguments["weights"] is None)
-    system = system._replace(weights=checked_weights(system, parse_weights(system.sites, arguments["weights"])))
+    system = starting_system(arguments, arguments["weights"])
+    potential = loaded(arguments)
     options, out, route, site = options_of(arguments), arguments["out"], str(arguments["route"]), arguments["site"]
     mu, tether = arguments["chemical_potential"], arguments["stiffness"]
     moving = options.get("cell", False) is not False
     species = species_of(system, site)
     check_route(system, species, route, mu, moving=moving)
-    fixed = {
-        k: v for k, v in options.items() if k not in ("cell", "fixed_axes", "pressure", "bulk_modulus", "barostat_time")
-    }
+    fixed = fixed_cell(options)
     absolute = mu is None or route == "absolute"
     if route == "absolute" and tether is not None:
         raise ValueError("--stiffness holds the site that disappears; leave it out with --route absolute")
@@ -57,9 +57,8 @@ def run(arguments: dict) -> None:
     measures = absolute or tether is None
     if arguments["dry_run"]:
         steps, replicas = int(whole.constants.steps), len(whole.seeds)
-        measuring = ("measuring displacements", 2 * round(arguments["measuring"] / options["timestep"]), 2)
         other = "the crystal with the vacancy to springs and back"
-        stages = [measuring] if measures else []
+        stages = [measuring_stage(arguments, options)] if measures else []
         stages += [("the crystal to springs and back", steps, replicas)] if absolute else []
         stages += [("the site to a vacancy and back" if route == "alchemical" else other, steps, replicas)]
         plan_only(potential, stages, system, options)
@@ -81,7 +80,7 @@ def run(arguments: dict) -> None:
         cells = primitive_cells(system)
         found = carried_out(potential, empty, arguments, fixed, out / "vacancy", measured[left], cells=cells)
     ghost = ghost_energy(species, stiffness, kT)
-    pressure = (arguments["pressure"] or 0.0) / EV_PER_A3_IN_GPA if moving else None
+    pressure = options.get("pressure", 0.0) if moving else None
     result = formed(system, found, removed(found, crystal, ghost), ghost, crystal, mu, pressure)
     report = {
         "fingerprint": fingerprint,
@@ -95,13 +94,13 @@ def run(arguments: dict) -> None:
         "route": route,
         "doubts": list(result.doubts),
     }
-    store_result(out / RESULT, provenance(arguments["file"], arguments, potential, system) | report)
+    write_json(out / RESULT, provenance(arguments["file"], arguments, potential, system) | report)
     print(out / RESULT)
     what = "Gibbs energy" if moving else "free energy"
     say_estimate(f"{what} of formation of a vacancy of {species} on site {site}", result.formation)
     say_estimate(f"  of it the removal of {species}", result.removal)
     say_estimate(f"  and its chemical potential{'' if mu is None else ' (given)'}", result.chemical_potential)
     if not isinstance(found, FreeEnergy):
-        print(f"dissipation {found.dissipation:.2f} kT, overlap {found.overlap:.2f}, {len(found.forward)} replicas")
+        say_works(found)
     print("the entropy of where the vacancy is (k_B ln of the number of sites) is not part of it")
     say_doubts(result.doubts)

@@ -126,9 +126,7 @@ class Sample(NamedTuple):
     alpha: Float[Array, "replicas"]
     weights_gradient: Float[Array, "replicas weights"]  # eV
     alpha_gradient: Float[Array, "replicas"]  # eV
-    scale: Float[Array, "replicas"]
     scale_gradient: Float[Array, "replicas"]  # eV
-    stiffness: Float[Array, "replicas sites"]  # eV/A^2
     stiffness_gradient: Float[Array, "replicas sites"]  # A^2
     cell: Float[Array, "replicas 3 3"]
     positions: Float[Array, "replicas sites 3"]  # A, through the periodic boundaries
@@ -182,9 +180,7 @@ def sample(scheme: Scheme, layout: Layout, constants, protocol, state: State) ->
             alpha=now.alpha,
             weights_gradient=state.weights_gradient,
             alpha_gradient=state.alpha_gradient,
-            scale=now.scale,
             scale_gradient=state.scale_gradient,
-            stiffness=now.stiffness,
             stiffness_gradient=state.stiffness_gradient,
             cell=state.cell,
             positions=_unwrapped(state),

@@ -51,9 +51,7 @@ class Trajectory(NamedTuple):
     alpha: Float[np.ndarray, "samples"]
     weights_gradient: Float[np.ndarray, "samples weights"]  # dE/dw [eV]
     alpha_gradient: Float[np.ndarray, "samples"]  # dE/dalpha [eV]
-    scale: Float[np.ndarray, "samples"]  # of the potential
     scale_gradient: Float[np.ndarray, "samples"]  # energy of the potential as it is [eV]
-    stiffness: Float[np.ndarray, "samples sites"]  # of springs [eV/A^2]
     stiffness_gradient: Float[np.ndarray, "samples sites"]  # half the square of their lengths [A^2]
     cell: Float[np.ndarray, "samples 3 3"]  # A
     positions: Float[np.ndarray, "samples sites 3"]  # A, not wrapped into the cell
@@ -234,9 +232,7 @@ def recorded(plan: Plan, samples: Sample) -> Trajectory:
         alpha=double(samples.alpha),
         weights_gradient=double(samples.weights_gradient),
         alpha_gradient=double(samples.alpha_gradient),
-        scale=double(samples.scale),
         scale_gradient=double(samples.scale_gradient),
-        stiffness=double(samples.stiffness),
         stiffness_gradient=double(samples.stiffness_gradient),
         cell=plan.system.structure.cell @ np.linalg.inv(plan.start.cell) @ double(samples.cell),
         positions=double(samples.positions),

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from scipy import stats
 
 RESAMPLES = 200
+LEAST_SAMPLES = 20  # independent ones behind an error that can be relied on
 
 
 class Estimate(NamedTuple):

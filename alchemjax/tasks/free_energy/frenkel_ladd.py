@@ -18,10 +18,10 @@ from alchemjax.system.symmetry import TOLERANCE, find_symmetry
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.free_energy.estimators import Estimate
 from alchemjax.tasks.free_energy.paths import Path, einstein_path
-from alchemjax.tasks.free_energy.switching import Switching, switch
+from alchemjax.tasks.free_energy.switching import Switching, squared_displacements, switch
 from alchemjax.tasks.free_energy.windows import Windows, windows
-from alchemjax.tasks.md import md
-from alchemjax.tasks.md_plan import masses_of
+from alchemjax.tasks.md import recorded_run
+from alchemjax.tasks.md_plan import make_plan, masses_of
 from alchemjax.units import FS, KELVIN
 
 HBAR = 0.6582119569 * FS  # eV times the unit of time in which eV, A and amu are units (CODATA 2018: eV fs)
@@ -38,6 +38,7 @@ class FreeEnergy(NamedTuple):
     difference: float  # of the crystal from the springs
     quantum: float | None  # what a harmonic crystal gains from quantum mechanics; not in `total`
     stiffness: Float[np.ndarray, "sites"]  # of the springs [eV/A^2]
+    cells: int  # primitive ones
     path: Switching | Windows  # how the difference was found
     doubts: tuple[str, ...]
 
@@ -54,10 +55,13 @@ def einstein_free_energy(stiffness, share, masses, cell_volume: float, kT: float
     k, c, m = (np.asarray(a, np.float64) for a in (stiffness, share, masses))
     if not (k > 0).all():
         raise ValueError("every site of an Einstein crystal needs a spring; stiffness must be positive")
-    momenta = 1.5 * np.sum(np.log(2 * np.pi * HBAR**2 / (m * kT)))
-    springs = -1.5 * np.sum(np.log(2 * np.pi * kT / k))
     centre = 1.5 * np.log(2 * np.pi * kT * np.sum(c**2 / k)) - np.log(cell_volume)
-    return float(kT * (momenta + springs + centre))
+    return float(np.sum(tied_free_energy(k, m, kT)) + kT * centre)
+
+
+def tied_free_energy(stiffness, mass, kT: float):
+    """Classical free energy of an atom that only a spring holds: 3 kT ln(hbar omega / kT), omega^2 = k/m [eV]."""
+    return 1.5 * kT * np.log(HBAR**2 * stiffness / (mass * kT**2))
 
 
 def frenkel_ladd(
@@ -108,14 +112,16 @@ def assembled(
     """The free energy from the difference that a `Switching` or `Windows` has found along the path to springs."""
     masses = masses_of(system, path.weights[0], node_masses(system.sites))
     space = check_volume(system)
-    strict, doubts = primitive_cells(system), found.doubts
-    if cells is None and (loose := primitive_cells(system, LOOSE)) != strict:
-        doubts = (
-            *doubts,
-            f"the structure has {strict} primitive cells, but {loose} if sites may be {LOOSE:g} A away: symmetrise "
-            "it, or give cells; the free energy has a term -kT ln(V / cells)",
-        )
-    reference = einstein_free_energy(path.stiffness[-1], path.share, masses, space / (cells or strict), kT)
+    doubts = found.doubts
+    if cells is None:
+        cells, loose = primitive_cells(system), primitive_cells(system, LOOSE)
+        if loose != cells:
+            doubts = (
+                *doubts,
+                f"the structure has {cells} primitive cells, but {loose} if sites may be {LOOSE:g} A away: symmetrise "
+                "it, or give cells; the free energy has a term -kT ln(V / cells)",
+            )
+    reference = einstein_free_energy(path.stiffness[-1], path.share, masses, space / cells, kT)
     way, correction = found.difference, None
     if quantum:
         try:
@@ -128,6 +134,7 @@ def assembled(
         difference=-way.value,
         quantum=correction,
         stiffness=path.stiffness[-1],
+        cells=cells,
         path=found,
         doubts=doubts,
     )
@@ -164,15 +171,10 @@ def measured_stiffness(
     every = max(1, round(20 / timestep))
     steps = max(2 * every, round(duration / timestep / every) * every)
     common = {"timestep": timestep, "temperature": temperature, "every": every, "seed": seed}
-    run = md(potential, system, steps=2 * steps, replicas=2, **common)
-    squares = squared_displacements(system, run.positions, run.cell)
+    plan = make_plan(potential, system, steps=2 * steps, replicas=2, **common)
+    run = recorded_run(potential, plan)
+    squares = squared_displacements(plan, run)
     return stiffness_of(system, squares[run.step > steps].mean((0, 1)), temperature * KELVIN)
-
-
-def squared_displacements(system: System, positions, cell) -> Float[np.ndarray, "*batch sites"]:
-    """Of sites from where they are in the structure, without the mean of all [A^2]."""
-    away = positions @ np.linalg.inv(cell) - system.structure.positions @ np.linalg.inv(system.structure.cell)
-    return np.sum(((away - away.mean(axis=-2, keepdims=True)) @ cell) ** 2, axis=-1)
 
 
 def stiffness_of(system: System, squares: Float[np.ndarray, "sites"], kT: float) -> Float[np.ndarray, "sites"]:

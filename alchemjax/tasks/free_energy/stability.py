@@ -12,15 +12,15 @@ from scipy import stats
 from alchemjax.model.load import Potential
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.free_energy.estimators import Estimate, mean_of
+from alchemjax.tasks.free_energy.estimators import LEAST_SAMPLES, Estimate, mean_of
 from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, frenkel_ladd
 from alchemjax.tasks.free_energy.paths import Path
 from alchemjax.tasks.free_energy.switching import (
     LARGEST_HYSTERESIS,
     MOST_DRIFT,
-    WANDERING,
     Record,
     Switching,
+    doubts_of_places,
     nearest,
     record_of,
     switch,
@@ -31,7 +31,6 @@ from alchemjax.units import KELVIN
 
 DRAWS = 1000
 LEAST_TEMPERATURES = 3
-LEAST_SAMPLES = 20  # independent ones of an enthalpy
 
 
 class Heated(NamedTuple):
@@ -121,11 +120,7 @@ def averaged(plan: Plan, record: Record, settled: int, enthalpy, cell) -> Heated
         drift, error = two.value / one.value - 1, float(np.hypot(one.error, two.error)) / one.value
         if abs(drift) > max(MOST_DRIFT, LARGEST_HYSTERESIS * error):
             doubts.append(f"at {t:g} K the volume drifts by {100 * drift:+.1f} per cent; equilibrate for longer")
-        if away.mean() > WANDERING * near:
-            doubts.append(
-                f"at {t:g} K a site is {away.mean():.2f} A from where it belongs, where neighbours are {near:.2f} A "
-                "apart: the crystal melts, changes its phase, or atoms wander"
-            )
+        doubts += doubts_of_places(away.mean(), near, f"at {t:g} K ")
     return Heated(
         temperatures=temperatures,
         enthalpies=[m._replace(value=m.value + k) for m, k in zip(means, kinetic, strict=True)],

@@ -105,14 +105,14 @@ def plan_switch(
                 f"{every} steps of {timestep:g} fs"
             )
         parts.append(round(steps))
-    for name in ("weights", "scale", "stiffness", "share", "thermostat"):
-        if name in options and not (name == "thermostat" and options[name] is not None):
+    for name in ("weights", "scale", "stiffness", "share"):
+        if name in options:
             raise ValueError(f"{name} = {options[name]!r:.60} has no place in a switch; the path says it")
+    if options.get("thermostat", "langevin") is None:
+        raise ValueError("a switch needs a thermostat; leave the option out (langevin)")
     if not isinstance(replicas, int | np.integer):
         raise ValueError(f"replicas = {replicas!r:.60} must be a whole number; all replicas of a switch are alike")
-    for name in ("alpha", "pressure"):
-        if np.ndim(options.get(name, 0.0)) > 0:
-            raise ValueError(f"{name} = {options[name]!r:.60} must be one number; it stays as it is during a switch")
+    check_constant(options)
     coupled = (path.scale > 0).all() and not path.stiffness.any()
     if not coupled and options.get("thermostat", "langevin") != "langevin":
         raise ValueError(
@@ -130,6 +130,13 @@ def plan_switch(
         share=path.share, **moving, **options,
     )  # fmt: skip
     return Switch(plan, path, _facts(plan, path, ends, temperature * KELVIN), course)
+
+
+def check_constant(options: dict) -> None:
+    """Errors: ValueError for alpha or a pressure that changes beside the path."""
+    for name in ("alpha", "pressure"):
+        if np.ndim(options.get(name, 0.0)) > 0:
+            raise ValueError(f"{name} = {options[name]!r:.60} must be one number; only the path changes during a run")
 
 
 def switch(
@@ -176,11 +183,14 @@ def analyse(facts: Facts, record: Record) -> Switching:
 
 def record_of(plan: Plan, trajectory: Trajectory) -> Record:
     """Of a trajectory."""
-    fractional = trajectory.positions @ np.linalg.inv(trajectory.cell)
-    away = fractional - plan.start.positions @ np.linalg.inv(plan.start.cell)
-    away = (away - away.mean(axis=-2, keepdims=True)) @ trajectory.cell
-    farthest = np.linalg.norm(away, axis=-1).max(axis=-1)
+    farthest = np.sqrt(squared_displacements(plan, trajectory).max(axis=-1))
     return Record(trajectory.step, trajectory.work, trajectory.volume, trajectory.pressure, farthest)
+
+
+def squared_displacements(plan: Plan, trajectory: Trajectory) -> Float[np.ndarray, "samples replicas sites"]:
+    """Of sites from where they are in the structure, without the mean of all [A^2]."""
+    away = trajectory.positions @ np.linalg.inv(trajectory.cell) - plan.start.positions @ np.linalg.inv(plan.start.cell)
+    return np.sum(((away - away.mean(axis=-2, keepdims=True)) @ trajectory.cell) ** 2, axis=-1)
 
 
 def _mean_pressure(pressure) -> Estimate:
@@ -249,9 +259,14 @@ def _doubts_of_crystal(facts: Facts, record: Record, at) -> list[str]:
         record.displacement[(first + last) // 2 : last + 1].mean(0).max()
         for first, last in zip((0, *at[:-1]), at, strict=True)
     )
-    if wandered > WANDERING * facts.near:
-        found.append(
-            f"a site is {wandered:.2f} A from where it belongs, where neighbours are {facts.near:.2f} A apart: the "
-            "crystal melts, changes its phase, or atoms wander"
-        )
-    return found
+    return [*found, *doubts_of_places(wandered, facts.near)]
+
+
+def doubts_of_places(away: float, near: float, where: str = "") -> list[str]:
+    """What to say of the mean displacement of the site that moves most [A], where neighbours are `near` [A]."""
+    if not away > WANDERING * near:
+        return []
+    return [
+        f"{where}a site is {away:.2f} A from where it belongs, where neighbours are {near:.2f} A apart: the crystal "
+        "melts, changes its phase, or atoms wander"
+    ]

@@ -13,12 +13,12 @@ from alchemjax.system.structure import volume
 from alchemjax.system.system import System, make_system
 from alchemjax.tasks.free_energy.estimators import Estimate
 from alchemjax.tasks.free_energy.frenkel_ladd import (
-    HBAR,
     METHODS,
     FreeEnergy,
     frenkel_ladd,
     measured_stiffness,
     primitive_cells,
+    tied_free_energy,
 )
 from alchemjax.tasks.free_energy.paths import vacancy_path
 from alchemjax.tasks.free_energy.switching import Switching
@@ -116,8 +116,7 @@ def check_route(system: System, species: str, route: str, chemical_potential: fl
 
 def ghost_energy(species: str, stiffness: float, kT: float) -> float:
     """Classical free energy of an atom that only a spring holds [eV]."""
-    momenta = np.log(2 * np.pi * HBAR**2 / (ATOMIC_MASSES[species] * kT))
-    return float(1.5 * kT * (momenta - np.log(2 * np.pi * kT / stiffness)))
+    return float(tied_free_energy(stiffness, ATOMIC_MASSES[species], kT))
 
 
 def removed(found: Switching | Windows | FreeEnergy, crystal: FreeEnergy | None, ghost: float) -> Estimate:

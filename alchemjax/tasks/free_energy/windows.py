@@ -9,22 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.calculate import SPARE_ROWS, precision, topology_of
+from alchemjax.calculate import fitting_topology, precision
 from alchemjax.energy import energy
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import index_arrays
 from alchemjax.system.structure import wrapped
 from alchemjax.system.system import System
-from alchemjax.system.topology import ShapeOverflow, block_shapes
-from alchemjax.tasks.free_energy.estimators import Estimate, inefficiency, integral, mbar, mean_of
+from alchemjax.system.topology import block_shapes
+from alchemjax.tasks.free_energy.estimators import LEAST_SAMPLES, Estimate, inefficiency, integral, mbar, mean_of
 from alchemjax.tasks.free_energy.paths import Path, along, derivative
-from alchemjax.tasks.free_energy.switching import WANDERING, mass_terms, nearest, record_of
+from alchemjax.tasks.free_energy.switching import check_constant, doubts_of_places, mass_terms, nearest, record_of
 from alchemjax.tasks.md import Trajectory, recorded_run
 from alchemjax.tasks.md_plan import Plan, make_plan
 from alchemjax.units import KELVIN
 
 LEAST_OVERLAP = 0.03  # P. V. Klimovich, M. R. Shirts, D. L. Mobley, J. Comput. Aided Mol. Des. 29, 397 (2015)
-LEAST_SAMPLES = 20  # independent ones of a window
 RULES = ("gauss-legendre", "trapezoid")
 
 
@@ -70,9 +69,7 @@ def plan_windows(
 
     Nodes of Gauss and Legendre, or equidistant ones with both ends. Errors: ValueError as in `make_plan`.
     """
-    for name in ("alpha", "pressure"):
-        if np.ndim(options.get(name, 0.0)) > 0:
-            raise ValueError(f"{name} = {options[name]!r:.60} must be one number; it stays as it is in all windows")
+    check_constant(options)
     if rule not in RULES:
         raise ValueError(f"rule '{rule}' is unknown; use {', '.join(RULES)}")
     if windows != int(windows) or windows < 2:
@@ -134,12 +131,7 @@ def analyse_windows(potential: Potential, run: WindowRun, trajectory: Trajectory
             "standard errors: dE/dlambda is too curved for the nodes; take more windows"
         )
     away = record_of(run.plan, kept).displacement.mean(axis=0).max()
-    near = nearest(run.plan.system.structure)
-    if away > WANDERING * near:
-        doubts.append(
-            f"a site is {away:.2f} A from where it belongs, where neighbours are {near:.2f} A apart: the crystal "
-            "melts, changes its phase, or atoms wander"
-        )
+    doubts += doubts_of_places(away, nearest(run.plan.system.structure))
     mass_term = mass_terms(run.plan, run.path, run.kT)[1]
     return Windows(found.difference, mass_term, total, run.lambdas, derivatives, found.overlap, tuple(doubts))
 
@@ -169,13 +161,8 @@ def energies_of(potential: Potential, system: System, positions, cells, weights,
     for x, cell in zip(positions, cells, strict=True):
         structure = wrapped(system.structure._replace(positions=x, cell=cell))
         here = system._replace(structure=structure)
-        try:
-            topology = topology_of(potential, here, shapes=shapes)
-        except ShapeOverflow:
-            topology = topology_of(potential, here)
-        if shapes is None or block_shapes(index_arrays(topology)) != shapes:
-            shapes = [(int(SPARE_ROWS * r) + 1, width) for r, width in block_shapes(index_arrays(topology))]
-            topology = topology_of(potential, here, shapes=shapes)
+        topology = fitting_topology(potential, here, shapes)
+        shapes = block_shapes(index_arrays(topology))
         with precision(potential):
             numbers = (structure.positions, structure.cell, weights, alphas)
             rows.append(
