@@ -254,6 +254,10 @@ def test_both_routes_to_a_vacancy_of_a_harmonic_crystal_agree_with_its_normal_mo
     )  # fmt: skip
     assert_is(found.formation, expected, 0.004)
     assert found.doubts == ()
+    push = found.crystal.path.pressure.error * abs(np.linalg.det(system.structure.cell)) / sites
+    alone, share = (found.path.total.error, 1 - 1 / sites) if route == "absolute" else (found.removal.error, 1 / sites)
+    crystal = found.crystal.total.error * share
+    assert push > 0 and found.formation.error == pytest.approx(np.linalg.norm([alone, crystal, push]))
 
 
 def test_at_constant_pressure_the_path_gives_gibbs_energies():

@@ -147,22 +147,19 @@ def formed(
         chemical_potential, error = Estimate(float(mu), 0.0, np.inf), removal.error
     else:
         assert crystal is not None
-        space, own = volume(system.structure) or 0.0, crystal.total.error / sites
+        space = volume(system.structure) or 0.0
         pushed = Estimate(pressure or 0.0, 0.0, np.inf)
         if pressure is None and isinstance(crystal.path, Switching):
             pushed = crystal.path.pressure
         elif pressure is None:
-            doubts = (
-                *doubts,
-                "windows tell no pressure; the chemical potential is F / N without PV",
-            )
+            doubts = (*doubts, "windows tell no pressure; the chemical potential is F / N without PV")
         value = (crystal.total.value + pushed.value * space) / sites
-        own = float(np.hypot(own, pushed.error * space / sites))
-        chemical_potential = Estimate(value, own, crystal.total.samples)
-        if isinstance(found, FreeEnergy):  # the same free energy of the crystal, with a factor of (N - 1) / N
-            error = float(np.hypot(found.total.error, own * (sites - 1)))
+        own, push = crystal.total.error / sites, pushed.error * space / sites
+        chemical_potential = Estimate(value, float(np.hypot(own, push)), crystal.total.samples)
+        if isinstance(found, FreeEnergy):  # F of the crystal is in both terms, with a factor of (N - 1) / N in all
+            error = float(np.linalg.norm([found.total.error, own * (sites - 1), push]))
         else:
-            error = float(np.hypot(removal.error, own))
+            error = float(np.linalg.norm([removal.error, own, push]))
     least = min(removal.samples, chemical_potential.samples)
     return Vacancy(
         formation=Estimate(removal.value + chemical_potential.value, error, least),
