@@ -44,6 +44,7 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.free_energy.paths import Path as Path
     from alchemjax.tasks.free_energy.paths import composition_path as composition_path
     from alchemjax.tasks.free_energy.paths import einstein_path as einstein_path
+    from alchemjax.tasks.free_energy.paths import mixing_entropy as mixing_entropy
     from alchemjax.tasks.free_energy.paths import vacancy_path as vacancy_path
     from alchemjax.tasks.free_energy.stability import Curve as Curve
     from alchemjax.tasks.free_energy.stability import Stability as Stability
@@ -134,6 +135,7 @@ _PUBLIC = {
     "validate": "tasks.validate",
     "Path": "tasks.free_energy.paths",
     "composition_path": "tasks.free_energy.paths",
+    "mixing_entropy": "tasks.free_energy.paths",
     "einstein_path": "tasks.free_energy.paths",
     "vacancy_path": "tasks.free_energy.paths",
     "switch": "tasks.free_energy.switching",

@@ -148,8 +148,13 @@ def fitting_topology(potential: Potential, system: System, shapes: list[tuple[in
     try:
         return topology_of(potential, system, shapes=shapes)
     except ShapeOverflow:
-        needed = block_shapes(index_arrays(topology_of(potential, system)))
-        return topology_of(potential, system, shapes=[(int(SPARE_ROWS * rows) + 1, width) for rows, width in needed])
+        return topology_of(potential, system, shapes=roomy_shapes(potential, system))
+
+
+def roomy_shapes(potential: Potential, system: System) -> list[tuple[int, ...]]:
+    """Shapes of the arrays of `topology_of`, with room to spare."""
+    needed = block_shapes(index_arrays(topology_of(potential, system)))
+    return [(int(SPARE_ROWS * rows) + 1, width) for rows, width in needed]
 
 
 def with_fluctuations(

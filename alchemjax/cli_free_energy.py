@@ -41,6 +41,13 @@ class Schedule(StrEnum):
     linear = "linear"
 
 
+class Rule(StrEnum):
+    """Where windows are."""
+
+    gauss_legendre = "gauss-legendre"
+    trapezoid = "trapezoid"
+
+
 class Route(StrEnum):
     """How a vacancy is made."""
 
@@ -88,8 +95,24 @@ def switch(
     groups: GroupsOption = Groups.shared,
     equilibration: Equilibration = 2000.0,
     switching: Switching = 10000.0,
-    schedule: ScheduleOption = Schedule.polynomial,
-    replicas: Replicas = 8,
+    schedule: Annotated[
+        Schedule | None,
+        Option(help="How lambda goes with time: polynomial (slow at both ends), or linear. [default: polynomial]"),
+    ] = None,
+    replicas: Annotated[
+        int | None, Option(**WHOLE, help="Independent switches at once, each forward and back. [default: 8]")
+    ] = None,
+    windows: Annotated[
+        int | None,
+        Option(
+            **WHOLE,
+            help="Do not switch: so many windows in equilibrium, each for as long as --switching (MBAR, "
+            "thermodynamic integration).",
+        ),
+    ] = None,
+    rule: Annotated[
+        Rule | None, Option(help="Where windows are: gauss-legendre, or trapezoid. [default: gauss-legendre]")
+    ] = None,
     timestep: Timestep = 1.0,
     strain: MovingCell = None,
     pressure: CellPressure = None,
@@ -113,7 +136,8 @@ def switch(
 
     Molecular dynamics switches from one composition to the other and back, in several replicas at once; works of both
     directions give the difference (Bennett's ratio, and others beside it) with an error and with every reason to doubt
-    it. The entropy of mixing is not part of it. Killed at any moment, a run continues with the same command.
+    it. With --windows, runs in equilibrium at several compositions in between do. What momenta and random mixing add
+    is reported apart. Killed at any moment, a run continues with the same command.
     """
     arguments = dict(locals())
     from alchemjax.commands.switch import run
@@ -285,10 +309,10 @@ def stability(
 
 
 def analyse(
-    folder: Annotated[Path, Argument(help="Folder of a finished switch.")],
+    folder: Annotated[Path, Argument(help="Folder of a finished switch, or of windows.")],
     plot: Plot = True,
 ) -> None:
-    """Estimate a free energy again, from the log of a switch.
+    """Estimate a free energy again, from the log of a switch or of windows.
 
     For a folder of frenkel-ladd, name the folder `switch` in it.
     """

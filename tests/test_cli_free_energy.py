@@ -15,6 +15,7 @@ from alchemjax.tasks.free_energy.frenkel_ladd import frenkel_ladd, stiffness_of
 from alchemjax.tasks.free_energy.paths import composition_path
 from alchemjax.tasks.free_energy.switching import switch
 from alchemjax.tasks.free_energy.vacancy import vacancy, without
+from alchemjax.tasks.free_energy.windows import windows
 from alchemjax.units import KELVIN
 
 TIMES = {"temperature": 100.0, "timestep": 4.0, "equilibration": 400.0, "switching": 800.0, "replicas": 4, "seed": 3}
@@ -96,6 +97,46 @@ def test_a_switch_that_was_stopped_goes_on_and_ends_with_the_same_numbers(run, t
     run("switch", "-o", tmp_path / "cut", *MIX, *TIMED, "--no-plot")
     for name in ("switch.json", "log.csv"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_windows_say_what_the_library_says_and_are_analysed_again(run, crystal, tmp_path):
+    halfway = ["--mix", "Ar=Ar,Kr", "--from", "1,0", "--to", "0.5,0.5"]
+    timed = [option for option in TIMED if not option.startswith("--replicas")]
+    said = run("switch", "-o", tmp_path / "out", *halfway, *timed, "--windows", 4, "--log-every", 4)
+    system = system_of(crystal, mix={"Ar": ("Ar", "Kr")}, weights=[1.0, 0.0])
+    times = {name: TIMES[name] for name in ("temperature", "timestep", "equilibration", "seed")}
+    path = composition_path(system, [1, 0], [0.5, 0.5])
+    expected = windows(harmonic_crystal(), system, path, windows=4, every=4, sampling=TIMES["switching"], **times)
+    report = report_of(tmp_path / "out", "windows.json")
+    for name in ("difference", "integral"):
+        there = report[{"difference": "difference_eV", "integral": "thermodynamic_integration_eV"}[name]]
+        assert there["value"] == pytest.approx(getattr(expected, name).value, abs=1e-7)
+        assert there["standard_error"] == pytest.approx(getattr(expected, name).error, abs=1e-7)
+    assert [one["value"] for one in report["profile_eV"]] == pytest.approx(
+        [e.value for e in expected.profile], abs=1e-7
+    )
+    assert report["mixing_term_eV"] == pytest.approx(-4 * 100 * KELVIN * np.log(2))
+    assert report["doubts"] == list(expected.doubts) and f"{expected.difference.value:.5f}" in said
+    assert "random mixing" in said and "mass term" in said
+    assert (tmp_path / "out" / "windows.png").stat().st_size > 10000
+    (tmp_path / "out" / "windows.json").unlink()
+    assert f"{expected.difference.value:.5f}" in run("analyse", file=tmp_path / "out")
+    assert report_of(tmp_path / "out", "windows.json") == report
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--windows", "4", "--replicas", "4"], "--replicas 4 has no effect with --windows"),
+        (["--windows", "4", "--schedule", "linear"], "--schedule linear has no effect with --windows"),
+        (["--rule", "trapezoid"], "--rule trapezoid has no effect without --windows"),
+        (["--windows", "1"], "windows = 1 must be a whole number, at least 2"),
+    ],
+)
+def test_windows_and_switches_have_their_own_options(run, tmp_path, options, said):
+    timed = [option for option in TIMED if not option.startswith("--replicas")]
+    assert said in run("switch", "-o", tmp_path / "out", *MIX, *timed, *options, status=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_frenkel_ladd_says_what_the_library_says(run, crystal, tmp_path):

@@ -230,12 +230,13 @@ def test_a_path_between_compositions_closes_the_cycle_of_absolute_free_energies(
     path = composition_path(system, *(end.weights for end in ends))
     found = switch(potential, system, path, equilibration=800.0, switching=4000.0, replicas=16, **SHORT)
     assert found.mass_term == pytest.approx(1.5 * KT * 8 * np.log(39.948 / 83.798))
-    assert abs(found.mass_term) > 0.05
+    assert abs(found.mass_term) > 0.05 and found.mixing_term == 0
     assert_is(found.difference._replace(value=found.difference.value + found.mass_term), two - one, 0.003)
     windowed = windows(potential, system, path, windows=6, sampling=40000.0, **SHORT)
     for estimate in (windowed.integral, windowed.difference):
         assert_is(estimate._replace(value=estimate.value + found.mass_term), two - one, 0.004)
-    assert windowed.overlap > 0.1
+    assert windowed.overlap > 0.1 and windowed.profile[-1] == windowed.difference
+    assert windowed.states[[0, -1]].tolist() == [0, 1] and len(windowed.profile) == 8
 
 
 @pytest.mark.parametrize("route", ["alchemical", "absolute"])
@@ -337,7 +338,8 @@ def test_two_windows_of_normal_distributions_give_the_difference_of_their_spring
     rng, springs, kT = np.random.default_rng(0), np.array([1.0, 3.0]), 0.5
     energies = [springs / 2 * rng.normal(0, np.sqrt(kT / k), 4000)[:, None] ** 2 for k in springs]
     found = estimators.mbar(energies, kT)
-    assert_is(found.difference, kT / 2 * np.log(3), 0.01)
+    assert_is(found.profile[-1], kT / 2 * np.log(3), 0.01)
+    assert found.profile[0].value == found.profile[0].error == 0
     assert 0.2 < found.overlap < 0.5
     apart = [springs * [1, 300] / 2 * rng.normal(0, np.sqrt(kT / k), 4000)[:, None] ** 2 for k in springs * [1, 300]]
     assert estimators.mbar(apart, kT).overlap < 0.5 * found.overlap
@@ -410,6 +412,17 @@ def test_schedules_go_from_end_to_end():
     times, scale = np.array(knots["scale"]).T
     assert np.interp(600, times, scale) == pytest.approx(0.5)
     assert np.interp(600, times, [k[1][0] for k in knots["stiffness"]]) == pytest.approx(1.0)
+
+
+def test_the_entropy_of_mixing_is_that_of_sites_occupied_at_random():
+    sites = aj.from_atoms(bulk("NaCl", "rocksalt", 6.0, cubic=True), mix={"Na": ("Na", "K"), "Cl": ("Cl",)})
+    part = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    vacancies = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
+    assert aj.mixing_entropy(sites, [0.25, 0.75, 0.9]) == pytest.approx(4 * KELVIN * (part + vacancies), rel=1e-12)
+    assert aj.mixing_entropy(sites, [1.0, 0.0, 1.0]) == 0
+    half = composition_path(mixed(), [1, 0], [0.5, 0.5])
+    plan = plan_switch(harmonic_crystal(), mixed(), half, temperature=100.0)
+    assert plan.facts.mixing_term == pytest.approx(-8 * KT * np.log(2))
 
 
 def test_energies_at_many_compositions_are_those_of_each():

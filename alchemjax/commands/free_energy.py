@@ -29,6 +29,7 @@ from alchemjax.tasks.free_energy.switching import (
     record_of,
     squared_displacements,
 )
+from alchemjax.tasks.free_energy.windows import Windows
 from alchemjax.tasks.md import Trajectory, run_chunks
 from alchemjax.tasks.md_plan import Plan, make_plan
 from alchemjax.units import EV_PER_A3_IN_GPA, KELVIN
@@ -210,7 +211,7 @@ def described(facts: Facts, found: Switching) -> dict:
         "provenance": REPORT,
         "facts": facts._asdict(),
         "difference_eV": number(found.difference),
-        "mass_term_eV": found.mass_term,
+        **terms(found),
         "other_estimates_eV": {name: number(one) for name, one in found.estimates.items()},
         "forward_works_eV": found.forward,
         "backward_works_eV": found.backward,
@@ -220,6 +221,11 @@ def described(facts: Facts, found: Switching) -> dict:
         "expansion_A3": found.expansion,
         "doubts": list(found.doubts),
     }
+
+
+def terms(found: Switching | Windows) -> dict:
+    """What is to be added to a difference, for JSON."""
+    return {"mass_term_eV": found.mass_term, "mixing_term_eV": found.mixing_term}
 
 
 def number(estimate: Estimate) -> dict:
@@ -250,12 +256,19 @@ def say_estimate(name: str, estimate: Estimate, unit: str = "eV") -> None:
 def say_switch(facts: Facts, found: Switching) -> None:
     """What switches say, with every doubt."""
     say_estimate("free-energy difference without momenta (BAR)", found.difference)
-    if found.mass_term:
-        print(f"mass term 3/2 kT sum ln(m_start/m_end): {found.mass_term:+.5f} eV, to be added")
+    say_terms(found)
     for name, one in found.estimates.items():
         print(f"  {name.replace('_', ' ')}: {one.value:.5f} +- {one.error:.5f} eV")
     say_works(found)
     say_doubts(found.doubts)
+
+
+def say_terms(found: Switching | Windows) -> None:
+    """What is to be added to a difference."""
+    if found.mass_term:
+        print(f"mass term 3/2 kT sum ln(m_start/m_end): {found.mass_term:+.5f} eV, to be added")
+    if found.mixing_term:
+        print(f"random mixing -T (S_end - S_start): {found.mixing_term:+.5f} eV, to be added if sites are occupied so")
 
 
 def say_works(found: Switching) -> None:

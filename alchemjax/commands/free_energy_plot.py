@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from alchemjax.plot import COLOURS, PANEL, STYLE
 from alchemjax.tasks.free_energy.stability import Curve, Stability
 from alchemjax.tasks.free_energy.switching import Facts, Switching
+from alchemjax.tasks.free_energy.windows import Windows
 
 BINS = 12
 
@@ -56,6 +57,22 @@ def _works(axes, facts: Facts, found: Switching) -> None:
     axes.set_ylabel("Switches")
     axes.set_title("(b)", loc="left")
     axes.legend(frameon=False, loc="upper left")
+
+
+def plot_windows(found: Windows) -> Figure:
+    """(a) dE/dlambda of the windows; (b) free energy along the path, both with 95 % intervals."""
+    with matplotlib.rc_context(STYLE):
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
+        figure = Figure(figsize=(PANEL[0] * 2, PANEL[1]), layout=layout)
+        panels = {"dE/dλ (eV)": (found.lambdas, found.derivatives), "F(λ) − F(0) (eV)": (found.states, found.profile)}
+        for k, (label, (x, estimates)) in enumerate(panels.items()):
+            axes, style = figure.add_subplot(1, 2, k + 1), {"marker": "o", "markersize": 3, "capsize": 2}
+            errors = [1.96 * one.error for one in estimates]
+            axes.errorbar(x, [one.value for one in estimates], errors, color=COLOURS[k], linewidth=1, **style)
+            axes.set_xlabel("λ")
+            axes.set_ylabel(label)
+            axes.set_title(f"({'ab'[k]})", loc="left")
+    return figure
 
 
 def plot_stability(names: list[str], curves: list[Curve], found: Stability) -> Figure:

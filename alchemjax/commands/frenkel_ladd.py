@@ -56,6 +56,7 @@ def run(arguments: dict) -> None:
         "einstein_eV": free.einstein,
         "difference_eV": free.difference,
         "quantum_correction_eV": free.quantum,
+        "mixing_eV": free.mixing,
         "stiffness_eV_per_A2": free.stiffness,
         "sites": sites,
         "primitive_cells": free.cells,
@@ -69,6 +70,8 @@ def run(arguments: dict) -> None:
     print(f"of it the Einstein crystal {free.einstein:.5f} eV (springs {', '.join(map(str, springs_[:6]))} eV/A^2)")
     if free.quantum is not None:
         print(f"harmonic quantum correction, not part of it: {free.quantum:+.5f} eV")
+    if free.mixing:
+        print(f"random mixing -T S, not part of it: {free.mixing:+.5f} eV")
     assert isinstance(found, Switching)
     say_works(found)
     say_doubts(free.doubts)

@@ -1,7 +1,8 @@
-"""alchemjax switch and analyse: free energy along a path of compositions, from switches forward and back."""
+"""alchemjax switch and analyse: free energy along a path of compositions, by switches or windows."""
 
 from pathlib import Path
 
+from alchemjax.commands import windows
 from alchemjax.commands.columns import write_json
 from alchemjax.commands.dynamics import read_log
 from alchemjax.commands.free_energy import (
@@ -21,9 +22,12 @@ from alchemjax.commands.run_folder import LOG, REPORT, report_of
 from alchemjax.tasks.free_energy.paths import composition_path
 from alchemjax.tasks.free_energy.switching import Facts, analyse, plan_switch
 
+OF_SWITCHES, OF_WINDOWS = {"replicas": 8, "schedule": "polynomial"}, {"rule": "gauss-legendre"}
+
 
 def run(arguments: dict) -> None:
     """Carry out the command; `arguments` are those of `alchemjax.cli_free_energy.switch`."""
+    arguments = completed(arguments)
     system = opened_system(arguments, needs_weights=False)
     if not system.sites.groups:
         raise ValueError("nothing is mixed, so that there is no composition to switch; give --mix")
@@ -31,27 +35,51 @@ def run(arguments: dict) -> None:
     start, end = (parse_weights(system.sites, arguments[name], option) for name, option in given.items())
     path = composition_path(system, start, end)
     system = system._replace(weights=path.weights[0])
-    potential, options = loaded(arguments), options_of(arguments)
+    potential, options, out = loaded(arguments), options_of(arguments), arguments["out"]
+    if arguments["windows"] is not None:
+        planned = windows.planned(potential, system, path, arguments, options)
+        if not arguments["dry_run"]:
+            found = windows.sampled(planned, potential, arguments, out)
+            print(out / windows.RESULT)
+            windows.say(found)
+            return
+        name, plan = "windows", planned.plan
+    else:
+        name, plan = "switching", plan_switch(potential, system, path, **options).plan
     if arguments["dry_run"]:
-        plan = plan_switch(potential, system, path, **options).plan
-        plan_only(potential, [("switching", int(plan.constants.steps), len(plan.seeds))], system, options)
+        plan_only(potential, [(name, int(plan.constants.steps), len(plan.seeds))], system, options)
         return
-    done, found = switched(potential, system, path, arguments, options, arguments["out"])
-    print(f"{arguments['out'] / RESULT}")
+    done, found = switched(potential, system, path, arguments, options, out)
+    print(out / RESULT)
     say_switch(done.facts, found)
 
 
+def completed(arguments: dict) -> dict:
+    """With defaults. Errors: ValueError for an option that has no effect."""
+    in_windows = arguments["windows"] is not None
+    for name in OF_SWITCHES if in_windows else OF_WINDOWS:
+        if arguments[name] is not None:
+            place = "with" if in_windows else "without"
+            raise ValueError(f"--{name} {arguments[name]} has no effect {place} --windows; leave it out")
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return arguments | OF_SWITCHES | OF_WINDOWS | given
+
+
 def run_analyse(folder: Path, *, plot: bool) -> None:
-    """Estimate again from the log of a finished switch."""
+    """Estimate again from the log of a finished switch, or of finished windows."""
     report = report_of(folder)
-    if not report.get("finished") or "switch" not in report:
+    kind = next((name for name in ("switch", "windows") if name in report), None)
+    if not report.get("finished") or kind is None:
         raise ValueError(
             f"'{folder}' holds no finished switch (no {REPORT} that says so); give the folder of alchemjax switch, or "
             "the one of a stage of frenkel-ladd, vacancy or stability"
         )
     try:
-        facts = Facts(**report["switch"]["facts"])
-        log = read_log(folder)
+        log, facts = read_log(folder), report[kind]["facts"]
+        if kind == "windows":
+            windows.again(folder, facts, log, plot=plot)
+            return
+        facts = Facts(**facts)
         found = analyse(facts, record_of_log(log))
         if plot:
             draw(folder, log, facts, found)

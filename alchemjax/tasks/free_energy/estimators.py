@@ -140,10 +140,8 @@ def integral(weights, derivatives: list[Estimate]) -> Estimate:
 class Overlapping(NamedTuple):
     """What all windows say together."""
 
-    difference: Estimate  # of the last state from the first [eV]
-    free_energies: Float[np.ndarray, "states"]  # from the first [eV]
+    profile: list[Estimate]  # of every state from the first, with the effective number of samples for it [eV]
     overlap: float  # least of neighbouring windows: the chance that a sample of one is one of the other
-    ends: float  # effective number of samples for the first or the last state, whichever is smaller
 
 
 def mbar(energies: list, kT: float) -> Overlapping:
@@ -159,7 +157,7 @@ def mbar(energies: list, kT: float) -> Overlapping:
         matrix = found.compute_overlap()["matrix"]
         effective = found.compute_effective_sample_number()
     sampled = np.flatnonzero(counts)
-    ends = float(min(effective[0], effective[-1]))
-    difference = Estimate(kT * float(free["Delta_f"][0, -1]), kT * float(free["dDelta_f"][0, -1]), ends)
+    columns = (kT * np.asarray(free["Delta_f"][0]), kT * np.asarray(free["dDelta_f"][0]), effective)
+    profile = [Estimate(*map(float, row)) for row in zip(*columns, strict=True)]
     least = float(matrix[sampled[:-1], sampled[1:]].min()) if len(sampled) > 1 else 1.0
-    return Overlapping(difference, kT * np.asarray(free["Delta_f"][0], np.float64), least, ends)
+    return Overlapping(profile, least)

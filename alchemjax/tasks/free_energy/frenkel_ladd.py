@@ -17,7 +17,7 @@ from alchemjax.system.structure import volume, wrapped
 from alchemjax.system.symmetry import TOLERANCE, find_symmetry
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.free_energy.estimators import Estimate
-from alchemjax.tasks.free_energy.paths import Path, einstein_path
+from alchemjax.tasks.free_energy.paths import Path, einstein_path, mixing_entropy
 from alchemjax.tasks.free_energy.switching import Switching, squared_displacements, switch
 from alchemjax.tasks.free_energy.windows import Windows, windows
 from alchemjax.tasks.md import recorded_run
@@ -31,12 +31,13 @@ AT_ONCE = 8  # columns of a dynamical matrix
 
 
 class FreeEnergy(NamedTuple):
-    """Helmholtz free energy of a crystal at one volume, classical, and its parts [eV]; all but `total` add up to it."""
+    """Helmholtz free energy of a crystal at one volume, classical, and its parts [eV]: `einstein` + `difference`."""
 
     total: Estimate
     einstein: float  # of springs and momenta, the centre of mass in the volume of a primitive cell included
     difference: float  # of the crystal from the springs
     quantum: float | None  # what a harmonic crystal gains from quantum mechanics; not in `total`
+    mixing: float  # -T S of mixed sites that are occupied independently; not in `total`
     stiffness: Float[np.ndarray, "sites"]  # of the springs [eV/A^2]
     cells: int  # primitive ones
     path: Switching | Windows  # how the difference was found
@@ -133,6 +134,7 @@ def assembled(
         einstein=reference,
         difference=-way.value,
         quantum=correction,
+        mixing=-kT / KELVIN * mixing_entropy(system, path.weights[0]),
         stiffness=path.stiffness[-1],
         cells=cells,
         path=found,

@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import entr
 
 from alchemjax.system.system import System, checked_weights
+from alchemjax.units import KELVIN
 
 POINTS = 200  # of a schedule, linear in between
 
@@ -81,6 +83,14 @@ def _positive(system: System, stiffness) -> np.ndarray:
             f"{len(system.structure.positions)}"
         )
     return values
+
+
+def mixing_entropy(system: System, weights=None) -> float:
+    """-k_B sum_ik w_ik ln w_ik over sites i and their species k, vacancies among them [eV/K]: of random occupations."""
+    weights = checked_weights(system, system.weights if weights is None else weights)
+    each = np.append(weights, 1.0)[system.sites.node_weight]
+    vacant = 1 - np.bincount(system.sites.node_site, each, len(system.structure.positions))
+    return float(KELVIN * np.sum(entr(np.maximum(np.append(each, vacant), 0))))
 
 
 def along(path: Path, at) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ from alchemjax.tasks.free_energy.estimators import (
     overlap,
     second_cumulant,
 )
-from alchemjax.tasks.free_energy.paths import POINTS, Path, in_time
+from alchemjax.tasks.free_energy.paths import POINTS, Path, in_time, mixing_entropy
 from alchemjax.tasks.md import Trajectory, recorded_run
 from alchemjax.tasks.md_plan import Plan, make_plan, masses_of
 from alchemjax.units import KELVIN
@@ -38,6 +38,7 @@ class Switching(NamedTuple):
 
     difference: Estimate  # F(end) - F(start), or G under a pressure, without momenta [eV]; Bennett's ratio
     mass_term: float  # what momenta add: 3/2 kT sum_i ln(m_i(start) / m_i(end)) [eV]
+    mixing_term: float  # what mixing adds where sites are occupied independently: -T (S(end) - S(start)) [eV]
     estimates: dict[str, Estimate]  # the same difference by other estimators [eV]
     forward: Float[np.ndarray, "replicas"]  # works [eV], those of momenta included
     backward: Float[np.ndarray, "replicas"]
@@ -55,6 +56,7 @@ class Facts(NamedTuple):
     kT: float  # eV
     momenta: float  # what masses add to works, where the centre of mass is at rest [eV]
     mass_term: float  # eV
+    mixing_term: float  # eV
     near: float  # distance of the two sites that are nearest to each other [A]
     moving_cell: bool
 
@@ -170,6 +172,7 @@ def analyse(facts: Facts, record: Record) -> Switching:
     return Switching(
         difference=main,
         mass_term=facts.mass_term,
+        mixing_term=facts.mixing_term,
         estimates=others,
         forward=forward,
         backward=backward,
@@ -201,7 +204,8 @@ def _mean_pressure(pressure) -> Estimate:
 
 def _facts(plan: Plan, path: Path, ends: tuple[int, int, int, int], kT: float) -> Facts:
     momenta, each = mass_terms(plan, path, kT)
-    return Facts(ends, kT, momenta, each, nearest(plan.system.structure), plan.barostat)
+    mixing = mixing_term(plan.system, path, kT)
+    return Facts(ends, kT, momenta, each, mixing, nearest(plan.system.structure), plan.barostat)
 
 
 def mass_terms(plan: Plan, path: Path, kT: float) -> tuple[float, float]:
@@ -210,6 +214,12 @@ def mass_terms(plan: Plan, path: Path, kT: float) -> tuple[float, float]:
     one, two = (masses_of(plan.system, w, masses) for w in path.weights[[0, -1]])
     each = 1.5 * kT * float(np.sum(np.log(one / two)))
     return each - 1.5 * kT * float(np.log(one.sum() / two.sum())), each
+
+
+def mixing_term(system: System, path: Path, kT: float) -> float:
+    """What mixing adds to the free energy where sites are occupied independently [eV]."""
+    one, two = (mixing_entropy(system, w) for w in path.weights[[0, -1]])
+    return -kT / KELVIN * (two - one)
 
 
 def nearest(structure: Structure) -> float:

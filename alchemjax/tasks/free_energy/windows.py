@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.calculate import fitting_topology, precision
+from alchemjax.calculate import fitting_topology, precision, roomy_shapes
 from alchemjax.energy import energy
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import index_arrays
@@ -18,7 +18,14 @@ from alchemjax.system.system import System
 from alchemjax.system.topology import block_shapes
 from alchemjax.tasks.free_energy.estimators import LEAST_SAMPLES, Estimate, inefficiency, integral, mbar, mean_of
 from alchemjax.tasks.free_energy.paths import Path, along, derivative
-from alchemjax.tasks.free_energy.switching import check_constant, doubts_of_places, mass_terms, nearest, record_of
+from alchemjax.tasks.free_energy.switching import (
+    check_constant,
+    doubts_of_places,
+    mass_terms,
+    mixing_term,
+    nearest,
+    record_of,
+)
 from alchemjax.tasks.md import Trajectory, recorded_run
 from alchemjax.tasks.md_plan import Plan, make_plan
 from alchemjax.units import KELVIN
@@ -32,11 +39,35 @@ class Windows(NamedTuple):
 
     difference: Estimate  # F(end) - F(start), or G under a pressure, without momenta [eV]; by MBAR
     mass_term: float  # what momenta add: 3/2 kT sum_i ln(m_i(start) / m_i(end)) [eV]
+    mixing_term: float  # what mixing adds where sites are occupied independently: -T (S(end) - S(start)) [eV]
     integral: Estimate  # by thermodynamic integration [eV]
     lambdas: Float[np.ndarray, "windows"]
     derivatives: list[Estimate]  # dE/dlambda [eV]
+    states: Float[np.ndarray, "states"]  # lambdas of all windows and of the ends of the path
+    profile: list[Estimate]  # F(lambda) - F(0) of the states without momenta [eV]; by MBAR
     overlap: float  # least of neighbouring windows
     doubts: tuple[str, ...]
+
+
+class WindowFacts(NamedTuple):
+    """What the analysis must know of windows."""
+
+    lambdas: list[float]
+    rule_weights: list[float]  # of the quadrature
+    states: list[float]  # lambdas of all windows and of the ends, which rules of quadrature may leave out
+    settled: int  # step where equilibration ends
+    kT: float  # eV
+    mass_term: float  # eV
+    mixing_term: float  # eV
+    near: float  # distance of the two sites that are nearest to each other [A]
+
+
+class WindowRecord(NamedTuple):
+    """What the analysis needs of settled samples."""
+
+    energies: Float[np.ndarray, "samples windows states"]  # of what is sampled in a window, in all states [eV]
+    slope: Float[np.ndarray, "samples windows"]  # dE/dlambda [eV]
+    displacement: Float[np.ndarray, "samples windows"]  # of the site that is farthest from where it belongs [A]
 
 
 class WindowRun(NamedTuple):
@@ -44,10 +75,7 @@ class WindowRun(NamedTuple):
 
     plan: Plan
     path: Path
-    lambdas: Float[np.ndarray, "windows"]
-    rule_weights: Float[np.ndarray, "windows"]  # of the quadrature
-    settled: int  # step where equilibration ends
-    kT: float  # eV
+    facts: WindowFacts
 
 
 def plan_windows(
@@ -87,7 +115,18 @@ def plan_windows(
         potential, system, path.weights[0], steps=sum(steps), timestep=timestep, temperature=temperature, seed=seed,
         replicas=replicas, every=every, share=path.share, **options,
     )  # fmt: skip
-    return WindowRun(plan, path, lambdas, weights, steps[0], temperature * KELVIN)
+    kT = temperature * KELVIN
+    facts = WindowFacts(
+        lambdas=lambdas.tolist(),
+        rule_weights=weights.tolist(),
+        states=np.unique([0.0, *lambdas, 1.0]).tolist(),
+        settled=steps[0],
+        kT=kT,
+        mass_term=mass_terms(plan, path, kT)[1],
+        mixing_term=mixing_term(system, path, kT),
+        near=nearest(system.structure),
+    )
+    return WindowRun(plan, path, facts)
 
 
 def windows(
@@ -98,65 +137,73 @@ def windows(
     `on_chunk` is called with every `Chunk` of the run. Errors: ValueError as in `plan_windows`; BlewUp as in `md`.
     """
     run = plan_windows(potential, system, path, **options)
-    return analyse_windows(potential, run, recorded_run(potential, run.plan, on_chunk))
+    trajectory = recorded_run(potential, run.plan, on_chunk)
+    kept = trajectory.step > run.facts.settled
+    return analyse_windows(run.facts, window_record(potential, run, Trajectory(*(a[kept] for a in trajectory))))
 
 
-def analyse_windows(potential: Potential, run: WindowRun, trajectory: Trajectory) -> Windows:
-    """What finished windows say; energies of independent samples in all windows are calculated."""
-    settled = trajectory.step > run.settled
-    kept = Trajectory(*(a[settled] for a in trajectory))
-    series = derivative(run.path, np.broadcast_to(run.lambdas, kept.energy.shape), kept).T
-    derivatives = [mean_of(one) for one in series]
-    total = integral(run.rule_weights, derivatives)
-    spacing = [int(np.ceil(inefficiency(one))) for one in series]
-    states = np.unique([0.0, *run.lambdas, 1.0])  # the ends too, which rules of quadrature may leave out
-    rows = [_in_all(potential, run, kept, k, slice(None, None, step), states) for k, step in enumerate(spacing)]
-    found = mbar(_placed(rows, run.lambdas, states), run.kT)
+def window_record(potential: Potential, run: WindowRun, trajectory: Trajectory) -> WindowRecord:
+    """What the analysis needs of samples; their energies in all windows are calculated."""
+    lambdas, states = np.array(run.facts.lambdas), along(run.path, run.facts.states)
+    slope = derivative(run.path, np.broadcast_to(lambdas, trajectory.energy.shape), trajectory)
+    springs = trajectory.stiffness_gradient @ states["stiffness"].T
+    if (states["weights"] == states["weights"][0]).all():
+        own = trajectory.scale_gradient[..., None]
+    else:
+        alphas = np.broadcast_to(run.plan.protocol.alpha.value[:, :1], (len(lambdas), len(run.facts.states)))
+        of = lambda k: energies_of(
+            potential, run.plan.system, trajectory.positions[:, k], trajectory.cell[:, k], states["weights"], alphas[k]
+        )
+        own = np.stack([of(k) for k in range(len(lambdas))], axis=1)
+    farthest = record_of(run.plan, trajectory).displacement
+    return WindowRecord(own * states["scale"] + springs, slope, farthest)
+
+
+def analyse_windows(facts: WindowFacts, record: WindowRecord) -> Windows:
+    """What finished windows say."""
+    derivatives = [mean_of(one) for one in record.slope.T]
+    total = integral(facts.rule_weights, derivatives)
+    spacing = [int(np.ceil(inefficiency(one))) for one in record.slope.T]
+    rows = {at: record.energies[::step, k] for k, (at, step) in enumerate(zip(facts.lambdas, spacing, strict=True))}
+    nothing = np.zeros((0, len(facts.states)))
+    found = mbar([rows.get(at, nothing) for at in facts.states], facts.kT)
     doubts = []
     if found.overlap < LEAST_OVERLAP:
         doubts.append(
             f"neighbouring windows have an overlap of {found.overlap:.3f}, less than {LEAST_OVERLAP:g}; take more "
             "windows"
         )
-    least = min(found.ends, *(d.samples for d in derivatives))
+    least = min(e.samples for e in (*derivatives, found.profile[0], found.profile[-1]))
     if least < LEAST_SAMPLES:
         doubts.append(
             f"a window or an end of the path has {least:.0f} independent samples, fewer than {LEAST_SAMPLES}; sample "
             "for longer"
         )
-    apart, error = abs(found.difference.value - total.value), float(np.hypot(found.difference.error, total.error))
+    difference = found.profile[-1]
+    apart, error = abs(difference.value - total.value), float(np.hypot(difference.error, total.error))
     if apart > 3 * error:
         doubts.append(
             f"thermodynamic integration misses the windows together by {1000 * apart:.1f} meV, more than three "
             "standard errors: dE/dlambda is too curved for the nodes; take more windows"
         )
-    away = record_of(run.plan, kept).displacement.mean(axis=0).max()
-    doubts += doubts_of_places(away, nearest(run.plan.system.structure))
-    mass_term = mass_terms(run.plan, run.path, run.kT)[1]
-    return Windows(found.difference, mass_term, total, run.lambdas, derivatives, found.overlap, tuple(doubts))
-
-
-def _placed(rows: list, lambdas, at) -> list:
-    """Rows of every state; none for one that is no window."""
-    where = {float(one): row for one, row in zip(lambdas, rows, strict=True)}
-    return [where.get(float(one), np.zeros((0, len(at)))) for one in at]
-
-
-def _in_all(potential: Potential, run: WindowRun, samples: Trajectory, window: int, chosen: slice, at):
-    """Energies [samples, states] of some samples of a window, in the states at all these lambdas [eV]."""
-    states = along(run.path, at)
-    springs = samples.stiffness_gradient[chosen, window] @ states["stiffness"].T
-    if (states["weights"] == states["weights"][0]).all():
-        return samples.scale_gradient[chosen, window, None] * states["scale"] + springs
-    positions, cells = samples.positions[chosen, window], samples.cell[chosen, window]
-    alphas = np.full(len(at), run.plan.protocol.alpha.value[window, 0])
-    own = energies_of(potential, run.plan.system, positions, cells, states["weights"], alphas)
-    return own * states["scale"] + springs
+    doubts += doubts_of_places(record.displacement.mean(axis=0).max(), facts.near)
+    return Windows(
+        difference=difference,
+        mass_term=facts.mass_term,
+        mixing_term=facts.mixing_term,
+        integral=total,
+        lambdas=np.array(facts.lambdas),
+        derivatives=derivatives,
+        states=np.array(facts.states),
+        profile=found.profile,
+        overlap=found.overlap,
+        doubts=tuple(doubts),
+    )
 
 
 def energies_of(potential: Potential, system: System, positions, cells, weights, alphas) -> np.ndarray:
     """Energies [frames, compositions] of structures at many compositions [eV]; their geometry is calculated once."""
-    shapes, rows = None, []
+    shapes, rows = roomy_shapes(potential, system._replace(structure=wrapped(system.structure))), []
     run = _compiled(potential.node_energies, potential.config)
     for x, cell in zip(positions, cells, strict=True):
         structure = wrapped(system.structure._replace(positions=x, cell=cell))
@@ -168,7 +215,7 @@ def energies_of(potential: Potential, system: System, positions, cells, weights,
             rows.append(
                 np.asarray(run(potential.params, topology, *(jnp.asarray(a, potential.dtype) for a in numbers)))
             )
-    return np.asarray(rows, np.float64)
+    return np.asarray(rows, np.float64).reshape(len(rows), len(weights))
 
 
 @lru_cache(maxsize=32)
