@@ -39,6 +39,7 @@ from alchemjax.cli_options import (
     Modality,
     Model,
     Overwrite,
+    OwnFluctuations,
     Precision,
     Pressure,
     Relax,
@@ -210,6 +211,7 @@ def md(
     modality: Modality = None,
     coupling: CouplingOption = Coupling.independent,
     alpha: Alpha = None,
+    fluctuations: OwnFluctuations = Fluctuations.none,
     dtype: Precision = Dtype.float32,
     seed: Seed = 0,
     replicas: Annotated[

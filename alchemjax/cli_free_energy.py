@@ -19,6 +19,7 @@ from alchemjax.cli_options import (
     Dtype,
     File,
     FixAxes,
+    Fluctuations,
     Groups,
     GroupsOption,
     Head,
@@ -27,6 +28,7 @@ from alchemjax.cli_options import (
     Modality,
     Model,
     Overwrite,
+    OwnFluctuations,
     Precision,
     Seed,
     Timestep,
@@ -123,6 +125,7 @@ def switch(
     head: Head = None,
     modality: Modality = None,
     coupling: CouplingOption = Coupling.independent,
+    fluctuations: OwnFluctuations = Fluctuations.none,
     dtype: Precision = Dtype.float32,
     seed: Seed = 0,
     log_every: LogEvery = 10,
@@ -312,7 +315,7 @@ def analyse(
     folder: Annotated[Path, Argument(help="Folder of a finished switch, or of windows.")],
     plot: Plot = True,
 ) -> None:
-    """Estimate a free energy again, from the log of a switch or of windows.
+    """Estimate a free energy again, from its log.
 
     For a folder of frenkel-ladd, name the folder `switch` in it.
     """

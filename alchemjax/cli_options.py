@@ -121,6 +121,13 @@ FluctuationsOption = Annotated[
         "species in turn on each mixed site; site: the same to second order."
     ),
 ]
+OwnFluctuations = Annotated[
+    Fluctuations,
+    Option(
+        help="Which energy. none: that of the mean composition (mean field); site-exact or site: that of a random "
+        "alloy, whose sites fluctuate one at a time in the cell of the file, at so many times the cost."
+    ),
+]
 Supercell = Annotated[
     str | None,
     Option(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from harmonic_crystal import harmonic_crystal
-from pair_potential import A
+from pair_potential import A, lennard_jones
 from typer.testing import CliRunner
 
 import alchemjax as aj
@@ -137,6 +137,12 @@ def test_windows_and_switches_have_their_own_options(run, tmp_path, options, sai
     timed = [option for option in TIMED if not option.startswith("--replicas")]
     assert said in run("switch", "-o", tmp_path / "out", *MIX, *timed, *options, status=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_site_that_would_fluctuate_with_its_images_is_refused(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("alchemjax.commands.free_energy.load", lambda *a, **k: lennard_jones())
+    said = run("switch", "-o", tmp_path / "out", *MIX, *TIMED, "--fluctuations", "site", status=2)
+    assert "fluctuations = 'site': sites fluctuate together with their images, which are nearer than the cutoff" in said
 
 
 def test_frenkel_ladd_says_what_the_library_says(run, crystal, tmp_path):

@@ -234,6 +234,7 @@ BAD = {
     "--resume and --overwrite were both given": ["--resume", "--overwrite"],
     "--pressure has no effect unless the cell moves; give --strain": ["--pressure", "1"],
     "--barostat-time has no effect": ["--barostat-time", "1"],
+    "sites fluctuate together with their images, which are nearer than": ["--fluctuations", "site-exact"],
     "--thermostat-time has no effect with --thermostat none": ["--thermostat", "none", "--thermostat-time", "1"],
     "--frames-every 7 must be a multiple of --log-every 5": ["--frames-every", "7"],
     "--checkpoint-every 7 must be a multiple of --log-every 5": ["--checkpoint-every", "7"],

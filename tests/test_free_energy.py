@@ -26,7 +26,7 @@ from alchemjax.tasks.free_energy.stability import Heated, compare, gibbs_curve, 
 from alchemjax.tasks.free_energy.switching import Facts, Record, analyse, plan_switch, switch
 from alchemjax.tasks.free_energy.vacancy import vacancy, with_group
 from alchemjax.tasks.free_energy.windows import energies_of, windows
-from alchemjax.tasks.md_plan import masses_of
+from alchemjax.tasks.md_plan import make_plan, masses_of
 from alchemjax.units import KELVIN
 
 SIGMAS = 4
@@ -425,17 +425,22 @@ def test_the_entropy_of_mixing_is_that_of_sites_occupied_at_random():
     assert plan.facts.mixing_term == pytest.approx(-8 * KT * np.log(2))
 
 
-def test_energies_at_many_compositions_are_those_of_each():
-    potential = lennard_jones()
-    system = aj.from_atoms(bulk("Ar", "fcc", A, cubic=True), mix={"Ar": ("Ar", "Kr")}, weights=[1.0, 0.0])
+@pytest.mark.parametrize("kind", ["none", "site-exact"])
+def test_energies_at_many_compositions_are_those_of_each(kind):
+    potential = lennard_jones(embedding=2.0)
+    system = aj.from_atoms(bulk("Ar", "fcc", A) * 2, mix={"Ar": ("Ar", "Kr")}, weights=[1.0, 0.0])
     rng, x = np.random.default_rng(0), system.structure.positions
     frames = [x + rng.normal(0, 0.1, x.shape) for _ in range(3)]
     cells = [system.structure.cell * s for s in (1.0, 1.02, 0.95)]
     weights = np.array([[1.0, 0], [0.3, 0.7]])
-    found = energies_of(potential, system, frames, cells, weights, np.zeros(2))
+    chosen = {"fluctuations": kind, "supercell": None if kind == "none" else (1, 1, 1)}
+    plan = make_plan(potential, system, steps=1, fluctuations=kind)
+    found = energies_of(potential, plan.system, frames, cells, weights, np.zeros(2))
     for row, positions, cell in zip(found, frames, cells, strict=True):
         here = system._replace(structure=system.structure._replace(positions=positions, cell=cell))
-        np.testing.assert_allclose(row, [aj.calculate(potential, here, w).energy for w in weights], rtol=1e-12)
+        expected = [aj.calculate(potential, here, w, **chosen).energy for w in weights]
+        np.testing.assert_allclose(row, expected, rtol=1e-12)
+    assert energies_of(potential, plan.system, [], [], weights, np.zeros(2)).shape == (0, 2)
 
 
 def planned(system, **options):

@@ -15,12 +15,12 @@ from pair_potential import lennard_jones
 
 import alchemjax as aj
 from alchemjax.system.lists import SPARE, allocate
-from alchemjax.system.masses import ATOMIC_MASSES
+from alchemjax.system.masses import ATOMIC_MASSES, node_masses
 from alchemjax.system.structure import make_structure
 from alchemjax.tasks import md as module
 from alchemjax.tasks.dynamics import Knots, _at, _exponential
 from alchemjax.tasks.md import BlewUp, md, recorded, run_chunks
-from alchemjax.tasks.md_plan import make_plan
+from alchemjax.tasks.md_plan import make_plan, masses_of
 from alchemjax.units import FS, KELVIN
 
 GPA = 1 / 160.21766208
@@ -208,6 +208,35 @@ def test_a_moving_composition_does_the_work_that_changes_the_conserved_energy(co
     assert (np.array(wander[:-1]) / wander[1:] > 3).all(), "second order in the time step"
     work_of_alpha = np.trapezoid(out.alpha_gradient, out.alpha)
     assert (abs(work_of_alpha) > 50 * wander[-1]) == (coupling == "correlated")
+
+
+def _momentum_flux(system, out):
+    """Of the last sample, momenta about the centre of mass [eV/A^3]."""
+    masses = masses_of(system, out.weights[-1], node_masses(system.sites))[:, None]
+    own = (out.velocities[-1] - (masses * out.velocities[-1]).sum(0) / masses.sum()) / FS
+    return (masses * own).T @ own / out.volume[-1]
+
+
+@pytest.mark.parametrize("kind", ["site", "site-exact"])
+def test_a_random_alloy_moves_as_its_own_energy_says_while_its_composition_changes(kind):
+    potential = lennard_jones(embedding=2.0, krypton=(1.6, 1.6))
+    system = aj.from_atoms(bulk("Ar", "fcc", 5.6) * 2, mix={"Ar": ("Ar", "Kr")}, weights=[1.0, 0.0])
+    path, wander = [(0.0, [1.0, 0.0]), (200.0, [0.2, 0.8])], []
+    options = {"fluctuations": kind, "thermostat": None, "every": 1, "temperature": 60.0}
+    start = argon(potential, system, path, steps=0, **options)
+    for timestep in (10.0, 5.0):
+        steps = int(200 / timestep)
+        out = argon(potential, system, path, steps=steps, timestep=timestep, velocities=start.velocities[0], **options)
+        wander.append(np.ptp(out.conserved))
+    assert abs(out.work[-1]) > 300 * wander[-1] and wander[0] > 3 * wander[1]
+    here = system._replace(structure=make_structure(out.positions[-1], out.cell[-1], True))
+    mean = aj.calculate(potential, here, out.weights[-1])
+    expected = aj.calculate(potential, here, out.weights[-1], fluctuations=kind, supercell=(1, 1, 1))
+    assert abs(expected.energy - mean.energy) > 1e-3
+    np.testing.assert_allclose(out.energy[-1], expected.energy, atol=1e-12)
+    np.testing.assert_allclose(out.weights_gradient[-1], expected.weights_gradient, atol=1e-11)
+    np.testing.assert_allclose(out.forces[-1], expected.forces, atol=1e-11)  # without symmetry nothing is averaged
+    np.testing.assert_allclose(out.stress[-1] + _momentum_flux(system, out), expected.stress, atol=1e-11)
 
 
 @pytest.mark.parametrize(
@@ -443,6 +472,8 @@ WRONG = {
     "steps = 3000000000 is too large": {"steps": 3_000_000_000},
     r"the time 1e\+10 fs of temperature": {"temperature": [(0, 1), (1e10, 2)]},
     "weights of group 'Ar' sum to 1.5": {"weights": [1.0, 0.5]},
+    "fluctuations = 'some' is not understood": {"fluctuations": "some"},
+    "sites fluctuate together with their images, which are nearer than the cutoff, 6 A": {"fluctuations": "site"},
     "alpha = 0.1 was given with coupling 'independent'": {"alpha": 0.1},
 }
 

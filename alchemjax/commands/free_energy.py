@@ -122,6 +122,7 @@ def options_of(arguments: dict) -> dict:
         "equilibration": arguments["equilibration"],
         "switching": arguments["switching"],
         "schedule": str(arguments["schedule"]),
+        "fluctuations": str(arguments.get("fluctuations", "none")),
         "replicas": arguments["replicas"],
         "timestep": arguments["timestep"],
         "seed": arguments["seed"],
@@ -295,7 +296,7 @@ def plan_only(potential: Potential, stages: list[tuple[str, int, int]], system: 
 
 
 def _seconds_per_step(potential: Potential, system: System, options: dict, replicas: int) -> float:
-    common = {name: options[name] for name in ("temperature", "timestep", "seed")}
+    common = {name: options[name] for name in ("temperature", "timestep", "seed", "fluctuations")}
     plan = make_plan(potential, system, steps=10**6, every=PROBE, chunk=PROBE, replicas=replicas, **common)
     chunks = run_chunks(potential, plan)
     for _ in range(2):  # compilation, and what follows it

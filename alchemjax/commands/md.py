@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from alchemjax.commands.dynamics import Finished, Job, carry_out, intervals
-from alchemjax.commands.options import parse_axes, parse_cell, parse_mix, parse_weights
+from alchemjax.commands.options import check_mixed, parse_axes, parse_cell, parse_mix, parse_weights
 from alchemjax.commands.run_folder import LOG, PLOT
 from alchemjax.commands.schedule import read_schedule
 from alchemjax.commands.session import prepare_jax, read_system
@@ -32,6 +32,7 @@ def run(arguments: dict) -> None:
     if scheduled and arguments["weights"] is None and "weights" not in schedule:
         system = read(needs_weights=True)
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
+    check_mixed(system, arguments)
     system, plan = _plan(potential, system, schedule, arguments)
     job = Job(potential, plan, arguments, intervals(arguments)[2])
     done = carry_out(job, lambda log: {"averages": _averages(log)})
@@ -63,6 +64,7 @@ def _plan(potential: Potential, system: System, schedule: dict, arguments: dict)
         "thermostat_time": arguments["thermostat_time"],
         "barostat_time": arguments["barostat_time"],
         "alpha": arguments["alpha"],
+        "fluctuations": str(arguments["fluctuations"]),
         "replicas": arguments["replicas"],
     }
     options |= {name: value if value is None else value / EV_PER_A3_IN_GPA for name, value in in_gpa.items()}

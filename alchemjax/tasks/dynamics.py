@@ -27,6 +27,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from alchemjax.calculate import batch_derivatives
+from alchemjax.system.fluctuations import Variants
 from alchemjax.system.lists import Grid, Neighbours, is_stale, search, topology, wrap
 from alchemjax.system.topology import Layout, Rule
 from alchemjax.tasks.springs import Springs, pull
@@ -79,8 +80,10 @@ class Constants(NamedTuple):
     mobility: Float[Array, ""]  # M [1/(eV time)]
     strains: Float[Array, "6 3 3"]  # B_k, filled up with zeros
     node_mass: Float[Array, "nodes"]  # amu
+    node_weight: Int[Array, "nodes"]  # index into the flat weights, whose number stands for 1
     volume: Float[Array, ""]  # A^3 for a cell of determinant 1: less than 1 where directions are not periodic
     springs: Springs
+    variants: Variants | None  # of a random alloy, without topology
     every: Int[Array, ""]  # steps from sample to sample
     steps: Int[Array, ""]
 
@@ -152,6 +155,9 @@ def step(node_energies, config, scheme: Scheme, params, layout, constants, proto
     moved, now, push = _over_replicas(partial(_move, scheme, layout, constants))(protocol, state)
     moved = _listed_anew(config, scheme, layout, moved)
     arrays = jax.vmap(partial(topology, scheme.rule, layout))(moved.listed)
+    if constants.variants is not None:
+        copied = lambda a: jnp.broadcast_to(a, (len(state.step), *a.shape))
+        arrays = jax.tree.map(copied, constants.variants)._replace(topology=arrays)
     positions, cell = moved.positions, moved.cell
     out = batch_derivatives(node_energies, config, params, arrays, positions, cell, now.weights, now.alpha)
     return jax.vmap(partial(_finish, scheme, constants))(state, moved, now, push, out)
@@ -315,7 +321,7 @@ def _listed_anew(config, scheme: Scheme, layout: Layout, state: State) -> State:
 
 def _now(layout: Layout, constants: Constants, protocol: Protocol, step, num_sites: int) -> Now:
     weights = _at(protocol.weights, step)
-    each = jnp.append(weights, jnp.ones((), weights.dtype))[layout.rest.node_weight]
+    each = jnp.append(weights, jnp.ones((), weights.dtype))[constants.node_weight]
     masses = site_masses(each, constants.node_mass, layout.rest.node_site, num_sites)
     return Now(
         temperature=_at(protocol.temperature, step),

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.calculate import SKIN, check_kind, species_rows
+from alchemjax.calculate import SKIN, check_kind, species_rows, with_fluctuations
 from alchemjax.model.load import Potential
+from alchemjax.system.fluctuations import without_vacancies
 from alchemjax.system.masses import node_masses
 from alchemjax.system.structure import Structure, completed_cell, volume
+from alchemjax.system.supercell import lattice_vectors
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.system.topology import Layout, Rule, make_layout
 from alchemjax.tasks.dynamics import Constants, Knots, Protocol
@@ -59,6 +61,7 @@ def make_plan(
     barostat_time: float | None = None,
     bulk_modulus: float | None = None,
     alpha=None,
+    fluctuations: str = "none",
     scale=1.0,
     stiffness=0.0,
     share=None,
@@ -75,6 +78,8 @@ def make_plan(
     Times in fs, temperatures in K, pressures and the bulk modulus in eV/A^3. `temperature`, `pressure`, `weights`,
     `alpha`, `scale` and `stiffness` are constant or lists of (time, value), linear in between; two values at one time
     are a jump. Masses are the means of the species on a site; where they change, momenta are kept.
+
+    `fluctuations` as in `calculate`, of one site at a time in the system's own cell, wherever sites and cell move.
 
     `scale` multiplies the potential. `stiffness` [eV/A^2], for all sites or each, are springs that tie sites to where
     they are in `system`, relative to the mean displacement of all, or of sites with `share` (`tasks/springs.py`).
@@ -135,9 +140,10 @@ def make_plan(
     members = [own | one for one in _replicas(replicas, seed)]
     for one in members:
         _check_whole("seed", one["seed"], 0)
-    rule, layout = make_layout(
-        system.sites, species_rows(potential, system), system.coupling, per_node=potential.per_node
-    )
+    system = _fluctuating(potential, system, fluctuations)
+    variants = None if system.fluctuations is None else system.fluctuations.variants
+    sites = system.sites if system.fluctuations is None else system.fluctuations.sites
+    rule, layout = make_layout(sites, species_rows(potential, system), system.coupling, per_node=potential.per_node)
     protocol = _protocol(system, members, float(timestep))
     masses = node_masses(system.sites)
     _check_protocol(system, protocol, masses, thermostat)
@@ -156,8 +162,10 @@ def make_plan(
             mobility=np.asarray(1 / (3 * bulk_modulus * barostat_time * FS * (volume(structure) or 1.0))),
             strains=freedom.strains,
             node_mass=masses,
+            node_weight=system.sites.node_weight,
             volume=np.asarray((volume(structure) or np.nan) / abs(np.linalg.det(cell_now))),
             springs=_springs(structure, cell_now, share),
+            variants=None if variants is None else without_vacancies(variants, protocol.weights.value),
             every=np.asarray(int(every)),
             steps=np.asarray(int(steps)),
         ),
@@ -168,6 +176,20 @@ def make_plan(
         rows=max(1, int(chunk) // int(every)),
         skin=float(skin),
     )
+
+
+def _fluctuating(potential: Potential, system: System, kind: str) -> System:
+    """Errors: ValueError as in `with_fluctuations`, or for a cell where a site sees its own images."""
+    system = with_fluctuations(potential, system, kind, None if kind == "none" else (1, 1, 1), symmetric=False)
+    structure = system.structure
+    if system.fluctuations is not None and len(
+        lattice_vectors(completed_cell(structure), structure.pbc, potential.cutoff)
+    ):
+        raise ValueError(
+            f"fluctuations = '{kind}': sites fluctuate together with their images, which are nearer than the cutoff, "
+            f"{potential.cutoff:g} A; repeat the cell"
+        )
+    return system
 
 
 def _check_whole(name: str, value, least: int) -> None:
