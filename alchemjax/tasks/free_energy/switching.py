@@ -258,9 +258,9 @@ def _doubts_of_crystal(facts: Facts, record: Record, at) -> list[str]:
     found, replicas = [], record.volume.shape[1]
     stretches = {"at the start of the path": (0, at[0]), "at its end": (at[1], at[2])}
     for where, (first, last) in stretches.items():
-        one, two = (part.mean(0) for part in np.array_split(record.volume[first + 1 : last + 1], 2))
-        if not facts.moving_cell or not np.isfinite([one, two]).all():
+        if not facts.moving_cell or last - first < 2:
             continue
+        one, two = (part.mean(0) for part in np.array_split(record.volume[first + 1 : last + 1], 2))
         drift = two / one - 1
         error = drift.std(ddof=1) / np.sqrt(replicas) if replicas > 1 else 0.0
         if abs(drift.mean()) > max(MOST_DRIFT, LARGEST_HYSTERESIS * error):
