@@ -154,6 +154,10 @@ def test_frenkel_ladd_says_what_the_library_says(run, crystal, tmp_path):
     expected = frenkel_ladd(harmonic_crystal(), system_of(crystal), stiffness=stiffness, every=10, **TIMES)
     assert report["free_energy_eV"]["value"] == pytest.approx(expected.total.value, abs=1e-7)
     assert report["einstein_eV"] == pytest.approx(expected.einstein)
+    assert report["centre_of_mass_eV"] == pytest.approx(expected.centre) != 0
+    pushed = expected.path.pressure.value
+    assert report["pressure_GPa"]["value"] == pytest.approx(160.21766208 * pushed, abs=1e-7) != 0
+    assert report["PV_eV"] == pytest.approx(pushed * A**3, abs=1e-7)
     assert report["quantum_correction_eV"] == pytest.approx(expected.quantum)
     assert report["sites"] == 4 and report["primitive_cells"] == 4
     assert "harmonic quantum correction" in said

@@ -25,6 +25,7 @@ from alchemjax.system.system import System
 from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, assembled, check_volume
 from alchemjax.tasks.free_energy.paths import einstein_path
 from alchemjax.tasks.free_energy.switching import Switching, plan_switch
+from alchemjax.units import EV_PER_A3_IN_GPA
 
 RESULT = "frenkel-ladd.json"
 
@@ -48,16 +49,22 @@ def run(arguments: dict) -> None:
         stiffness = springs(potential, system, arguments, options, out / "springs")
     free = carried_out(potential, system, arguments, options, out / "switch", stiffness, quantum=arguments["quantum"])
     found = free.path
-    sites = len(system.structure.positions)
+    assert isinstance(found, Switching)
+    sites, space = len(system.structure.positions), check_volume(system)
+    in_gpa = EV_PER_A3_IN_GPA
+    pressure = found.pressure._replace(value=found.pressure.value * in_gpa, error=found.pressure.error * in_gpa)
     report = {
         "fingerprint": fingerprint,
         "free_energy_eV": number(free.total),
         "free_energy_per_site_eV": free.total.value / sites,
         "einstein_eV": free.einstein,
+        "centre_of_mass_eV": free.centre,
         "difference_eV": free.difference,
         "quantum_correction_eV": free.quantum,
         "mixing_eV": free.mixing,
         "stiffness_eV_per_A2": free.stiffness,
+        "pressure_GPa": number(pressure),
+        "PV_eV": pressure.value / EV_PER_A3_IN_GPA * space,
         "sites": sites,
         "primitive_cells": free.cells,
         "doubts": list(free.doubts),
@@ -66,13 +73,14 @@ def run(arguments: dict) -> None:
     print(out / RESULT)
     say_estimate("classical free energy", free.total)
     print(f"per site: {free.total.value / sites:.6f} +- {free.total.error / sites:.6f} eV")
-    springs_ = np.unique(np.round(free.stiffness, 3))
-    print(f"of it the Einstein crystal {free.einstein:.5f} eV (springs {', '.join(map(str, springs_[:6]))} eV/A^2)")
+    stiff = ", ".join(map(str, np.unique(np.round(free.stiffness, 3))[:6]))
+    print(f"of it the Einstein crystal: {free.einstein:.5f} eV (springs {stiff} eV/A^2)")
+    print(f"of that the free centre of mass: {free.centre:+.5f} eV")
+    print(f"PV, not part of it: {report['PV_eV']:+.5f} eV, at {pressure.value:.3f} +- {pressure.error:.3f} GPa")
     if free.quantum is not None:
         print(f"harmonic quantum correction, not part of it: {free.quantum:+.5f} eV")
     if free.mixing:
         print(f"random mixing -T S, not part of it: {free.mixing:+.5f} eV")
-    assert isinstance(found, Switching)
     say_works(found)
     say_doubts(free.doubts)
 

@@ -35,6 +35,7 @@ class FreeEnergy(NamedTuple):
 
     total: Estimate
     einstein: float  # of springs and momenta, the centre of mass in the volume of a primitive cell included
+    centre: float  # of it what the centre of mass adds, which springs leave free
     difference: float  # of the crystal from the springs
     quantum: float | None  # what a harmonic crystal gains from quantum mechanics; not in `total`
     mixing: float  # -T S of mixed sites that are occupied independently; not in `total`
@@ -53,11 +54,16 @@ def einstein_free_energy(stiffness, share, masses, cell_volume: float, kT: float
     J. M. Polson, E. Trizac, S. Pronk, D. Frenkel, J. Chem. Phys. 112, 5339 (2000), eqs. (14)-(20), for springs that
     leave the displacement sum_i c_i u_i free. Errors: ValueError for springs that are not positive.
     """
-    k, c, m = (np.asarray(a, np.float64) for a in (stiffness, share, masses))
+    k, m = (np.asarray(a, np.float64) for a in (stiffness, masses))
     if not (k > 0).all():
         raise ValueError("every site of an Einstein crystal needs a spring; stiffness must be positive")
-    centre = 1.5 * np.log(2 * np.pi * kT * np.sum(c**2 / k)) - np.log(cell_volume)
-    return float(np.sum(tied_free_energy(k, m, kT)) + kT * centre)
+    return float(np.sum(tied_free_energy(k, m, kT)) + centre_free_energy(k, share, cell_volume, kT))
+
+
+def centre_free_energy(stiffness, share, cell_volume: float, kT: float) -> float:
+    """What the free centre adds to an Einstein crystal, the last two terms of `einstein_free_energy` [eV]."""
+    spread = np.sum(np.asarray(share, np.float64) ** 2 / stiffness)
+    return float(kT * (1.5 * np.log(2 * np.pi * kT * spread) - np.log(cell_volume)))
 
 
 def tied_free_energy(stiffness, mass, kT: float):
@@ -132,6 +138,7 @@ def assembled(
     return FreeEnergy(
         total=way._replace(value=reference - way.value),
         einstein=reference,
+        centre=centre_free_energy(path.stiffness[-1], path.share, space / cells, kT),
         difference=-way.value,
         quantum=correction,
         mixing=-kT / KELVIN * mixing_entropy(system, path.weights[0]),
