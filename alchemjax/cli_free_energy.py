@@ -67,7 +67,7 @@ ScheduleOption = Annotated[
 Replicas = Annotated[int, Option(**WHOLE, help="Independent switches at once, each forward and back.")]
 FramesEvery = Annotated[int, Option(**WHOLE, help="Steps from frame to frame of the trajectory, 0 for none.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Say what would be done and how long it takes; write nothing.")]
-Plot = Annotated[bool, Option("--plot/--no-plot", help="Draw figures (switch.png of every switch, stability.png).")]
+Plot = Annotated[bool, Option("--plot/--no-plot", help="Draw figures (switch.png, windows.png, stability.png).")]
 MovingCell = Annotated[
     str | None,
     Option(

@@ -125,7 +125,7 @@ OwnFluctuations = Annotated[
     Fluctuations,
     Option(
         help="Which energy. none: that of the mean composition (mean field); site-exact or site: that of a random "
-        "alloy, whose sites fluctuate one at a time in the cell of the file, at so many times the cost."
+        "alloy, whose sites fluctuate one at a time in the cell of the file; each costs one evaluation a species."
     ),
 ]
 Supercell = Annotated[

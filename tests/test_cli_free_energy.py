@@ -122,6 +122,20 @@ def test_windows_say_what_the_library_says_and_are_analysed_again(run, crystal, 
     (tmp_path / "out" / "windows.json").unlink()
     assert f"{expected.difference.value:.5f}" in run("analyse", file=tmp_path / "out")
     assert report_of(tmp_path / "out", "windows.json") == report
+    about = report_of(tmp_path / "out", "md.json")
+    assert about["columns"]["energy_at_0.000000_eV"]["unit"] == "eV"
+    assert about["arguments"]["windows"] == 4 and not {"replicas", "schedule"} & set(about["arguments"])
+    moved = [option.replace("=400.0", "=416.0").replace("=800.0", "=784.0") for option in timed]
+    again = ["switch", "-o", tmp_path / "out", *halfway]
+    assert "of other input, options" in run(*again, *moved, "--windows", 4, "--log-every", 4, status=2)
+    assert "use another folder" in run(*again, *timed, "--windows", 4, "--log-every", 4, "--switching", "816", status=2)
+    log = (tmp_path / "out" / "log.csv").read_text().splitlines(keepends=True)
+    holed = log[:-1] + [",".join([*log[-1].split(",")[:-1], "\n"])]
+    for harmed in (log[: len(log) // 2], [*log[:9], *log[13:]], log[:-4], holed):
+        (tmp_path / "out" / "log.csv").write_text("".join(harmed))
+        assert "is damaged" in run("analyse", file=tmp_path / "out", status=2)
+    run(*again, *TIMED, "--overwrite", "--no-plot")
+    assert (tmp_path / "out" / "switch.json").exists() and not (tmp_path / "out" / "windows.json").exists()
 
 
 @pytest.mark.parametrize(

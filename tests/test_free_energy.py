@@ -24,7 +24,7 @@ from alchemjax.tasks.free_energy.paths import Path, composition_path, einstein_p
 from alchemjax.tasks.free_energy.stability import Heated, compare, gibbs_curve, phase
 from alchemjax.tasks.free_energy.switching import Facts, Record, analyse, plan_switch, switch
 from alchemjax.tasks.free_energy.vacancy import vacancy, with_group
-from alchemjax.tasks.free_energy.windows import energies_of, windows
+from alchemjax.tasks.free_energy.windows import energies_of, plan_windows, windows
 from alchemjax.tasks.md_plan import make_plan, masses_of
 from alchemjax.units import KELVIN
 
@@ -325,9 +325,62 @@ def test_the_entropy_of_mixing_is_that_of_sites_occupied_at_random():
     vacancies = -(0.9 * np.log(0.9) + 0.1 * np.log(0.1))
     assert aj.mixing_entropy(sites, [0.25, 0.75, 0.9]) == pytest.approx(4 * KELVIN * (part + vacancies), rel=1e-12)
     assert aj.mixing_entropy(sites, [1.0, 0.0, 1.0]) == 0
+    published = mixed(coupling="published")
+    assert np.isnan(aj.mixing_entropy(published, [1.5, -0.5])) and np.isnan(aj.mixing_entropy(published, [1.0, 0.5]))
+
+
+def test_a_path_into_a_mixture_reports_what_random_mixing_and_masses_add():
     half = composition_path(mixed(), [1, 0], [0.5, 0.5])
-    plan = plan_switch(harmonic_crystal(), mixed(), half, temperature=100.0)
-    assert plan.facts.mixing_term == pytest.approx(-8 * KT * np.log(2))
+    facts = plan_switch(harmonic_crystal(), mixed(), half, temperature=100.0).facts
+    assert facts.mixing_term == pytest.approx(-8 * KT * np.log(2))
+    # momenta of a random alloy are those of its atoms: nothing of their masses is left in the free energy of mixing
+    whole = plan_switch(harmonic_crystal(), mixed(), composition_path(mixed(), [1, 0], [0, 1]), temperature=100.0).facts
+    assert facts.mass_term == pytest.approx(whole.mass_term / 2) == pytest.approx(6 * KT * np.log(39.948 / 83.798))
+    assert facts.known == whole.known == []
+    emptied = composition_path(mixed(), [1, 0], [0.5, 0.2])
+    assert "partly empty at an end" in plan_switch(harmonic_crystal(), mixed(), emptied, temperature=9.0).facts.known[0]
+
+
+def test_images_that_fluctuate_together_are_refused_or_doubted():
+    potential = lennard_jones()
+    for repeats, wanted in {2: "sites fluctuate together with their images, 7.4 A away", 4: None}.items():
+        system = aj.from_atoms(bulk("Ar", "fcc", A) * repeats, mix={"Ar": ("Ar", "Kr")}, weights=[1.0, 0.0])
+        path = composition_path(system, [1, 0], [0, 1])
+        known = plan_switch(potential, system, path, temperature=9.0, fluctuations="site").facts.known
+        assert (wanted in known[0]) if wanted else known == []
+
+
+def test_enthalpies_and_free_energies_of_a_phase_are_of_one_energy(monkeypatch):
+    from alchemjax.tasks.free_energy import stability
+
+    asked = []
+
+    def heated(*arguments, **options):
+        asked.append(options["fluctuations"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stability, "heated", heated)
+    for kind in ("site", "none"):
+        with pytest.raises(KeyboardInterrupt):
+            phase(harmonic_crystal(), mixed(weights=[0.5, 0.5]), [90, 100, 110], units=8, fluctuations=kind)
+    assert asked == ["site", "none"]
+
+
+WRONG_WINDOWS = {
+    "a free energy needs a thermostat": {"thermostat": None},
+    "scale = 0.5 has no place on a path": {"scale": 0.5},
+    "replicas = 3 has no place on a path": {"replicas": 3},
+    "sampling = 5.0 fs must be a multiple": {"sampling": 5.0},
+    "equilibration = -100.0 fs must be a multiple": {"equilibration": -100.0},
+    "sampling = nan fs must be a multiple": {"sampling": float("nan")},
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG_WINDOWS)
+def test_windows_refuse_what_makes_no_sense(sentence):
+    path = composition_path(mixed(), [1, 0], [0, 1])
+    with pytest.raises(ValueError, match=sentence):
+        plan_windows(harmonic_crystal(), mixed(), path, temperature=9.0, **WRONG_WINDOWS[sentence])
 
 
 @pytest.mark.parametrize("kind", ["none", "site-exact"])

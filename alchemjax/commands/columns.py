@@ -121,6 +121,7 @@ def _lattice_parameters(cell: np.ndarray) -> np.ndarray:
 NUMBERED = {  # beginnings of names
     "squared_displacement_": ("A^2", "squared displacement of this site from where it belongs"),
     "cell_": ("A", "component of a lattice vector"),
+    "energy_at_": ("eV", "energy that the same positions have at this lambda"),
 }
 
 

@@ -50,6 +50,7 @@ class Job(NamedTuple):
     arguments: dict  # of the command
     frames: int  # steps from frame to frame of the trajectory
     columns: Callable[[Trajectory], dict] = lambda trajectory: {}  # [samples, replicas], besides those of every log
+    about: object = None  # what else determines the files
     redo: bool = True  # whether --overwrite makes a finished run of the same options again; not a stage of several
 
 
@@ -86,7 +87,7 @@ def carry_out(job: Job, finish: Callable[[dict[str, np.ndarray]], dict]) -> Fini
     arguments, plan = job.arguments, job.plan
     out, again = arguments["out"], {name: arguments.get(name, False) for name in ("resume", "overwrite")}
     topology_of(job.potential, plan.system)  # whatever is wrong with the structure is said before anything is written
-    fingerprint = _fingerprint(job.potential, plan, job.frames)
+    fingerprint = _fingerprint(job)
     _check_length(out, fingerprint, plan, redo=job.redo, **again)
     with opened(out, fingerprint, redo=job.redo, **again):
         about = provenance(arguments["file"], arguments, job.potential, plan.system)
@@ -103,11 +104,12 @@ def carry_out(job: Job, finish: Callable[[dict[str, np.ndarray]], dict]) -> Fini
     return Finished(log, seconds, speed)
 
 
-def _fingerprint(potential: Potential, plan: Plan, frames: int) -> str:
+def _fingerprint(job: Job) -> str:
     """Hash of all that determines the numbers, but not how many."""
+    potential, plan = job.potential, job.plan
     about = [alchemjax.__version__, jax.__version__, jax.default_backend(), jax.device_count(), potential.name]
     about += [potential.sha256, potential.dtype, plan.rule, plan.thermostat, plan.barostat, plan.seeds, plan.timestep]
-    about += [plan.rows, frames, [[g.name, g.sites, g.species] for g in plan.system.sites.groups]]
+    about += [plan.rows, job.frames, job.about, [[g.name, g.sites, g.species] for g in plan.system.sites.groups]]
     about += [list(plan.system.sites.node_species)]
     rest = plan.constants._replace(steps=np.zeros(0)), plan.protocol, plan.velocities, plan.system.structure
     return fingerprint_of(about, jax.tree.leaves(rest))

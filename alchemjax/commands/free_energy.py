@@ -268,7 +268,9 @@ def say_terms(found: Switching | Windows) -> None:
     """What is to be added to a difference."""
     if found.mass_term:
         print(f"mass term 3/2 kT sum ln(m_start/m_end): {found.mass_term:+.5f} eV, to be added")
-    if found.mixing_term:
+    if np.isnan(found.mixing_term):
+        print("random mixing has no entropy where weights are no probabilities")
+    elif found.mixing_term:
         print(f"random mixing -T (S_end - S_start): {found.mixing_term:+.5f} eV, to be added if sites are occupied so")
 
 

@@ -64,7 +64,10 @@ def plot_windows(found: Windows) -> Figure:
     with matplotlib.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
         figure = Figure(figsize=(PANEL[0] * 2, PANEL[1]), layout=layout)
-        panels = {"dE/dλ (eV)": (found.lambdas, found.derivatives), "F(λ) − F(0) (eV)": (found.states, found.profile)}
+        panels = {
+            "dE/dλ (eV)": (found.lambdas, found.derivatives),
+            "F(λ) − F(0) without momenta and mixing (eV)": (found.states, found.profile),
+        }
         for k, (label, (x, estimates)) in enumerate(panels.items()):
             axes, style = figure.add_subplot(1, 2, k + 1), {"marker": "o", "markersize": 3, "capsize": 2}
             errors = [1.96 * one.error for one in estimates]

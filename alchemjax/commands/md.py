@@ -9,11 +9,11 @@ from alchemjax.commands.dynamics import Finished, Job, carry_out, intervals
 from alchemjax.commands.options import check_mixed, parse_axes, parse_cell, parse_mix, parse_weights
 from alchemjax.commands.run_folder import LOG, PLOT
 from alchemjax.commands.schedule import read_schedule
-from alchemjax.commands.session import prepare_jax, read_system
+from alchemjax.commands.session import prepare_jax, read_system, warn
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.md_plan import Plan, make_plan
+from alchemjax.tasks.md_plan import Plan, doubts_of_fluctuations, make_plan
 from alchemjax.units import EV_PER_A3_IN_GPA
 
 SETTLING, BLOCKS = 0.2, 10  # part of a run that averages leave out, and in how many blocks they divide the rest
@@ -34,6 +34,8 @@ def run(arguments: dict) -> None:
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     check_mixed(system, arguments)
     system, plan = _plan(potential, system, schedule, arguments)
+    for doubt in doubts_of_fluctuations(potential, plan.system):
+        warn(doubt)
     job = Job(potential, plan, arguments, intervals(arguments)[2])
     done = carry_out(job, lambda log: {"averages": _averages(log)})
     if arguments["plot"]:

@@ -19,7 +19,7 @@ from alchemjax.system.lists import Grid, Neighbours
 from alchemjax.tasks.dynamics import State
 
 REPORT, CHECKPOINT, PLOT, LOG = "md.json", "checkpoint.npz", "md.png", "log.csv"
-RESULTS = ("switch.json", "switch.png")  # of a run that switches
+RESULTS = ("switch.json", "switch.png", "windows.json", "windows.png")  # of free energies
 TRAJECTORY = re.compile(r"trajectory(-[0-9]+)?[.]extxyz")
 
 

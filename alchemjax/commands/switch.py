@@ -35,15 +35,15 @@ def run(arguments: dict) -> None:
     start, end = (parse_weights(system.sites, arguments[name], option) for name, option in given.items())
     path = composition_path(system, start, end)
     system = system._replace(weights=path.weights[0])
-    potential, options, out = loaded(arguments), options_of(arguments), arguments["out"]
+    potential, options, out = loaded(arguments), options_of(OF_SWITCHES | arguments), arguments["out"]
     if arguments["windows"] is not None:
         planned = windows.planned(potential, system, path, arguments, options)
         if not arguments["dry_run"]:
-            found = windows.sampled(planned, potential, arguments, out)
+            found = windows.sampled(planned, potential, arguments)
             print(out / windows.RESULT)
             windows.say(found)
             return
-        name, plan = "windows", planned.plan
+        name, plan = "windows, besides their energies in all windows", planned.plan
     else:
         name, plan = "switching", plan_switch(potential, system, path, **options).plan
     if arguments["dry_run"]:
@@ -57,12 +57,13 @@ def run(arguments: dict) -> None:
 def completed(arguments: dict) -> dict:
     """With defaults. Errors: ValueError for an option that has no effect."""
     in_windows = arguments["windows"] is not None
-    for name in OF_SWITCHES if in_windows else OF_WINDOWS:
+    ours, others = (OF_WINDOWS, OF_SWITCHES) if in_windows else (OF_SWITCHES, OF_WINDOWS)
+    for name in others:
         if arguments[name] is not None:
             place = "with" if in_windows else "without"
             raise ValueError(f"--{name} {arguments[name]} has no effect {place} --windows; leave it out")
-    given = {name: value for name, value in arguments.items() if value is not None}
-    return arguments | OF_SWITCHES | OF_WINDOWS | given
+    given = {name: value for name, value in arguments.items() if name not in others}
+    return given | {name: default for name, default in ours.items() if given[name] is None}
 
 
 def run_analyse(folder: Path, *, plot: bool) -> None:
@@ -71,8 +72,8 @@ def run_analyse(folder: Path, *, plot: bool) -> None:
     kind = next((name for name in ("switch", "windows") if name in report), None)
     if not report.get("finished") or kind is None:
         raise ValueError(
-            f"'{folder}' holds no finished switch (no {REPORT} that says so); give the folder of alchemjax switch, or "
-            "the one of a stage of frenkel-ladd, vacancy or stability"
+            f"'{folder}' holds no finished switch or windows (no {REPORT} that says so); give the folder of alchemjax "
+            "switch, or the one of a stage of frenkel-ladd, vacancy or stability"
         )
     try:
         log, facts = read_log(folder), report[kind]["facts"]
@@ -84,7 +85,8 @@ def run_analyse(folder: Path, *, plot: bool) -> None:
         if plot:
             draw(folder, log, facts, found)
     except (KeyError, ValueError, IndexError, TypeError) as error:
-        raise ValueError(f"'{folder / LOG}' is damaged ({error}); run the switch again") from None
+        damaged = f"'{folder / LOG}' is damaged, or of another version ({error})"
+        raise ValueError(f"{damaged}; make the run again with --overwrite") from None
     write_json(folder / RESULT, described(facts, found))
     print(folder / RESULT)
     say_switch(facts, found)

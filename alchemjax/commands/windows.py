@@ -44,9 +44,10 @@ def planned(potential: Potential, system: System, path: Way, arguments: dict, op
     )
 
 
-def sampled(run: WindowRun, potential: Potential, arguments: dict, out: Path) -> Windows:
+def sampled(run: WindowRun, potential: Potential, arguments: dict) -> Windows:
     """Sample all windows in a folder, or go on there; what they say is in `windows.json` too."""
     found: list[Windows] = []
+    out = arguments["out"]
 
     def columns(trajectory: Trajectory) -> dict:
         settled = trajectory.step > run.facts.settled
@@ -66,7 +67,9 @@ def sampled(run: WindowRun, potential: Potential, arguments: dict, out: Path) ->
         found.append(analyse_windows(run.facts, record_of_log(run.facts, log)))
         return {"windows": described(run.facts, found[0])}
 
-    carry_out(Job(potential, run.plan, arguments | {"out": out}, intervals(arguments)[2], columns), finish)
+    settled = f"settled after {run.facts.settled}"
+    job = Job(potential, run.plan, arguments, intervals(arguments)[2], columns, about=settled, redo=False)
+    carry_out(job, finish)
     write(out, run.facts, found[0], plot=arguments["plot"])
     return found[0]
 
@@ -77,11 +80,15 @@ def energy_name(at: float) -> str:
 
 
 def record_of_log(facts: WindowFacts, log: dict[str, np.ndarray]) -> WindowRecord:
-    """What the analysis needs, from the columns of `log.csv`."""
+    """What the analysis needs, from the columns of `log.csv`. Errors: ValueError if some of it is missing."""
     table = lambda name: log[name].reshape(-1, len(facts.lambdas))
-    settled = table("step")[:, 0] > facts.settled
+    steps = table("step")[:, 0]
+    settled = steps > facts.settled
     energies = np.stack([table(energy_name(at))[settled] for at in facts.states], axis=-1)
-    return WindowRecord(energies, table(SLOPE)[settled], table(FARTHEST)[settled])
+    record = WindowRecord(energies, table(SLOPE)[settled], table(FARTHEST)[settled])
+    if steps[-1] != facts.steps or np.ptp(np.diff(steps)) > 0 or not all(np.isfinite(a).all() for a in record):
+        raise ValueError("samples are missing")
+    return record
 
 
 def again(folder: Path, facts: dict, log: dict[str, np.ndarray], *, plot: bool) -> None:

@@ -111,6 +111,13 @@ def repeated(structure: Structure, supercell: Supercell) -> Structure:
     return structure._replace(positions=positions, cell=supercell.matrix @ structure.cell)
 
 
+def nearest_image(structure: Structure, distance: float) -> float:
+    """How far a site is from its nearest image [A]; infinite where that is no nearer than the distance."""
+    cell = completed_cell(structure)
+    vectors = lattice_vectors(cell, structure.pbc, distance)
+    return float(np.linalg.norm(vectors @ cell, axis=1).min()) if len(vectors) else np.inf
+
+
 def lattice_vectors(cell, pbc, distance: float) -> np.ndarray:
     """Whole lattice vectors along periodic directions shorter than the distance, one of each pair +-t, without 0."""
     most = np.ceil(distance * np.linalg.norm(np.linalg.inv(cell), axis=0)).astype(int) * pbc

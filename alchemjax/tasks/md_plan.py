@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from alchemjax.calculate import SKIN, check_kind, species_rows, with_fluctuations
+from alchemjax.calculate import SEPARATION, SKIN, check_kind, species_rows, with_fluctuations
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import without_vacancies
 from alchemjax.system.masses import node_masses
 from alchemjax.system.structure import Structure, completed_cell, volume
-from alchemjax.system.supercell import lattice_vectors
+from alchemjax.system.supercell import nearest_image
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.system.topology import Layout, Rule, make_layout
 from alchemjax.tasks.dynamics import Constants, Knots, Protocol
@@ -79,7 +79,8 @@ def make_plan(
     `alpha`, `scale` and `stiffness` are constant or lists of (time, value), linear in between; two values at one time
     are a jump. Masses are the means of the species on a site; where they change, momenta are kept.
 
-    `fluctuations` as in `calculate`, of one site at a time in the system's own cell, wherever sites and cell move.
+    `fluctuations` as in `calculate`, of one site at a time in the system's own cell, wherever sites and cell move; its
+    images should be twice the cutoff away, and must be out of it at the start.
 
     `scale` multiplies the potential. `stiffness` [eV/A^2], for all sites or each, are springs that tie sites to where
     they are in `system`, relative to the mean displacement of all, or of sites with `share` (`tasks/springs.py`).
@@ -181,15 +182,23 @@ def make_plan(
 def _fluctuating(potential: Potential, system: System, kind: str) -> System:
     """Errors: ValueError as in `with_fluctuations`, or for a cell where a site sees its own images."""
     system = with_fluctuations(potential, system, kind, None if kind == "none" else (1, 1, 1), symmetric=False)
-    structure = system.structure
-    if system.fluctuations is not None and len(
-        lattice_vectors(completed_cell(structure), structure.pbc, potential.cutoff)
-    ):
+    if system.fluctuations is not None and nearest_image(system.structure, potential.cutoff) < potential.cutoff:
         raise ValueError(
             f"fluctuations = '{kind}': sites fluctuate together with their images, which are nearer than the cutoff, "
             f"{potential.cutoff:g} A; repeat the cell"
         )
     return system
+
+
+def doubts_of_fluctuations(potential: Potential, system: System) -> list[str]:
+    """What to say where sites that fluctuate have images within twice the cutoff."""
+    wanted = SEPARATION * potential.cutoff
+    if system.fluctuations is None or (away := nearest_image(system.structure, wanted)) >= wanted:
+        return []
+    return [
+        f"sites fluctuate together with their images, {away:.1f} A away: they are independent of them from {wanted:g} "
+        "A on; repeat the cell, or compare with a larger one"
+    ]
 
 
 def _check_whole(name: str, value, least: int) -> None:

@@ -18,7 +18,7 @@ from alchemjax.system.symmetry import TOLERANCE, find_symmetry
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.free_energy.estimators import Estimate
 from alchemjax.tasks.free_energy.paths import Path, einstein_path, mixing_entropy
-from alchemjax.tasks.free_energy.switching import Switching, squared_displacements, switch
+from alchemjax.tasks.free_energy.switching import Switching, log_masses, squared_displacements, switch
 from alchemjax.tasks.free_energy.windows import Windows, windows
 from alchemjax.tasks.md import recorded_run
 from alchemjax.tasks.md_plan import make_plan, masses_of
@@ -91,7 +91,8 @@ def frenkel_ladd(
 
     `stiffness` [eV/A^2], one or one for each site; by default 3 kT / <u^2>, the mean over equivalent sites in a run of
     `measuring` fs. `method`: "switch" with `options` of `plan_switch`, or "windows" with those of `plan_windows`.
-    `quantum`: whether to calculate frequencies of the structure as it is, for the correction. `cells`: how many
+    `quantum`: whether to calculate frequencies of the structure as it is, for the correction (not with
+    `fluctuations`, of which there are none). `cells`: how many
     primitive cells the lattice has, by default those of the structure's pure translations.
 
     D. Frenkel, A. J. C. Ladd, J. Chem. Phys. 81, 3188 (1984); R. Freitas, M. Asta, M. de Koning, Comput. Mater. Sci.
@@ -110,6 +111,7 @@ def frenkel_ladd(
         stiffness = measured_stiffness(potential, system, duration=measuring, **common)
     path = einstein_path(system, stiffness, weights)
     found = METHODS[method](potential, system, path, on_chunk=on_chunk, **common, **options)
+    quantum = quantum and options.get("fluctuations", "none") == "none"  # it is that of the mean field
     return assembled(potential, system, path, found, kT, quantum=quantum, cells=cells)
 
 
@@ -117,7 +119,7 @@ def assembled(
     potential: Potential, system: System, path: Path, found, kT: float, *, quantum: bool, cells: int | None = None
 ) -> FreeEnergy:
     """The free energy from the difference that a `Switching` or `Windows` has found along the path to springs."""
-    masses = masses_of(system, path.weights[0], node_masses(system.sites))
+    masses = np.exp(log_masses(system, path.weights[0]))
     space = check_volume(system)
     doubts = found.doubts
     if cells is None:

@@ -86,11 +86,15 @@ def _positive(system: System, stiffness) -> np.ndarray:
 
 
 def mixing_entropy(system: System, weights=None) -> float:
-    """-k_B sum_ik w_ik ln w_ik over sites i and their species k, vacancies among them [eV/K]: of random occupations."""
+    """-k_B sum_ik w_ik ln w_ik over sites i and their species k, vacancies among them [eV/K]: of random occupations.
+
+    NaN where weights are no probabilities (negative, or more than one on a site: coupling `published`).
+    """
     weights = checked_weights(system, system.weights if weights is None else weights)
     each = np.append(weights, 1.0)[system.sites.node_weight]
     vacant = 1 - np.bincount(system.sites.node_site, each, len(system.structure.positions))
-    return float(KELVIN * np.sum(entr(np.maximum(np.append(each, vacant), 0))))
+    chances = np.append(each, vacant)
+    return float(KELVIN * np.sum(entr(np.maximum(chances, 0)))) if (chances > -1e-6).all() else np.nan
 
 
 def along(path: Path, at) -> dict[str, np.ndarray]:

@@ -245,7 +245,7 @@ def phase(
     t0 = float(temperatures[len(temperatures) // 2]) if reference_temperature is None else float(reference_temperature)
     every = np.union1d(temperatures, [t0])
     common = {"seed": seed, "timestep": timestep, "on_chunk": on_chunk}
-    own = {"cell": cell, "pressure": pressure} | (heating or {})
+    own = {"cell": cell, "pressure": pressure, "fluctuations": options.get("fluctuations", "none")} | (heating or {})
     if path is not None and not np.allclose(path.weights[0], checked_weights(system)):
         raise ValueError(
             f"the path starts at {path.weights[0].tolist()}, the system is at {checked_weights(system).tolist()}; let "

@@ -22,7 +22,7 @@ from alchemjax.tasks.free_energy.estimators import (
 )
 from alchemjax.tasks.free_energy.paths import POINTS, Path, in_time, mixing_entropy
 from alchemjax.tasks.md import Trajectory, recorded_run
-from alchemjax.tasks.md_plan import Plan, make_plan, masses_of
+from alchemjax.tasks.md_plan import Plan, doubts_of_fluctuations, make_plan, masses_of
 from alchemjax.units import KELVIN
 
 MOST_DISSIPATION = 5.0  # kT
@@ -59,6 +59,7 @@ class Facts(NamedTuple):
     mixing_term: float  # eV
     near: float  # distance of the two sites that are nearest to each other [A]
     moving_cell: bool
+    known: list[str]  # doubts that do not come from the run
 
 
 class Record(NamedTuple):
@@ -98,30 +99,13 @@ def plan_switch(
 
     Errors: ValueError as in `make_plan`, for times that are no whole numbers of samples, or without a thermostat.
     """
-    parts = []
-    for name, duration in (("equilibration", equilibration), ("switching", switching)):
-        steps = duration / timestep
-        if not (np.isfinite(steps) and steps >= every and abs(steps / every - round(steps / every)) < 1e-6):
-            raise ValueError(
-                f"{name} = {duration!r} fs must be a multiple of the time between two samples, "
-                f"{every} steps of {timestep:g} fs"
-            )
-        parts.append(round(steps))
-    for name in ("weights", "scale", "stiffness", "share"):
-        if name in options:
-            raise ValueError(f"{name} = {options[name]!r:.60} has no place in a switch; the path says it")
-    if options.get("thermostat", "langevin") is None:
-        raise ValueError("a switch needs a thermostat; leave the option out (langevin)")
+    check_options(path, options, ("weights", "scale", "stiffness", "share"))
+    rest, move = (
+        whole_samples(name, duration, timestep, every)
+        for name, duration in (("equilibration", equilibration), ("switching", switching))
+    )
     if not isinstance(replicas, int | np.integer):
         raise ValueError(f"replicas = {replicas!r:.60} must be a whole number; all replicas of a switch are alike")
-    check_constant(options)
-    coupled = (path.scale > 0).all() and not path.stiffness.any()
-    if not coupled and options.get("thermostat", "langevin") != "langevin":
-        raise ValueError(
-            f"thermostat '{options['thermostat']}' does not mix oscillators that only springs hold; leave it out "
-            "(langevin)"
-        )
-    rest, move = parts
     ends = tuple(int(s) for s in np.cumsum([rest, move, rest, move]))
     stretches = [(rest, 0, 0), (move, 0, 1), (rest, 1, 1), (move, 1, 0)]
     durations = [(timestep * steps, *ends_) for steps, *ends_ in stretches]
@@ -131,11 +115,33 @@ def plan_switch(
         potential, system, steps=ends[-1], timestep=timestep, temperature=temperature, replicas=replicas, every=every,
         share=path.share, **moving, **options,
     )  # fmt: skip
-    return Switch(plan, path, _facts(plan, path, ends, temperature * KELVIN), course)
+    return Switch(plan, path, _facts(potential, plan, path, ends, temperature * KELVIN), course)
 
 
-def check_constant(options: dict) -> None:
-    """Errors: ValueError for alpha or a pressure that changes beside the path."""
+def whole_samples(name: str, duration: float, timestep: float, every: int) -> int:
+    """Steps of a duration [fs]. Errors: ValueError unless it has a whole number of samples, at least one."""
+    steps = duration / timestep
+    if not (np.isfinite(steps) and steps >= every and abs(steps / every - round(steps / every)) < 1e-6):
+        raise ValueError(
+            f"{name} = {duration!r} fs must be a multiple of the time between two samples, "
+            f"{every} steps of {timestep:g} fs"
+        )
+    return round(steps)
+
+
+def check_options(path: Path, options: dict, taken: tuple[str, ...]) -> None:
+    """Errors: ValueError for options of `make_plan` that have no place on a path, or change beside it."""
+    for name in taken:
+        if name in options:
+            raise ValueError(f"{name} = {options[name]!r:.60} has no place on a path; the path says it")
+    if options.get("thermostat", "langevin") is None:
+        raise ValueError("a free energy needs a thermostat; leave the option out (langevin)")
+    coupled = (path.scale > 0).all() and not path.stiffness.any()
+    if not coupled and options.get("thermostat", "langevin") != "langevin":
+        raise ValueError(
+            f"thermostat '{options['thermostat']}' does not mix oscillators that only springs hold; leave it out "
+            "(langevin)"
+        )
     for name in ("alpha", "pressure"):
         if np.ndim(options.get(name, 0.0)) > 0:
             raise ValueError(f"{name} = {options[name]!r:.60} must be one number; only the path changes during a run")
@@ -180,7 +186,11 @@ def analyse(facts: Facts, record: Record) -> Switching:
         overlap=common,
         pressure=_mean_pressure(record.pressure[at[0] // 2 : at[0] + 1]),
         expansion=float(ends[1] - ends[0]),
-        doubts=(*_doubts_of_works(len(forward), others, lost, common), *_doubts_of_crystal(facts, record, at)),
+        doubts=(
+            *facts.known,
+            *_doubts_of_works(len(forward), others, lost, common),
+            *_doubts_of_crystal(facts, record, at),
+        ),
     )
 
 
@@ -202,22 +212,51 @@ def _mean_pressure(pressure) -> Estimate:
     return Estimate(float(each.mean()), error, len(each))
 
 
-def _facts(plan: Plan, path: Path, ends: tuple[int, int, int, int], kT: float) -> Facts:
+def _facts(potential: Potential, plan: Plan, path: Path, ends: tuple[int, int, int, int], kT: float) -> Facts:
     momenta, each = mass_terms(plan, path, kT)
-    mixing = mixing_term(plan.system, path, kT)
-    return Facts(ends, kT, momenta, each, mixing, nearest(plan.system.structure), plan.barostat)
+    return Facts(
+        steps=ends,
+        kT=kT,
+        momenta=momenta,
+        mass_term=each,
+        mixing_term=mixing_term(plan.system, path, kT),
+        near=nearest(plan.system.structure),
+        moving_cell=plan.barostat,
+        known=doubts_beforehand(potential, plan, path),
+    )
 
 
 def mass_terms(plan: Plan, path: Path, kT: float) -> tuple[float, float]:
-    """What masses add to works, where the centre of mass is at rest, and to the free energy [eV]."""
+    """What masses add to works, where the centre of mass is at rest, and to the free energy [eV].
+
+    The first is of the mean masses that the dynamics have, the second of atoms as they are: ln m is what is averaged.
+    """
     masses = node_masses(plan.system.sites)
     one, two = (masses_of(plan.system, w, masses) for w in path.weights[[0, -1]])
-    each = 1.5 * kT * float(np.sum(np.log(one / two)))
-    return each - 1.5 * kT * float(np.log(one.sum() / two.sum())), each
+    moved = 1.5 * kT * float(np.sum(np.log(one / two)) - np.log(one.sum() / two.sum()))
+    logarithms = [log_masses(plan.system, w) for w in path.weights[[0, -1]]]
+    return moved, 1.5 * kT * float(np.sum(logarithms[0] - logarithms[1]))
+
+
+def log_masses(system: System, weights) -> Float[np.ndarray, "sites"]:
+    """Mean of ln m of the atoms of every site [m in amu]: what the momenta of a random alloy have."""
+    return masses_of(system, weights, np.log(node_masses(system.sites)))
+
+
+def doubts_beforehand(potential: Potential, plan: Plan, path: Path) -> list[str]:
+    """What is doubtful of a run before it is made."""
+    found = doubts_of_fluctuations(potential, plan.system)
+    for weights in path.weights[[0, -1]]:
+        each = np.append(weights, 1.0)[plan.system.sites.node_weight]
+        filled = np.bincount(plan.system.sites.node_site, each)
+        if ((filled > 1e-6) & (filled < 1 - 1e-6)).any():
+            sentence = "sites are partly empty at an end of the path, but have the momentum and the place of an atom"
+            found += [] if sentence in found else [sentence]
+    return found
 
 
 def mixing_term(system: System, path: Path, kT: float) -> float:
-    """What mixing adds to the free energy where sites are occupied independently [eV]."""
+    """What mixing adds to the free energy where sites are occupied independently [eV]; NaN as `mixing_entropy`."""
     one, two = (mixing_entropy(system, w) for w in path.weights[[0, -1]])
     return -kT / KELVIN * (two - one)
 

@@ -19,12 +19,14 @@ from alchemjax.system.topology import block_shapes
 from alchemjax.tasks.free_energy.estimators import LEAST_SAMPLES, Estimate, inefficiency, integral, mbar, mean_of
 from alchemjax.tasks.free_energy.paths import Path, along, derivative
 from alchemjax.tasks.free_energy.switching import (
-    check_constant,
+    check_options,
+    doubts_beforehand,
     doubts_of_places,
     mass_terms,
     mixing_term,
     nearest,
     record_of,
+    whole_samples,
 )
 from alchemjax.tasks.md import Trajectory, recorded_run
 from alchemjax.tasks.md_plan import Plan, make_plan
@@ -44,7 +46,7 @@ class Windows(NamedTuple):
     lambdas: Float[np.ndarray, "windows"]
     derivatives: list[Estimate]  # dE/dlambda [eV]
     states: Float[np.ndarray, "states"]  # lambdas of all windows and of the ends of the path
-    profile: list[Estimate]  # F(lambda) - F(0) of the states without momenta [eV]; by MBAR
+    profile: list[Estimate]  # F(lambda) - F(0) of the states without momenta and mixing [eV]; by MBAR
     overlap: float  # least of neighbouring windows
     doubts: tuple[str, ...]
 
@@ -56,10 +58,12 @@ class WindowFacts(NamedTuple):
     rule_weights: list[float]  # of the quadrature
     states: list[float]  # lambdas of all windows and of the ends, which rules of quadrature may leave out
     settled: int  # step where equilibration ends
+    steps: int
     kT: float  # eV
     mass_term: float  # eV
     mixing_term: float  # eV
     near: float  # distance of the two sites that are nearest to each other [A]
+    known: list[str]  # doubts that do not come from the run
 
 
 class WindowRecord(NamedTuple):
@@ -97,7 +101,7 @@ def plan_windows(
 
     Nodes of Gauss and Legendre, or equidistant ones with both ends. Errors: ValueError as in `make_plan`.
     """
-    check_constant(options)
+    check_options(path, options, ("weights", "scale", "stiffness", "share", "replicas"))
     if rule not in RULES:
         raise ValueError(f"rule '{rule}' is unknown; use {', '.join(RULES)}")
     if windows != int(windows) or windows < 2:
@@ -110,7 +114,10 @@ def plan_windows(
         lambdas, weights = (lambdas + 1) / 2, weights / 2
     rows = zip(*along(path, lambdas).values(), strict=True)
     replicas = [{"weights": w, "scale": s, "stiffness": k} for w, s, k in rows]
-    steps = [round(t / timestep / every) * every for t in (equilibration, sampling)]
+    steps = [
+        whole_samples(name, duration, timestep, every)
+        for name, duration in (("equilibration", equilibration), ("sampling", sampling))
+    ]
     plan = make_plan(
         potential, system, path.weights[0], steps=sum(steps), timestep=timestep, temperature=temperature, seed=seed,
         replicas=replicas, every=every, share=path.share, **options,
@@ -121,10 +128,12 @@ def plan_windows(
         rule_weights=weights.tolist(),
         states=np.unique([0.0, *lambdas, 1.0]).tolist(),
         settled=steps[0],
+        steps=sum(steps),
         kT=kT,
         mass_term=mass_terms(plan, path, kT)[1],
         mixing_term=mixing_term(system, path, kT),
         near=nearest(system.structure),
+        known=doubts_beforehand(potential, plan, path),
     )
     return WindowRun(plan, path, facts)
 
@@ -167,7 +176,7 @@ def analyse_windows(facts: WindowFacts, record: WindowRecord) -> Windows:
     rows = {at: record.energies[::step, k] for k, (at, step) in enumerate(zip(facts.lambdas, spacing, strict=True))}
     nothing = np.zeros((0, len(facts.states)))
     found = mbar([rows.get(at, nothing) for at in facts.states], facts.kT)
-    doubts = []
+    doubts = list(facts.known)
     if found.overlap < LEAST_OVERLAP:
         doubts.append(
             f"neighbouring windows have an overlap of {found.overlap:.3f}, less than {LEAST_OVERLAP:g}; take more "
