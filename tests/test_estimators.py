@@ -30,6 +30,17 @@ def test_estimators_find_the_difference_of_normal_works(name):
     assert_is(found, 1.3, 0.1)
 
 
+def test_the_acceptance_ratio_is_that_of_pymbar_and_has_a_root_however_far_apart_works_are():
+    rng = np.random.default_rng(0)
+    with estimators._pymbar() as pymbar:
+        for n, m in ((6, 6), (3, 50), (40, 2)):
+            forward, backward = rng.normal(2, 2, n), rng.normal(0, 2, m)
+            expected = pymbar.bar(forward, backward, compute_uncertainty=False)["Delta_f"]
+            assert estimators.bar(0.3 * forward, 0.3 * backward, 0.3) == pytest.approx(0.3 * expected, abs=1e-8)
+    assert estimators.bar([5000.0, 5010.0], [-90.0, -100.0], 1.0) == pytest.approx(2550, abs=10)
+    assert estimators.bar([1e5], [1e5 + 4], 1.0) == pytest.approx(-2, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["bar", "crooks_gaussian", "cumulant"])
 def test_intervals_contain_the_truth_as_often_as_they_say(name):
     rng, inside = np.random.default_rng(0), 0

@@ -1,4 +1,4 @@
-"""Free-energy differences from works and energies, with errors; through pymbar. Energies in eV."""
+"""Free-energy differences from works and energies, with errors; windows through pymbar. Energies in eV."""
 
 import logging
 import warnings
@@ -10,6 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import logsumexp
 
 RESAMPLES = 200
 LEAST_SAMPLES = 20  # independent ones behind an error that can be relied on
@@ -81,13 +83,17 @@ def crooks_gaussian(forward, backward) -> float:
 def bar(forward, backward, kT: float) -> float:
     """Acceptance ratio of works: C. H. Bennett, J. Comput. Phys. 22, 245 (1976).
 
-    M. R. Shirts, E. Bair, G. Hooker, V. S. Pande, Phys. Rev. Lett. 91, 140601 (2003).
+    sum_f 1/(1 + exp(M + W_f - dF)) = sum_b 1/(1 + exp(-M + W_b + dF)), M = ln(n_f / n_b), in units of kT: M. R. Shirts,
+    E. Bair, G. Hooker, V. S. Pande, Phys. Rev. Lett. 91, 140601 (2003), eq. (8). Of the logarithms, which have their
+    root however far apart the works are, where pymbar's solver gives up.
     """
-    with _pymbar() as pymbar:
-        found = pymbar.bar(
-            np.asarray(forward, np.float64) / kT, np.asarray(backward, np.float64) / kT, compute_uncertainty=False
-        )
-    return kT * float(found["Delta_f"])
+    forward, backward = (np.asarray(works, np.float64) / kT for works in (forward, backward))
+    shift = np.log(len(forward) / len(backward))
+    accepted = lambda x: logsumexp(-np.logaddexp(0, x))
+    unbalance = lambda x: accepted(shift + forward - x) - accepted(-shift + backward + x)
+    every = np.concatenate([forward, -backward])
+    margin = 2 * abs(shift) + 10
+    return kT * float(brentq(unbalance, every.min() - margin, every.max() + margin, xtol=1e-10))
 
 
 def overlap(forward, backward, difference: float, kT: float) -> float:
