@@ -1,5 +1,6 @@
 """alchemjax switch and analyse: free energy along a path of compositions, by switches or windows."""
 
+from functools import partial
 from pathlib import Path
 
 from alchemjax.commands import windows
@@ -36,22 +37,22 @@ def run(arguments: dict) -> None:
     path = composition_path(system, start, end)
     system = system._replace(weights=path.weights[0])
     potential, options, out = loaded(arguments), options_of(OF_SWITCHES | arguments), arguments["out"]
-    if arguments["windows"] is not None:
-        planned = windows.planned(potential, system, path, arguments, options)
-        if not arguments["dry_run"]:
-            found = windows.sampled(planned, potential, arguments)
-            print(out / windows.RESULT)
-            windows.say(found)
-            return
-        name, plan = "windows, besides their energies in all windows", planned.plan
+    if arguments["windows"] is None:
+        name, planned = "switching", partial(plan_switch, potential, system, path, **options)
     else:
-        name, plan = "switching", plan_switch(potential, system, path, **options).plan
+        name = "windows, besides their energies in all windows"
+        planned = partial(windows.planned, potential, system, path, arguments, options)
     if arguments["dry_run"]:
+        plan = planned().plan
         plan_only(potential, [(name, int(plan.constants.steps), len(plan.seeds))], system, options)
-        return
-    done, found = switched(potential, system, path, arguments, options, out)
-    print(out / RESULT)
-    say_switch(done.facts, found)
+    elif arguments["windows"] is None:
+        done, found = switched(potential, system, path, arguments, options, out)
+        print(out / RESULT)
+        say_switch(done.facts, found)
+    else:
+        found = windows.sampled(planned(), potential, arguments)
+        print(out / windows.RESULT)
+        windows.say(found)
 
 
 def completed(arguments: dict) -> dict:

@@ -89,7 +89,7 @@ def bar(forward, backward, kT: float) -> float:
     """
     forward, backward = (np.asarray(works, np.float64) / kT for works in (forward, backward))
     shift = np.log(len(forward) / len(backward))
-    accepted = lambda x: logsumexp(-np.logaddexp(0, x))
+    accepted = lambda x: float(logsumexp(-np.logaddexp(0, x)))
     unbalance = lambda x: accepted(shift + forward - x) - accepted(-shift + backward + x)
     every = np.concatenate([forward, -backward])
     margin = 2 * abs(shift) + 10
