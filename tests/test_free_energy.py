@@ -137,7 +137,8 @@ def test_what_makes_a_switch_doubtful_is_said(name):
     volume = 100 * (1 + given["growth"] * steps / 400)[:, None] + rng.normal(0, 0.01, (len(steps), replicas))
     flat = np.ones_like(volume)
     record = Record(steps, work, volume, 1e-3 * flat, given["away"] * flat)
-    facts = Facts((100, 200, 300, 400), KT, 0.0, 0.0, 3.7, True)
+    terms = {"momenta": 0.0, "mass_term": 0.0, "mixing_term": 0.0}
+    facts = Facts((100, 200, 300, 400), KT, **terms, near=3.7, moving_cell=True, known=[])
     doubts = analyse(facts, record).doubts
     assert (doubts == ()) if said is None else any(said in doubt for doubt in doubts), doubts
 
