@@ -11,7 +11,7 @@ import alchemjax as aj
 from alchemjax.system.masses import node_masses
 from alchemjax.system.sites import make_sites
 from alchemjax.system.system import checked_weights
-from alchemjax.tasks.free_energy import paths
+from alchemjax.tasks.free_energy import estimators, paths
 from alchemjax.tasks.free_energy.frenkel_ladd import (
     HBAR,
     einstein_free_energy,
