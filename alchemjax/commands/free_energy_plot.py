@@ -17,11 +17,15 @@ BINS = 12
 def plot_switch(log: dict[str, np.ndarray], facts: Facts, found: Switching) -> Figure:
     """(a) dE/dlambda against lambda, mean of the replicas; (b) distributions of works, and the difference."""
     with matplotlib.rc_context(STYLE):
-        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
-        figure = Figure(figsize=(PANEL[0] * 2, PANEL[1]), layout=layout)
+        figure = _two_panels()
         _along_path(figure.add_subplot(1, 2, 1), log, facts)
         _works(figure.add_subplot(1, 2, 2), facts, found)
     return figure
+
+
+def _two_panels() -> Figure:
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
+    return Figure(figsize=(PANEL[0] * 2, PANEL[1]), layout=layout)
 
 
 def _along_path(axes, log: dict[str, np.ndarray], facts: Facts) -> None:
@@ -62,8 +66,7 @@ def _works(axes, facts: Facts, found: Switching) -> None:
 def plot_windows(found: Windows) -> Figure:
     """(a) dE/dlambda of the windows; (b) free energy along the path, both with 95 % intervals."""
     with matplotlib.rc_context(STYLE):
-        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
-        figure = Figure(figsize=(PANEL[0] * 2, PANEL[1]), layout=layout)
+        figure = _two_panels()
         panels = {
             "dE/dλ (eV)": (found.lambdas, found.derivatives),
             "F(λ) − F(0) without momenta and mixing (eV)": (found.states, found.profile),
@@ -81,8 +84,7 @@ def plot_windows(found: Windows) -> Figure:
 def plot_stability(names: list[str], curves: list[Curve], found: Stability) -> Figure:
     """(a) Gibbs energies of both phases from that of the first at the reference; (b) their difference."""
     with matplotlib.rc_context(STYLE):
-        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
-        figure = Figure(figsize=(PANEL[0] * 2, PANEL[1]), layout=layout)
+        figure = _two_panels()
         left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
         zero = curves[0].reference.value
         for colour, name, curve in zip(COLOURS, names, curves, strict=False):

@@ -31,8 +31,8 @@ def run(arguments: dict) -> None:
     schedule = read_schedule(system.sites, arguments["schedule"]) if scheduled else {}
     if scheduled and arguments["weights"] is None and "weights" not in schedule:
         system = read(needs_weights=True)
-    potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     check_mixed(system, arguments)
+    potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     system, plan = _plan(potential, system, schedule, arguments)
     for doubt in doubts_of_fluctuations(potential, plan.system):
         warn(doubt)

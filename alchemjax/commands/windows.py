@@ -38,10 +38,8 @@ RESULT, FIGURE = "windows.json", "windows.png"
 def planned(potential: Potential, system: System, path: Way, arguments: dict, options: dict) -> WindowRun:
     """The run that `options` of `plan_switch` and the command's own ask for."""
     own = {name: value for name, value in options.items() if name not in ("switching", "schedule", "replicas")}
-    number = arguments["windows"]
-    return plan_windows(
-        potential, system, path, windows=number, rule=str(arguments["rule"]), sampling=options["switching"], **own
-    )
+    own |= {"windows": arguments["windows"], "rule": str(arguments["rule"]), "sampling": options["switching"]}
+    return plan_windows(potential, system, path, **own)
 
 
 def sampled(run: WindowRun, potential: Potential, arguments: dict) -> Windows:
