@@ -236,6 +236,7 @@ EXAMPLE_FACTS = {
     "AlN": ("Al2N2", "P6_3mc", 1.889),
     "BiSBr": ("Bi4S4Br4", "Pnma", 2.636),
     "CsPbI3": ("CsPbI3", "Pm-3m", 3.145),
+    "CsPbI3_delta": ("Cs4Pb4I12", "Pnma", 3.103),
     "Fe": ("Fe2", "Im-3m", 2.482),
     "Ce0.5Zr0.5O2": ("Ce4O8", "Fm-3m", 2.282),
 }
