@@ -20,7 +20,7 @@ from jaxtyping import Float
 from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.symmetry import TOLERANCE
 from alchemjax.system.system import System
-from alchemjax.tasks.alloy import Alloy, single_sites
+from alchemjax.tasks.alloy import Alloy, site_energies
 from alchemjax.tasks.ordering import Interactions, interactions
 from alchemjax.tasks.states import VACANCY
 
@@ -55,7 +55,7 @@ def to_icet(alloy: Alloy, system: System | None = None, *, relaxed: bool = True,
     cell, positions = alloy.structure.cell, alloy.structure.positions
     atoms = Atoms([states[0] for states in held], positions, cell=cell, pbc=True)
     space = icet.ClusterSpace(atoms, [reach + MARGIN], held, symprec=TOLERANCE)
-    parameters = _parameters(alloy, single_sites(alloy, relaxed=relaxed), given, _icet_space(space)) / len(atoms)
+    parameters = _parameters(alloy, site_energies(alloy, relaxed=relaxed), given, _icet_space(space)) / len(atoms)
     found = icet.ClusterExpansion(space, parameters, metadata={"unit": "eV per site"})
     found.prune()
     return found
@@ -72,7 +72,7 @@ def to_smol(alloy: Alloy, system: System | None = None, *, relaxed: bool = True,
     cell, positions = alloy.structure.cell, alloy.structure.positions
     structure = core.Structure(cell, occupancies, positions, coords_are_cartesian=True)
     space = smol.ClusterSubspace.from_cutoffs(structure, {2: reach + MARGIN}, basis="sinusoid")
-    parameters = _parameters(alloy, single_sites(alloy, relaxed=relaxed), given, _smol_space(space))
+    parameters = _parameters(alloy, site_energies(alloy, relaxed=relaxed), given, _smol_space(space))
     return smol.ClusterExpansion(space, parameters)
 
 

@@ -156,6 +156,32 @@ def test_a_small_arrangement_relaxes_as_the_hamiltonian_says(potential, relaxed_
     np.testing.assert_allclose(box.strains.compliance, np.linalg.inv(64 * found.stiffness))
 
 
+@pytest.mark.parametrize("state", [0, 1])
+def test_one_site_and_the_atoms_around_it_are_exact(potential, relaxed_argon, state):
+    shape = (3, 3, 3)
+    found = alloy(potential, relaxed_argon, supercell=list(shape), third_order=False)
+    large = explicit_system(relaxed_argon, found, shape)
+    mean = np.tile(relaxed_argon.weights, 27)
+    space = abs(np.linalg.det(large.structure.cell))
+    tensor = lambda out: space * np.asarray(out.stress)
+    before = aj.calculate(potential, large, mean)
+    alone = [mean.copy() for _ in range(2)]
+    for k, weights in enumerate(alone):
+        weights[:2] = np.eye(2)[k]
+    rigid = [aj.calculate(potential, large, weights) for weights in alone]
+    end = aj.relax(potential, large, alone[state], force_tolerance=1e-7, max_steps=3000)
+    assert end.converged
+    gained = float(end.output.energy - rigid[state].energy)
+    assert found.relaxation[0, state] == pytest.approx(gained, abs=1e-9) and gained < -1e-5
+    second = found.pair_relaxation[0, 0, 0, state, state] / 2
+    assert abs(found.relaxation[0, state] / second - 1) > 0.03  # higher orders matter
+    balanced = sum(w * (tensor(one) - tensor(before)) for w, one in zip(found.weights[0], rigid, strict=True))
+    expected = tensor(end.output) - tensor(before) - balanced
+    force = (found.strain_force + found.own_strain)[0, state]
+    np.testing.assert_allclose(force[VOIGT], expected, atol=1e-6)
+    assert np.abs(found.own_strain[0, state]).max() > 1e-5
+
+
 def quadratic(found: Alloy, direction, *, strain: bool) -> float:
     """d Heff d for a change of the weights of Ar on every site, Kr taking its place."""
     energy = found.pair + found.pair_relaxation
@@ -279,8 +305,7 @@ def test_strain_of_interactions_is_their_slope(potential, relaxed_argon, name):
     slope = (whole[1] - whole[0]) / (2 * h)
     assert np.abs(slope).max() > 1e-3
     np.testing.assert_allclose(found.pair_strain @ amounts, slope, atol=3e-7)
-    own = [np.einsum("mckmk->mk", one.pair_relaxation[:, :1].transpose(0, 1, 3, 2, 4)) for one in (low, high)]
-    slope = ((own[1] - own[0]) * found.weights).sum(1) / (4 * h)
+    slope = ((high.relaxation - low.relaxation) * found.weights).sum(1) / (2 * h)
     assert np.abs(slope).max() > 1e-4
     np.testing.assert_allclose((found.own_strain * found.weights[..., None]).sum(1) @ amounts, slope, atol=3e-7)
 
@@ -304,10 +329,9 @@ def test_without_third_order_the_box_strains_harmonically(potential, relaxed_arg
     found = alloy(potential, relaxed_argon, supercell=CUBE, third_order=False)
     np.testing.assert_allclose(pair_energies(found), pair_energies(argon_alloy), atol=1e-12)
     strains = lattice_model(found, (2, 2, 2)).strains
-    np.testing.assert_array_equal(strains.field, found.strain_force)
+    np.testing.assert_array_equal(strains.field, found.strain_force + found.own_strain)
     assert not strains.pair.any()
-    with pytest.raises(ValueError, match="third_order=True"):
-        strain_by_displacements(found)
+    np.testing.assert_allclose(strain_by_displacements(found), strain_by_displacements(argon_alloy), atol=1e-12)
 
 
 def test_forces_and_energies_that_are_not_quadratic_give_doubts(potential, argon_alloy):
@@ -318,7 +342,9 @@ def test_forces_and_energies_that_are_not_quadratic_give_doubts(potential, argon
     pressed = alloy(potential, mixed_argon(a=A + 0.05), supercell=CUBE, third_order=False)
     assert any("per cent more" in sentence for sentence in doubts(pressed))
     (sentence,) = doubts(argon_alloy._replace(field=argon_alloy.second_order + 0.02))
-    assert "+20.0 meV" in sentence
+    assert "one site at a time, the second order misses +20.0 meV" in sentence
+    (sentence,) = doubts(argon_alloy._replace(relaxation=argon_alloy.relaxation - 0.02))
+    assert "displacements of second order miss -20.0 meV" in sentence
 
 
 def test_strain_by_displacements_lowers_the_energy(argon_alloy):
@@ -458,7 +484,7 @@ def simple_cubic(coupling, weights=(0.5, 0.5)):
     zeros = np.zeros_like(weights)
     supercell, one = make_supercell(side * np.eye(3, dtype=int), 1), np.zeros(1, int)
     states = one, one, ("A", "B"), weights, weights > 0
-    return Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, *[None] * 7, 0.0)
+    return Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, 0.0)
 
 
 @pytest.mark.parametrize("c", [0.5, 0.2])
@@ -525,12 +551,10 @@ def test_order_within_the_cell_is_no_separation(potential):
     supercell = make_supercell(2 * np.eye(3, dtype=int), 2)
     pair = np.zeros((2, 8, 2, 2, 2))
     pair[0, :, 1] = pair[1, :, 0] = 0.02 * near  # all eight neighbours are in different cells
-    zeros, elastic = (
-        np.zeros((2, 2)),
-        (np.zeros_like(pair), np.zeros((2, 2, 16, 3)), np.zeros((2, 2, 6)), None, None, np.eye(6)),
-    )
+    zeros, slopes = np.zeros((2, 2)), np.zeros((2, 2, 6))
+    elastic = np.zeros_like(pair), np.zeros((2, 2, 16, 3)), zeros, slopes, slopes, None, np.eye(6)
     states = np.arange(2), np.zeros(2, int), ("A", "B"), weights, weights > 0
-    found = Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, *elastic, 1.0, 0.0)
+    found = Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, 0.0, *elastic, 1.0)
     temperature, wave = instability(found)
     assert temperature == pytest.approx(8 * 0.02 / 4 / KELVIN)
     np.testing.assert_allclose(wave.q, 0)

@@ -20,9 +20,9 @@ def some_alloy(rng, relaxed=True) -> Alloy:
     one, pairs = (2, 3), (2, 8, 2, 3, 3)
     given = (np.array([0, 2]), np.array([0, 0]), ("Na", "K", "vacancy"), np.full(one, 1 / 3), np.ones(one, bool))
     energies = -1.5, rng.normal(size=one), rng.normal(size=one), rng.normal(size=pairs)
-    shapes = pairs, (*one, 24, 3), (*one, 6), (*one, 6), (*pairs, 6), (6, 6)
-    parts = (*(rng.normal(size=shape) for shape in shapes), 0.3) if relaxed else (None,) * 7
-    return Alloy(structure, *given, supercell, *energies, *parts, 0.01, rng.normal(size=6) if relaxed else None)
+    shapes = pairs, (*one, 24, 3), one, (*one, 6), (*one, 6), (*pairs, 6), (6, 6)
+    parts = (*(rng.normal(size=shape) for shape in shapes), 0.3, rng.normal(size=6)) if relaxed else ()
+    return Alloy(structure, *given, supercell, *energies, 0.01, *parts)
 
 
 @pytest.mark.parametrize("relaxed", [True, False])
@@ -82,7 +82,7 @@ def test_what_is_wrong_with_a_damaged_file_is_said(rng, tmp_path, read, sentence
     assert str(caught.value).endswith("; delete it and make it again, on the command line with --overwrite")
 
 
-@pytest.mark.parametrize("text", ["", '{"format": 2, "alloy": {"ener', "\udcff", "[1]"])
+@pytest.mark.parametrize("text", ["", '{"format": 3, "alloy": {"ener', "\udcff", "[1]"])
 def test_a_file_that_is_cut_short_is_damaged_and_no_alloy_of_other_input(tmp_path, text):
     path = tmp_path / "a.json"
     path.write_text(text, errors="surrogateescape")
@@ -97,6 +97,6 @@ def test_what_is_no_file_of_an_alloy_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         aj.read_alloy(tmp_path / "missing.json")
     (tmp_path / "other.json").write_text('{"format": 1, "fingerprint": "abc"}')
-    with pytest.raises(ValueError, match="holds no alloy of format 2; delete it and make it again"):
+    with pytest.raises(ValueError, match="holds no alloy of format 3; delete it and make it again"):
         aj.read_alloy(tmp_path / "other.json")
     assert about_file(tmp_path / "other.json")["fingerprint"] == "abc"  # of another version, not damaged

@@ -12,8 +12,9 @@ from pair_potential import CUBE, A, lennard_jones, mixed_argon, wurtzite
 
 import alchemjax as aj
 from alchemjax.system.supercell import make_supercell
-from alchemjax.tasks.alloy import VACANCY, Alloy
+from alchemjax.tasks.alloy import Alloy
 from alchemjax.tasks.lattice import random_states
+from alchemjax.tasks.states import VACANCY
 
 pytestmark = pytest.mark.usefixtures("quick_loops")
 

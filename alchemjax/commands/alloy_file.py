@@ -13,10 +13,10 @@ from alchemjax.commands.columns import plain
 from alchemjax.io import write_atomically
 from alchemjax.system.structure import Structure
 from alchemjax.system.supercell import Supercell
-from alchemjax.tasks.alloy import Alloy, single_sites
+from alchemjax.tasks.alloy import Alloy, site_energies
 from alchemjax.tasks.ordering import interactions
 
-FORMAT = 2
+FORMAT = 3
 AGAIN = "delete it and make it again, on the command line with --overwrite"
 UNITS = (
     "energies in eV, lengths in A; E = cells * energy_per_cell + sum of site_energies + 1/2 sum of pairs, which are "
@@ -36,7 +36,7 @@ def write_alloy(path: Path | str, alloy: Alloy, **about) -> None:
     simple = {
         "energy_per_cell": alloy.energy,
         "states": alloy.species,
-        "site_energies": single_sites(alloy, relaxed=True),
+        "site_energies": site_energies(alloy, relaxed=True),
         "pairs": given._asdict(),
     }
     text = json.dumps(plain({"format": FORMAT, "units": UNITS, **about, **simple, "alloy": _content(alloy)}))

@@ -1,15 +1,17 @@
 """The alchemical Hamiltonian: the energy of every arrangement of a crystal, from derivatives at the mean composition.
 
-With p the occupation of every site, w its mean and d = p - w, atoms being displaced by u(d) = -Huu^+ Huw d,
+With p the occupation of every site, w its mean and d = p - w: single sites and the atoms around them to all orders,
+pairs to second order, atoms being displaced by u(d) = -Huu^+ Huw d,
 
     E(p) = E0 + sum_i field_i[k_i] + 1/2 sum_(i != j) d_i Heff_ij d_j,      Heff = Hww - Hwu Huu^+ Huw
-    field_i[k] = E(mean, site i = k) - E0 - 1/2 d_i (Hwu Huu^+ Huw)_ii d_i
+    field_i[k] = E(mean, site i = k; atoms at rest) - E0
 
 A box of N cells strains as a whole and gains F (N C)^-1 F / 2, with C the stiffness of a cell and
-F = sum_i (strain_force_i + own_strain_i)[k_i] + 1/2 sum_(i != j) d_i (dHeff_ij/dstrain) d_j. The energy of a random
-alloy is E0 + sum_i sum_k w_ik field_i[k], minus what its own strain gains. Waves of displacement of infinite length,
-which a supercell lacks, add -<(f_i n) (n C n)^-1 (f_j n)>_n / cells to Heff_ij, the mean being that over directions n;
-not to its derivative. States of a site are its species, then vacancy.
+F = sum_i (strain_force_i + own_strain_i)[k_i] + 1/2 sum_(i != j) d_i (dHeff_ij/dstrain) d_j, single sites to all orders
+again. The energy of a random alloy is E0 + sum_i sum_k w_ik field_i[k], minus what its own strain gains. Waves of
+displacement of infinite length, which a supercell lacks, add -<(f_i n) (n C n)^-1 (f_j n)>_n / cells to Heff_ij, and
+half of that to the field, the mean being that over directions n; not to derivatives by strain. States of a site are
+its species, then vacancy.
 
 F. Ducastelle, F. Gautier, J. Phys. F 6, 2039 (1976); A. G. Khachaturyan, Theory of Structural Transformations in
 Solids (1983), on concentration waves and strain.
@@ -18,13 +20,11 @@ Solids (1983), on concentration waves and strain.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from alchemjax.calculate import check_kind, with_fluctuations
 from alchemjax.model.load import Potential
-from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.structure import Structure, completed_cell, wrapped
 from alchemjax.system.supercell import Supercell, lattice_vectors
 from alchemjax.system.system import System, checked_weights
@@ -33,14 +33,11 @@ from alchemjax.tasks.hessian import (
     VOIGT,
     Crystal,
     Hessian,
-    along,
-    by_strains,
-    evaluator,
-    gradient_along,
     make_crystal,
     make_hessian,
 )
-from alchemjax.tasks.states import VACANCY, States, between, everywhere, mixed_states, of_states, symmetric
+from alchemjax.tasks.single_sites import relaxed_single_sites, single_sites
+from alchemjax.tasks.states import States, between, everywhere, mixed_states, of_states, symmetric
 from alchemjax.tasks.third_order import strain_of_pairs
 
 DIRECTIONS = 1000
@@ -66,14 +63,15 @@ class Alloy(NamedTuple):
     field: Float[np.ndarray, "mixed states"]  # E(mean, site = state) - E0 [eV]
     second_order: Float[np.ndarray, "mixed states"]  # the same, to second order [eV]
     pair: Float[np.ndarray, "mixed cells mixed states states"]  # d Hww d' of a site and one of the supercell [eV]
-    pair_relaxation: Float[np.ndarray, "mixed cells mixed states states"] | None  # -d Hwu Huu^+ Huw d' [eV]
-    displacement: Float[np.ndarray, "mixed states supersites 3"] | None  # of all sites by a site in a state [A]
-    strain_force: Float[np.ndarray, "mixed states 6"] | None  # dE/dstrain of a site in a state [eV]
-    own_strain: Float[np.ndarray, "mixed states 6"] | None  # its second order [eV]
-    pair_strain: Float[np.ndarray, "mixed cells mixed states states 6"] | None  # dE/dstrain of pairs [eV]
-    stiffness: Float[np.ndarray, "6 6"] | None  # second derivative by engineering strains [eV per cell]
-    softest: float | None  # smallest eigenvalue of Huu but for translations [eV/A^2]
     largest_force: float  # of the random alloy on its sites, taken for zero [eV/A]
+    pair_relaxation: Float[np.ndarray, "mixed cells mixed states states"] | None = None  # -d Hwu Huu^+ Huw d' [eV]
+    displacement: Float[np.ndarray, "mixed states supersites 3"] | None = None  # of all sites by a site in a state [A]
+    relaxation: Float[np.ndarray, "mixed states"] | None = None  # energy of these, and what is beyond them [eV]
+    strain_force: Float[np.ndarray, "mixed states 6"] | None = None  # dE/dstrain of a site in a state, first order [eV]
+    own_strain: Float[np.ndarray, "mixed states 6"] | None = None  # the rest of it [eV]
+    pair_strain: Float[np.ndarray, "mixed cells mixed states states 6"] | None = None  # dE/dstrain of pairs [eV]
+    stiffness: Float[np.ndarray, "6 6"] | None = None  # second derivative by engineering strains [eV per cell]
+    softest: float | None = None  # smallest eigenvalue of Huu but for translations [eV/A^2]
     residual: Float[np.ndarray, "6"] | None = None  # dE/dstrain of the random alloy, taken for 0 [eV per cell]
     cutoff: float | None = None  # of the potential [A]
 
@@ -108,29 +106,44 @@ def alloy(
     states = mixed_states(system, weights)
     crystal = make_crystal(system, fluctuations, weights)
     hessian = make_hessian(potential, crystal, fluctuations, on_rows)
-    energy, field, first_order, largest_force, residual = _single_sites(potential, crystal, fluctuations, states)
+    single = single_sites(potential, crystal, fluctuations, states)
     pair = symmetric(between(hessian.weights_weights, crystal, states), crystal)
-    parts = (None,) * 7
-    if relaxed:
-        found, following = _relaxation(crystal, states, hessian)
-        third = (None, None)
-        if third_order and following is not None:
-            moved = found[1]
-            pairs, own = strain_of_pairs(potential, crystal, fluctuations, states, moved, following, on_rows)
-            third = own, pairs
-        parts = *found[:3], *third, *found[3:]
-    return Alloy(
+    found = Alloy(
         wrapped(system.structure),
         *states[:5],
         crystal.supercell,
-        energy,
-        field,
-        first_order + own_pair(pair) / 2,
+        single.energy,
+        single.field,
+        single.first_order + own_pair(pair) / 2,
         pair,
-        *parts,
-        largest_force=largest_force,
-        residual=residual,
+        largest_force=single.largest_force,
+        residual=single.residual,
         cutoff=potential.cutoff,
+    )
+    if not relaxed:
+        return found
+    response = _response(crystal, states, hessian)
+    relaxation, strain = relaxed_single_sites(
+        potential, crystal, fluctuations, states, response.inverse, response.following
+    )
+    found = found._replace(
+        pair_relaxation=response.pair,
+        displacement=response.displacement,
+        relaxation=relaxation,
+        softest=response.softest,
+    )
+    if response.stiffness is None:
+        return found
+    found = found._replace(
+        strain_force=response.strain_force,
+        own_strain=strain - response.strain_force,
+        stiffness=response.stiffness,
+    )
+    if not third_order:
+        return found
+    moved, following = response.displacement, response.following
+    return found._replace(
+        pair_strain=strain_of_pairs(potential, crystal, fluctuations, states, moved, following, on_rows)
     )
 
 
@@ -164,12 +177,20 @@ def doubts(alloy: Alloy) -> list[str]:
             f"one site at a time, the second order misses {1000 * error:+.1f} meV per site of the random alloy; pairs "
             "will be no better, see validate"
         )
+    if alloy.relaxation is not None:
+        second = own_pair(alloy.pair_relaxation) / 2
+        error = float((alloy.weights * (alloy.relaxation - second)).sum()) / sites
+        if abs(error) > DOUBTFUL:
+            found.append(
+                f"around one site at a time, displacements of second order miss {1000 * error:+.1f} meV per site of "
+                "the random alloy; those around pairs will be no better, see validate"
+            )
     return found
 
 
 def random_energy(alloy: Alloy, *, relaxed: bool = True) -> float:
     """Energy of the random alloy [eV per cell]; where the alloy has them with static displacements and their strain."""
-    energy = alloy.energy + float((alloy.weights * single_sites(alloy, relaxed=relaxed)).sum())
+    energy = alloy.energy + float((alloy.weights * site_energies(alloy, relaxed=relaxed)).sum())
     if not relaxed or alloy.stiffness is None or alloy.own_strain is None:
         return energy
     force, amounts = _own_strain(alloy.weights, alloy.own_strain, alloy.stiffness)
@@ -228,14 +249,12 @@ def mean_square_displacements(alloy: Alloy) -> Float[np.ndarray, "sites 3 3"]:
 
 
 def strain_by_displacements(alloy: Alloy) -> Float[np.ndarray, "3 3"]:
-    """Homogeneous strain of the random alloy because its atoms are displaced, to first order.
+    """Homogeneous strain of the random alloy because its atoms are displaced, in linear elasticity.
 
     Errors: ValueError for an alloy without displacements or strain.
     """
     if alloy.stiffness is None or alloy.own_strain is None:
-        raise ValueError(
-            "strain by displacements needs an alloy with relaxed=True and third_order=True, periodic in every direction"
-        )
+        raise ValueError("strain by displacements needs an alloy with relaxed=True, periodic in every direction")
     _, amounts = _own_strain(alloy.weights, alloy.own_strain, alloy.stiffness)
     return np.tensordot(amounts, STRAINS, 1)
 
@@ -246,11 +265,12 @@ def _own_strain(weights, own_strain, stiffness):
     return force, -np.linalg.solve(stiffness, force)
 
 
-def single_sites(alloy: Alloy, *, relaxed: bool):
+def site_energies(alloy: Alloy, *, relaxed: bool):
     """Energy of one site in a state, the atoms around it relaxed or not."""
     if not relaxed or alloy.pair_relaxation is None:
         return alloy.field
-    return alloy.field + own_pair(pair_energies(alloy) - alloy.pair) / 2
+    own = own_pair(long_waves(alloy).mean(0)[:, None]) / (2 * alloy.pair.shape[1])
+    return alloy.field + alloy.relaxation + np.where(alloy.allowed, own, 0)
 
 
 def own_pair(pair):
@@ -259,48 +279,22 @@ def own_pair(pair):
     return np.diagonal(pair[number, 0, number], axis1=1, axis2=2)
 
 
-# --- what is calculated -----------------------------------------------------------------------------------------------
-
-
-def _single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuations, states: States):
-    """E0 [eV per cell], E(mean, site = state) - E0, the same to first order.
-
-    And of the random alloy the largest force on a site [eV/A] and dE/dstrain [eV per cell].
-    """
-    variants, mean = fluctuations.variants, crystal.system.weights
-    evaluate = evaluator(potential, crystal)
-    weights = np.concatenate([mean[None], mean * variants.kept + variants.change])
-    nowhere = jax.tree.map(lambda a: np.zeros((len(weights), *a.shape)), along(crystal))
-    energies, gradient, _ = evaluate(gradient_along, (weights, nowhere))
-    at_mean = energies[0].sum()
-    gained = (energies[1:] - energies[0]).sum(1)  # in float64, site by site
-    own = gradient.weights[0, : (crystal.site < len(variants.first)).sum()]
-    field, residual = np.zeros(states.weights.shape), gradient.strain[0] / crystal.cells
-    slopes = gradient.positions.reshape(len(weights), crystal.cells, -1, 3).sum(1)  # of all sites of one kind
-    slope = slopes[0] / crystal.cells
-    for m, (site, group) in enumerate(zip(states.site, crystal.system.sites.groups, strict=False)):
-        columns = [states.species.index(name) for name in group.species]
-        columns += [-1] if states.species[-1] == VACANCY else []
-        here = variants.site == variants.first[site]
-        field[m, columns] = gained[here][: len(columns)]
-        strain = (gradient.strain[1:][here] - gradient.strain[0])[: len(columns)]
-        residual += np.tensordot(states.weights[m, columns], strain, 1)
-        slope += np.tensordot(states.weights[m, columns], (slopes[1:][here] - slopes[0])[: len(columns)], 1)
-    cell = np.linalg.inv(crystal.supercell.matrix) @ completed_cell(crystal.system.structure)
-    turns = np.linalg.inv(cell) @ variants.rotation.transpose(0, 2, 1) @ cell
-    residual = by_strains(np.einsum("gca,cd,gdb->ab", turns, residual, turns)) / len(turns)
-    symmetric_slope = np.zeros_like(slope)
-    np.add.at(symmetric_slope, variants.image, slope @ turns / len(turns))
-    force = float(np.linalg.norm(symmetric_slope, axis=-1).max())
-    energy, field = at_mean / crystal.cells, np.where(states.allowed, field, 0)
-    return energy, field, of_states(own, states), force, residual
-
-
 # --- displacements and strain -----------------------------------------------------------------------------------------
 
 
-def _relaxation(crystal: Crystal, states: States, hessian: Hessian):
+class Response(NamedTuple):
     """Interactions through displacements, the displacements, and how sites couple to strain; as in `Alloy`."""
+
+    pair: Float[np.ndarray, "mixed cells mixed states states"]
+    displacement: Float[np.ndarray, "mixed states supersites 3"]
+    strain_force: Float[np.ndarray, "mixed states 6"]
+    stiffness: Float[np.ndarray, "6 6"] | None  # None if not periodic in every direction
+    softest: float
+    inverse: Float[np.ndarray, "coordinates coordinates"]  # Huu^+ [A^2/eV]
+    following: Float[np.ndarray, "supersites 3 6"]  # displacement per strain [A]
+
+
+def _response(crystal: Crystal, states: States, hessian: Hessian) -> Response:
     supersites = len(crystal.supercell.origin)
     force = of_states(hessian.weights_positions, states)  # [mixed, states, supersites, 3]
     stiffness = everywhere(hessian.positions_positions.transpose(0, 2, 1, 3), crystal)
@@ -314,8 +308,10 @@ def _relaxation(crystal: Crystal, states: States, hessian: Hessian):
     pair = pair.reshape(*states.weights.shape, crystal.cells, *states.weights.shape).transpose(0, 2, 3, 1, 4)
     pair = symmetric(pair, crystal)
     coupling = of_states(hessian.weights_strain, states) + (moved @ strained).reshape(*states.weights.shape, 6)
+    following = -(inverse @ strained).reshape(supersites, 3, 6)
+    found = Response(pair, moved.reshape(force.shape), coupling, None, softest, inverse, following)
     if not crystal.system.structure.pbc.all():
-        return (pair, moved.reshape(force.shape), None, None, softest), None
+        return found
     elastic = (hessian.strain_strain - strained.T @ inverse @ strained) / crystal.cells
     elastic = (elastic + elastic.T) / 2
     if (least := np.linalg.eigvalsh(elastic)[0]) < SOFT * np.abs(elastic).max():
@@ -323,8 +319,7 @@ def _relaxation(crystal: Crystal, states: States, hessian: Hessian):
             f"a strain of the cell does not raise its energy (curvature {least:.3g} eV): if a direction is vacuum, "
             "make it non-periodic; relax the structure first, or keep atoms and cell as they are (relaxed=False)"
         )
-    following = -(inverse @ strained).reshape(supersites, 3, 6)
-    return (pair, moved.reshape(force.shape), coupling, elastic, softest), following
+    return found._replace(stiffness=elastic)
 
 
 def _rotations(structure: Structure) -> int:

@@ -19,7 +19,7 @@ from jaxtyping import Complex, Float, Int
 
 from alchemjax.system.structure import Structure, completed_cell
 from alchemjax.system.supercell import box_for, numbering
-from alchemjax.tasks.alloy import Alloy, long_waves, pair_energies, single_sites
+from alchemjax.tasks.alloy import Alloy, long_waves, pair_energies, site_energies
 from alchemjax.tasks.lattice import LatticeModel, Strains, with_images
 from alchemjax.units import KELVIN
 
@@ -104,14 +104,14 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
     given = interactions(alloy, relaxed=relaxed)
     where = *(given.cell % shape).T, given.first, given.second
     np.add.at(pair, where, given.energy)
-    field = single_sites(alloy, relaxed=relaxed)
-    if not relaxed or alloy.stiffness is None:
+    field = site_energies(alloy, relaxed=relaxed)
+    if not relaxed or alloy.strain_force is None or alloy.own_strain is None or alloy.stiffness is None:
         return LatticeModel(np.asarray(alloy.energy), *with_images(field, pair), alloy.allowed, alloy.sublattice)
     pair -= long_waves(alloy).mean(0) / shape.prod()  # the box has no waves of infinite length; it strains as a whole
     strained = np.zeros((*pair.shape, len(alloy.stiffness)))
-    if alloy.own_strain is not None:
+    if alloy.pair_strain is not None:
         np.add.at(strained, where, given.strain)
-    force = alloy.strain_force if alloy.own_strain is None else alloy.strain_force + alloy.own_strain
+    force = alloy.strain_force + alloy.own_strain
     constants = np.asarray(alloy.energy), *with_images(field, pair), alloy.allowed, alloy.sublattice
     strains = Strains(*with_images(force, strained), np.linalg.inv(alloy.stiffness) / shape.prod())
     return LatticeModel(*constants, strains)

@@ -6,7 +6,6 @@ not needed, for atoms are at rest: the 2n + 1 theorem, X. Gonze, J.-P. Vigneron,
 """
 
 from collections.abc import Callable
-from itertools import combinations
 
 import jax
 import numpy as np
@@ -27,40 +26,32 @@ def strain_of_pairs(
     following: Float[np.ndarray, "supersites 3 6"],
     on_rows: Callable[[int, int], None] | None = None,
 ):
-    """Derivatives by engineering strains: of pairs [mixed, cells, mixed, states, states, 6], and of single sites [eV].
+    """Derivatives by engineering strains of pairs [mixed, cells, mixed, states, states, 6] [eV].
 
-    `following`: displacement per strain. Of single sites [mixed, states, 6] it is the second order in their weights;
-    its mean is without displacements left out, which the structure of the random alloy has balanced.
+    `following`: displacement per strain [A].
     """
     moves, first = moves_of(crystal, fluctuations)
     place = {site: m for m, site in enumerate(states.site.tolist())}
     rest = np.zeros(len(crystal.site))
     strains = [Gradient(rest, following[..., e], strain) for e, strain in enumerate(STRAINS)]
-    directions, varied, chances = [], {}, {}
+    directions, varied = [], {}
     for m in sorted({place[first[site]] for site in place}):
         change = lambda k, l, m=m: _change(crystal, states, displacement, m, k, l)
         start, *others = np.flatnonzero(states.allowed[m])
         varied[m] = len(directions) + np.arange(6 * len(others)).reshape(-1, 6)
         directions += [(change(k, start), strain) for k in others for strain in strains]
-        pairs = list(combinations(np.flatnonzero(states.weights[m]), 2))
-        chances[m] = len(directions) + np.arange(len(pairs)), np.array([states.weights[m, [*p]].prod() for p in pairs])
-        still = [change(*pair)._replace(positions=np.zeros_like(displacement[0, 0])) for pair in pairs]
-        directions += zip(still, still, strict=True)
     stacked = jax.tree.map(lambda *a: np.stack(a), *directions)
     rows = evaluator(potential, crystal)(row_along, stacked, on_rows)
 
-    pair, balanced = {}, {}
+    pair = {}
     with_states = _contracted(rows, crystal, states, displacement)  # [directions, cells, mixed, states]
-    along = by_strains(rows.strain) + np.einsum("rsx,sxe->re", rows.positions, following)
     for m, which in varied.items():
         allowed = np.flatnonzero(states.allowed[m])
         relative = np.zeros((len(states.species), 6, *with_states.shape[1:]))
         relative[allowed[1:]] = with_states[which]
         relative[allowed] -= np.tensordot(states.weights[m], relative, 1)  # d of the mean is 0
-        pair[m] = _tensors(np.moveaxis(relative, 1, -1))
-        own, chance = chances[m]
-        balanced[m] = _tensors(chance @ along[own] / 2)
-    return _everywhere_by_symmetry(crystal, states, moves, [place[first[s]] for s in place], pair, balanced)
+        pair[m] = np.moveaxis(relative, 1, -1)[..., VOIGT]
+    return _everywhere_by_symmetry(crystal, states, moves, [place[first[s]] for s in place], pair)
 
 
 def _change(crystal: Crystal, states: States, displacement, m: int, k: int, l: int) -> Gradient:
@@ -81,9 +72,9 @@ def _contracted(rows: Gradient, crystal: Crystal, states: States, displacement):
     return by_weights + by_positions.reshape(by_weights.shape)
 
 
-def _everywhere_by_symmetry(crystal: Crystal, states: States, moves, source, pair, balanced):
+def _everywhere_by_symmetry(crystal: Crystal, states: States, moves, source, pair):
     """From the first of equivalent sites to all of them; see `strain_of_pairs`."""
-    found, single = [], []
+    found = []
     sites = len(moves)
     for m, start in enumerate(source):
         image, turn = moves[states.site[m]]
@@ -95,13 +86,4 @@ def _everywhere_by_symmetry(crystal: Crystal, states: States, moves, source, pai
         moved[:, image] = there
         moved = moved.reshape(kinds, crystal.cells, sites, kinds, 3, 3)[:, :, states.site]
         found.append(by_strains(moved.transpose(1, 2, 0, 3, 4, 5)))
-        single.append(by_strains(turn.T @ balanced[start] @ turn))
-    pairs = symmetric(np.stack(found), crystal)
-    number = np.arange(len(found))
-    own = np.einsum("mkke->mke", pairs[number, 0, number])
-    return pairs, own / 2 - np.stack(single)[:, None]
-
-
-def _tensors(voigt):
-    """Symmetric 3 x 3 matrices of derivatives by engineering strains."""
-    return voigt[..., VOIGT]
+    return symmetric(np.stack(found), crystal)

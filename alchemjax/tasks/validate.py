@@ -12,7 +12,7 @@ from alchemjax.system.sites import Group, make_sites
 from alchemjax.system.structure import volume
 from alchemjax.system.supercell import make_supercell, repeated
 from alchemjax.system.system import System
-from alchemjax.tasks.alloy import Alloy, single_sites
+from alchemjax.tasks.alloy import Alloy, site_energies
 from alchemjax.tasks.lattice import box_strain, random_states, total_energy
 from alchemjax.tasks.ordering import box_of, lattice_model
 from alchemjax.tasks.quasirandom import can_search, quasirandom_states
@@ -107,7 +107,7 @@ def _gained(alloy: Alloy, states) -> float:
     shares = np.stack([(states == k).sum((0, 1, 2)) / number for k in range(alloy.weights.shape[1])], 1)
     for s in np.unique(alloy.sublattice):
         shares[alloy.sublattice == s] = shares[alloy.sublattice == s].mean(0)
-    alone = float((shares * single_sites(alloy, relaxed=True)).sum())
+    alone = float((shares * site_energies(alloy, relaxed=True)).sum())
     return float(total_energy(lattice_model(alloy, states.shape[:3]), states)) / number - alone
 
 
