@@ -20,7 +20,7 @@ from jaxtyping import Float
 from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.symmetry import TOLERANCE
 from alchemjax.system.system import System
-from alchemjax.tasks.alloy import Alloy, site_energies
+from alchemjax.tasks.alloy import Alloy, own_strain_energy, site_energies
 from alchemjax.tasks.ordering import Interactions, interactions
 from alchemjax.tasks.states import VACANCY
 
@@ -44,8 +44,8 @@ def to_icet(alloy: Alloy, system: System | None = None, *, relaxed: bool = True,
 
     `system`, the one that the alloy was made of, says what sites hold that are not mixed. All pairs of `interactions`
     are there, or those up to the `cutoff` [A]: the others are 0 on average in the random alloy. That a box strains as a
-    whole (`lattice_model`) is no interaction of pairs and is left out. Pairs that the symmetry of the lattice makes
-    equivalent get their mean.
+    whole (`lattice_model`) is no interaction of pairs: what the random alloy gains by it is in the constant. Pairs that
+    the symmetry of the lattice makes equivalent get their mean.
 
     Errors: ImportError without icet; ValueError for a crystal that is not periodic in every direction, a cutoff that is
     not positive, a missing or other system, and equivalent sites of different mean weights.
@@ -55,7 +55,7 @@ def to_icet(alloy: Alloy, system: System | None = None, *, relaxed: bool = True,
     cell, positions = alloy.structure.cell, alloy.structure.positions
     atoms = Atoms([states[0] for states in held], positions, cell=cell, pbc=True)
     space = icet.ClusterSpace(atoms, [reach + MARGIN], held, symprec=TOLERANCE)
-    parameters = _parameters(alloy, site_energies(alloy, relaxed=relaxed), given, _icet_space(space)) / len(atoms)
+    parameters = _parameters(alloy, relaxed, given, _icet_space(space)) / len(atoms)
     found = icet.ClusterExpansion(space, parameters, metadata={"unit": "eV per site"})
     found.prune()
     return found
@@ -72,7 +72,7 @@ def to_smol(alloy: Alloy, system: System | None = None, *, relaxed: bool = True,
     cell, positions = alloy.structure.cell, alloy.structure.positions
     structure = core.Structure(cell, occupancies, positions, coords_are_cartesian=True)
     space = smol.ClusterSubspace.from_cutoffs(structure, {2: reach + MARGIN}, basis="sinusoid")
-    parameters = _parameters(alloy, site_energies(alloy, relaxed=relaxed), given, _smol_space(space))
+    parameters = _parameters(alloy, relaxed, given, _smol_space(space))
     return smol.ClusterExpansion(space, parameters)
 
 
@@ -113,7 +113,7 @@ def _pairs(alloy: Alloy, relaxed: bool, cutoff: float | None) -> tuple[Interacti
     return given, float(given.distance.max(initial=0))
 
 
-def _parameters(alloy: Alloy, field, given: Interactions, space: _Space) -> Float[np.ndarray, "parameters"]:
+def _parameters(alloy: Alloy, relaxed: bool, given: Interactions, space: _Space) -> Float[np.ndarray, "parameters"]:
     """All parameters, times how often their functions are in a cell of the alloy [eV]."""
     inverse = np.linalg.inv(space.cell)
     site, away = _located(alloy.structure.positions[alloy.site] @ inverse, space)
@@ -125,7 +125,8 @@ def _parameters(alloy: Alloy, field, given: Interactions, space: _Space) -> Floa
         functions = [space.functions[site[m]][alloy.species[k]] for k in np.flatnonzero(allowed)]
         shares[m, : len(functions), allowed] = np.linalg.inv(functions).T
     parameters = np.zeros(space.number)
-    parameters[0] = alloy.energy
+    parameters[0] = alloy.energy + (own_strain_energy(alloy) if relaxed else 0.0)
+    field = site_energies(alloy, relaxed=relaxed)
     for own, part in zip(points, np.einsum("mak,mk->ma", shares, field), strict=True):
         parameters[[0, *own]] += part[: len(own) + 1]
     vectors = np.round(alloy.structure.cell @ inverse).astype(int)

@@ -190,11 +190,16 @@ def doubts(alloy: Alloy) -> list[str]:
 
 def random_energy(alloy: Alloy, *, relaxed: bool = True) -> float:
     """Energy of the random alloy [eV per cell]; where the alloy has them with static displacements and their strain."""
-    energy = alloy.energy + float((alloy.weights * site_energies(alloy, relaxed=relaxed)).sum())
-    if not relaxed or alloy.stiffness is None or alloy.own_strain is None:
-        return energy
+    single = float((alloy.weights * site_energies(alloy, relaxed=relaxed)).sum())
+    return alloy.energy + single + (own_strain_energy(alloy) if relaxed else 0.0)
+
+
+def own_strain_energy(alloy: Alloy) -> float:
+    """What the random alloy gains as its cell follows the displacements [eV per cell]."""
+    if alloy.stiffness is None or alloy.own_strain is None:
+        return 0.0
     force, amounts = _own_strain(alloy.weights, alloy.own_strain, alloy.stiffness)
-    return energy + float(force @ amounts) / 2
+    return float(force @ amounts) / 2
 
 
 def pair_energies(alloy: Alloy, *, relaxed: bool = True) -> Float[np.ndarray, "mixed cells mixed states states"]:
