@@ -11,7 +11,9 @@ from jaxtyping import Bool, Float
 from alchemjax.atoms import from_atoms
 from alchemjax.calculate import check_kind
 from alchemjax.model.load import Potential
+from alchemjax.system.structure import wrapped
 from alchemjax.system.supercell import box_for, make_supercell, repeated
+from alchemjax.system.symmetry import equal_axes, kinds_of
 from alchemjax.system.system import UNBOUNDED, System, checked_weights
 from alchemjax.tasks.equilibrium import Equilibrium
 from alchemjax.tasks.lattice import whole_counts
@@ -21,6 +23,7 @@ from alchemjax.tasks.relax import Relaxed, check_limit, relax
 
 SITES = 48, 108  # in a supercell
 METHODS = ("random", "sqs")
+LENGTHS = "abc"
 
 
 def decorate(
@@ -83,7 +86,10 @@ def decorate(
 
 
 class Explicit(NamedTuple):
-    """Properties of explicit supercells, in the units of `PROPERTIES`, per cell of the crystal."""
+    """Properties of explicit supercells, in the units of `PROPERTIES`, per cell of the crystal.
+
+    Lengths a, b, c that the symmetry of the alchemical crystal makes equal are their mean.
+    """
 
     names: tuple[str, ...]  # those of elastic constants are left out
     values: Float[np.ndarray, "supercells properties"]
@@ -121,12 +127,15 @@ def explicitly(
     of = lambda state: np.array([float(value) for value in properties_of(facts, names, state).values()])
     predicted = of(_per_cell(mean, whole, np.ones(3))) if mean.converged else np.full(len(names), np.nan)
     values, energies, converged = [], [], []
+    alike = equal_axes(wrapped(mean.structure), kinds_of(system.sites, whole))
     lengths = np.linalg.norm(system.structure.cell, axis=1)
     shape = np.rint(np.linalg.norm(drawn[0].cell.array, axis=1) / np.where(lengths > 0, lengths, np.inf)).clip(1)
     for k, atoms in enumerate(drawn):
         relaxed = relax(potential, from_atoms(atoms), **relaxation)
         state = _per_cell(relaxed, whole, shape)
-        values.append(of(state))
+        own = np.linalg.norm(state.cell, axis=1)
+        found = dict(zip(LENGTHS, (own[axes].mean() for axes in alike), strict=True))
+        values.append([found.get(name, value) for name, value in zip(names, of(state), strict=True)])
         energies.append(float(state.energy) / len(system.structure.positions))
         converged.append(relaxed.converged)
         if on_supercell is not None:

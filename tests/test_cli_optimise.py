@@ -298,6 +298,19 @@ def test_a_pure_composition_is_explicitly_what_it_is_in_one_cell(potential):
     assert found.values[0, 4] == pytest.approx(float(state.energy), abs=1e-6) and found.sites == 12
 
 
+def test_lattice_vectors_that_symmetry_makes_equal_get_their_mean(potential):
+    system = aj.from_atoms(bulk("Ar", "hcp", 1.02 * A / 2**0.5), mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
+    names = ["a", "b", "c", "volume"]
+    facts = facts_of(potential, system, names)
+    found = explicitly(potential, system, None, facts, names, number=1, cells=(2, 2, 1), cell=True)
+    (atoms,) = aj.decorate(system, cells=(2, 2, 1))
+    own = np.linalg.norm(aj.relax(potential, aj.from_atoms(atoms), cell=True).structure.cell, axis=1) / [2, 2, 1]
+    assert abs(own[0] - own[1]) > 1e-4
+    np.testing.assert_allclose(found.values[0, :3], [own[:2].mean(), own[:2].mean(), own[2]], rtol=1e-6)
+    (one,) = explicitly(potential, system, None, facts, ["b"], number=1, cells=(2, 2, 1), cell=True).values
+    assert one == pytest.approx(own[:2].mean(), rel=1e-6)
+
+
 def test_what_is_predicted_is_that_of_whole_atoms(potential):
     system = aj.from_atoms(bulk("Ar", "fcc", 1.02 * A), mix={"Ar": ("Ar", "Kr")}, weights=[0.45, 0.55])
     facts = facts_of(potential, system, ["a"])

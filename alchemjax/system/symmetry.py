@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from alchemjax.system.sites import Sites
 from alchemjax.system.structure import Structure
 
 TOLERANCE = 1e-4  # A, between a site and the image of an equivalent one; rounding in files is smaller
@@ -18,6 +19,23 @@ class Symmetry(NamedTuple):
     translation: Float[np.ndarray, "operations 3"]
     image: Int[np.ndarray, "operations sites"]  # the site to which an operation takes each site
     first: Int[np.ndarray, "sites"]  # the first of the sites that are equivalent to each site
+
+
+def kinds_of(sites: Sites, weights) -> Int[np.ndarray, "sites"]:
+    """A number for every site, the same for sites of the same species and weights."""
+    each = np.append(weights, 1.0)[sites.node_weight]
+    about: dict[int, list] = {}
+    for site, species, weight in zip(sites.node_site.tolist(), sites.node_species, each.tolist(), strict=True):
+        about.setdefault(site, []).append((species, round(weight, 9)))
+    names = [tuple(sorted(about[site])) for site in range(len(about))]
+    return np.array([sorted(set(names)).index(name) for name in names])
+
+
+def equal_axes(structure: Structure, kinds: Int[np.ndarray, "sites"]) -> list[list[int]]:
+    """Of every lattice vector those that symmetry turns it into, itself among them."""
+    turns = np.abs(find_symmetry(structure, kinds).rotation)
+    turned = (turns == 1) & (turns.sum(1, keepdims=True) == 1)  # [operations, to, from]
+    return [np.flatnonzero(turned[:, :, axis].any(0)).tolist() for axis in range(3)]
 
 
 def find_symmetry(structure: Structure, kinds: Int[np.ndarray, "sites"], tolerance: float = TOLERANCE) -> Symmetry:

@@ -14,7 +14,7 @@ from alchemjax.energy import energy
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
 from alchemjax.system.structure import volume, wrapped
-from alchemjax.system.symmetry import TOLERANCE, find_symmetry
+from alchemjax.system.symmetry import TOLERANCE, find_symmetry, kinds_of
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.free_energy.estimators import Estimate
 from alchemjax.tasks.free_energy.paths import Path, einstein_path, mixing_entropy
@@ -159,19 +159,9 @@ def check_volume(system: System) -> float:
     return space
 
 
-def kinds_of(system: System) -> np.ndarray:
-    """A number for every site, the same for sites of the same species and weights."""
-    each = np.append(system.weights, 1.0)[system.sites.node_weight]
-    about = [[] for _ in system.structure.positions]
-    for site, species, weight in zip(system.sites.node_site, system.sites.node_species, each, strict=True):
-        about[site].append((species, round(float(weight), 9)))
-    names = [tuple(sorted(one)) for one in about]
-    return np.array([sorted(set(names)).index(name) for name in names])
-
-
 def primitive_cells(system: System, tolerance: float = TOLERANCE) -> int:
     """How many primitive cells the structure has: its pure translations, to a tolerance [A]."""
-    found = find_symmetry(wrapped(system.structure), kinds_of(system), tolerance)
+    found = find_symmetry(wrapped(system.structure), kinds_of(system.sites, system.weights), tolerance)
     return int((found.rotation == np.eye(3, dtype=int)).all((1, 2)).sum())
 
 
@@ -190,7 +180,7 @@ def measured_stiffness(
 
 def stiffness_of(system: System, squares: Float[np.ndarray, "sites"], kT: float) -> Float[np.ndarray, "sites"]:
     """k = 3 kT / <u^2> [eV/A^2], mean-square displacements averaged over equivalent sites."""
-    first = find_symmetry(wrapped(system.structure), kinds_of(system)).first
+    first = find_symmetry(wrapped(system.structure), kinds_of(system.sites, system.weights)).first
     mean = np.bincount(first, squares, len(first)) / np.maximum(np.bincount(first, minlength=len(first)), 1)
     return 3 * kT / mean[first]
 
