@@ -36,7 +36,7 @@ UNITS = {  # of the columns of sweep.csv and log.csv; weights have none
     "target_pressure_GPa": ("GPa", "pressure of the barostat"),
     "kinetic_energy_eV": ("eV", "kinetic energy of all sites"),
     "conserved_eV": ("eV", "energy minus what thermostat, barostat and moving composition put in; drift is an error"),
-    "work_eV": ("eV", "work done by moving the composition"),
+    "work_eV": ("eV", "work done by moving the composition, the scale of the potential or springs"),
     "correlation_alpha": ("1", "short-range order"),
     "added_end_member": ("1", "1 for end members that were added to the compositions given"),
     "energy_eV": ("eV", "energy of all sites"),
