@@ -61,6 +61,8 @@ PLANES = {
 }
 PLANES["all"] = ("a", "b", "c", "alpha", "beta", "gamma")
 SUPERCELLS = 2  # explicit ones, by default
+RANDOM_ALLOYS = "--fluctuations site-exact aims at random alloys"
+DISPLACED = "that atoms around every site are displaced is not in this energy (alchemjax alloy knows it)"
 ALWAYS = ("a", "b", "c", "volume", "density", "energy")
 
 
@@ -334,8 +336,8 @@ def _misses_explicitly(targets, found: Optimum, explicit: Explicit, *, mean_fiel
             share = f" ({100 * miss / goal.value:+.2f} %)" if goal.value else ""
             sentences.append(
                 f"explicit supercells of {explicit.sites} sites differ by {wrong:+.2g} {one.unit} in {goal.name} from "
-                f"what is predicted of their composition: at the optimum it is {miss:+.2g} from the target{share}"
-                + ("; --fluctuations site-exact aims at random alloys" if mean_field else "")
+                f"what is predicted of their composition: at the optimum it is {miss:+.2g} from the target{share}; "
+                + (RANDOM_ALLOYS if mean_field else DISPLACED)
             )
     return sentences
 
