@@ -15,7 +15,7 @@ import alchemjax as aj
 from alchemjax.cli import app
 from alchemjax.commands import optimise
 from alchemjax.commands.optimise_plot import plot_optimise
-from alchemjax.decorate import explicitly
+from alchemjax.decorate import Explicit, explicitly
 from alchemjax.tasks.goals import Goal
 from alchemjax.tasks.properties import facts_of
 
@@ -107,6 +107,25 @@ def test_explicit_supercells_are_relaxed_atoms_of_that_composition(run, made, po
     assert explicit["predicted"]["a"] == pytest.approx(np.linalg.norm(alchemical.structure.cell[0]), rel=1e-4)
     assert explicit["predicted"]["energy"] == pytest.approx(float(alchemical.output.energy), abs=1e-5)
     assert "±" in done.stdout
+
+
+@pytest.mark.parametrize("mean_field", [True, False])
+def test_explicit_supercells_that_miss_a_target_are_told(potential, mean_field):
+    system = aj.from_atoms(bulk("Ar", "fcc", A), mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
+    found = aj.optimise(potential, system, "a=3.75", starts=1, cell="hydrostatic")
+    own, near, far = found.values["a"], np.array([[3.76], [3.74]]), np.array([[3.806], [3.802]])
+    explicit = Explicit(("a",), near, np.array([3.75]), system.weights, np.zeros(2), 48, np.ones(2, bool))
+    tell = lambda **new: optimise._misses_explicitly(
+        [Goal("a", new.pop("sign", "="), 3.75)], found, explicit._replace(**new), mean_field=mean_field
+    )
+    assert tell() == []
+    (sentence,) = tell(values=far)
+    assert "differ by +0.054 A in a from what is predicted" in sentence
+    assert f"at the optimum it is {own + 0.054 - 3.75:+.2g} from the target (+1.44 %)" in sentence
+    assert ("site-exact aims at random alloys" in sentence) == mean_field == ("atoms around" not in sentence)
+    assert len(tell(values=far, sign="<=")) == 1 and tell(values=far, sign=">=") == []
+    wide = far + np.array([[0.1], [-0.1]])
+    assert tell(values=wide) == []  # within twice the standard error
 
 
 def test_what_is_finished_is_not_done_again_and_what_differs_is_refused(run, made):
