@@ -14,6 +14,7 @@ import alchemjax as aj
 from alchemjax.calculate import with_fluctuations
 from alchemjax.system.fluctuations import make_fluctuations
 from alchemjax.system.supercell import make_supercell
+from alchemjax.tasks import single_sites
 from alchemjax.tasks.alloy import (
     VOIGT,
     Alloy,
@@ -21,6 +22,7 @@ from alchemjax.tasks.alloy import (
     doubts,
     long_waves,
     mean_square_displacements,
+    own_pair,
     pair_energies,
     random_energy,
     strain_by_displacements,
@@ -171,7 +173,10 @@ def test_one_site_and_the_atoms_around_it_are_exact(potential, relaxed_argon, st
     rigid = [aj.calculate(potential, large, weights) for weights in alone]
     end = aj.relax(potential, large, alone[state], force_tolerance=1e-7, max_steps=3000)
     assert end.converged
-    gained = float(end.output.energy - rigid[state].energy)
+    moved = end.structure.positions - large.structure.positions
+    mean_force = sum(w * np.asarray(one.forces) for w, one in zip(found.weights[0], rigid, strict=True))
+    gained = float(end.output.energy - rigid[state].energy) + (mean_force * moved).sum()  # others balance the mean
+    assert abs((mean_force * moved).sum()) > 1e-8
     assert found.relaxation[0, state] == pytest.approx(gained, abs=1e-9) and gained < -1e-5
     second = found.pair_relaxation[0, 0, 0, state, state] / 2
     assert abs(found.relaxation[0, state] / second - 1) > 0.03  # higher orders matter
@@ -180,6 +185,54 @@ def test_one_site_and_the_atoms_around_it_are_exact(potential, relaxed_argon, st
     force = (found.strain_force + found.own_strain)[0, state]
     np.testing.assert_allclose(force[VOIGT], expected, atol=1e-6)
     assert np.abs(found.own_strain[0, state]).max() > 1e-5
+
+
+@pytest.mark.parametrize("vacancy", [False, True])
+def test_a_cluster_with_one_mixed_site_is_exact(potential, vacancy):
+    """Its atoms are pulled: by other species, or towards a place that is empty now and then."""
+    a = 3.9
+    places = [[0, 0, a * (2 / 3) ** 0.5], [0, 0, 0], [a, 0, 0], [a / 2, a * 0.75**0.5, 0]]
+    places[0][:2] = np.mean(places[1:], axis=0)[:2]
+    atoms = Atoms("Kr4", places)
+    atoms.symbols[0] = "Ar"
+    system = aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.3 if vacancy else 0.5])
+    kind = {"fluctuations": "site-exact", "supercell": [1, 1, 1]}
+    system = system._replace(
+        structure=aj.relax(potential, system, force_tolerance=1e-10, max_steps=5000, **kind).structure
+    )
+    found = alloy(potential, system, supercell=[1, 1, 1])
+    assert found.at_rest.all() and doubts(found) == []
+    for k, weights in enumerate([[1, 0], [0, 1], [0, 0]][: 2 + vacancy]):
+        end = aj.relax(potential, system, weights, force_tolerance=1e-10, max_steps=5000)
+        energy = found.energy + found.field[0, k] + found.relaxation[0, k]
+        assert energy == pytest.approx(float(end.output.energy), abs=1e-10)
+        assert found.relaxation[0, k] < -1e-5 or k == 2  # no bond of the other three is strained
+    assert random_energy(found) == pytest.approx(found.energy + found.weights[0] @ (found.field + found.relaxation)[0])
+
+
+def test_vacancies_of_a_crystal_whose_atoms_are_pulled_have_a_relaxed_energy(potential):
+    """The structure of the mean composition, as it is without fluctuations: single sites pull its atoms."""
+    atoms = bulk("Kr", "hcp", 3.69, c=6.02) * (1, 1, 2)
+    atoms.symbols[1] = "Ar"
+    atoms.positions[1, 2] += 0.05
+    system = aj.from_atoms(atoms, mix={"Kr": ("Ar", "Kr")}, weights=[0.5, 0.4])
+    system = system._replace(structure=aj.relax(potential, system, cell=True, **TIGHT).structure)
+    found = alloy(potential, system, supercell=np.diag([2, 2, 1]), third_order=False)
+    assert found.largest_force > 1e-7
+    assert found.at_rest.all() and (found.relaxation[:, -1] < -1e-6).all()
+    second = own_pair(found.pair_relaxation) / 2
+    assert 0.2 < (found.relaxation / second)[:, -1].min() < 3
+
+
+def test_atoms_that_leave_their_sites_are_told_and_taken_to_second_order(potential, relaxed_argon, monkeypatch):
+    monkeypatch.setattr(single_sites, "FAR", 0.5)
+    monkeypatch.setattr(single_sites, "SMALL", 0.0)
+    found = alloy(potential, relaxed_argon, supercell=CUBE, third_order=False)
+    assert not found.at_rest.any()
+    second = own_pair(found.pair_relaxation) / 2
+    np.testing.assert_allclose(found.relaxation, second, rtol=0.2)
+    (sentence,) = doubts(found)
+    assert "around Ar, Kr atoms do not come to rest near their sites" in sentence
 
 
 def quadratic(found: Alloy, direction, *, strain: bool) -> float:
@@ -552,7 +605,7 @@ def test_order_within_the_cell_is_no_separation(potential):
     pair = np.zeros((2, 8, 2, 2, 2))
     pair[0, :, 1] = pair[1, :, 0] = 0.02 * near  # all eight neighbours are in different cells
     zeros, slopes = np.zeros((2, 2)), np.zeros((2, 2, 6))
-    elastic = np.zeros_like(pair), np.zeros((2, 2, 16, 3)), zeros, slopes, slopes, None, np.eye(6)
+    elastic = np.zeros_like(pair), np.zeros((2, 2, 16, 3)), zeros, zeros == 0, slopes, slopes, None, np.eye(6)
     states = np.arange(2), np.zeros(2, int), ("A", "B"), weights, weights > 0
     found = Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, 0.0, *elastic, 1.0)
     temperature, wave = instability(found)

@@ -20,9 +20,10 @@ def some_alloy(rng, relaxed=True) -> Alloy:
     one, pairs = (2, 3), (2, 8, 2, 3, 3)
     given = (np.array([0, 2]), np.array([0, 0]), ("Na", "K", "vacancy"), np.full(one, 1 / 3), np.ones(one, bool))
     energies = -1.5, rng.normal(size=one), rng.normal(size=one), rng.normal(size=pairs)
-    shapes = pairs, (*one, 24, 3), one, (*one, 6), (*one, 6), (*pairs, 6), (6, 6)
+    shapes = pairs, (*one, 24, 3), one, one, (*one, 6), (*one, 6), (*pairs, 6), (6, 6)
     parts = (*(rng.normal(size=shape) for shape in shapes), 0.3, rng.normal(size=6)) if relaxed else ()
-    return Alloy(structure, *given, supercell, *energies, 0.01, *parts)
+    found = Alloy(structure, *given, supercell, *energies, 0.01, *parts)
+    return found._replace(at_rest=found.relaxation > 0) if relaxed else found
 
 
 @pytest.mark.parametrize("relaxed", [True, False])

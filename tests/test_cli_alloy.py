@@ -240,7 +240,7 @@ def toy(structure, coupling, sublattice, c=0.5) -> Alloy:
     weights, zeros = np.full((sites, 2), [c, 1 - c]), np.zeros((sites, 2))
     states = np.arange(sites), np.array(sublattice), ("A", "B"), weights, weights > 0
     pair = coupling * near * np.outer(deviation, deviation)
-    return Alloy(aj.from_atoms(atoms).structure, *states, supercell, 0.0, zeros, zeros, pair, *[None] * 7, 0.0)
+    return Alloy(aj.from_atoms(atoms).structure, *states, supercell, 0.0, zeros, zeros, pair, 0.0)
 
 
 RECIPROCAL = "of the reciprocal lattice of the cell"

@@ -152,7 +152,7 @@ def test_three_species_and_a_lattice_without_inversion(by):
     supercell = make_supercell(side * np.eye(3, dtype=int), 2)
     pair = np.zeros((2, side**3, 2, 3, 3))
     states = ("Ar", "Kr", "Xe"), weights, np.ones((2, 3), bool)
-    energies = 0.5, *[rng.normal(size=(2, 3))] * 2, pair, *[None] * 7, 0.0
+    energies = 0.5, *[rng.normal(size=(2, 3))] * 2, pair, 0.0
     empty = Alloy(structure, np.arange(2), np.arange(2), *states, supercell, *energies)
     given = aj.interactions(empty)
     cells = {tuple(cell % side): number for number, cell in enumerate(supercell.shift[::2])}

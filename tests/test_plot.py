@@ -216,7 +216,7 @@ def figure_of_alloy(temperatures, alphas, mean_field=0.1):
     pair = np.zeros((2, 8, 2, 2, 2))
     pair[0, :, 1] = pair[1, :, 0] = 0.02 * near
     states = np.arange(2), np.zeros(2, int), ("A", "B"), weights, weights > 0
-    parts = np.zeros((2, 2)), np.zeros((2, 2)), pair, -pair / 2, *[None] * 6, 0.0
+    parts = np.zeros((2, 2)), np.zeros((2, 2)), pair, 0.0, -pair / 2
     found = Alloy(structure, *states, make_supercell(2 * np.eye(3, dtype=int), 2), 0.0, *parts)
     zeros = np.zeros(len(temperatures))
     columns = {"temperature_K": temperatures}

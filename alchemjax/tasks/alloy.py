@@ -3,14 +3,14 @@
 With p the occupation of every site, w its mean and d = p - w: single sites and the atoms around them to all orders,
 pairs to second order, atoms being displaced by u(d) = -Huu^+ Huw d,
 
-    E(p) = E0 + sum_i field_i[k_i] + 1/2 sum_(i != j) d_i Heff_ij d_j,      Heff = Hww - Hwu Huu^+ Huw
-    field_i[k] = E(mean, site i = k; atoms at rest) - E0
+    E(p) = E0 + sum_i e_i[k_i] + 1/2 sum_(i != j) d_i Heff_ij d_j,      Heff = Hww - Hwu Huu^+ Huw
+    e_i[k] = E(mean, site i = k; atoms at rest) - E0
 
 A box of N cells strains as a whole and gains F (N C)^-1 F / 2, with C the stiffness of a cell and
 F = sum_i (strain_force_i + own_strain_i)[k_i] + 1/2 sum_(i != j) d_i (dHeff_ij/dstrain) d_j, single sites to all orders
-again. The energy of a random alloy is E0 + sum_i sum_k w_ik field_i[k], minus what its own strain gains. Waves of
+again. The energy of a random alloy is E0 + sum_i sum_k w_ik e_i[k], minus what its own strain gains. Waves of
 displacement of infinite length, which a supercell lacks, add -<(f_i n) (n C n)^-1 (f_j n)>_n / cells to Heff_ij, and
-half of that to the field, the mean being that over directions n; not to derivatives by strain. States of a site are
+half of that to e_i, the mean being that over directions n; not to derivatives by strain. States of a site are
 its species, then vacancy.
 
 F. Ducastelle, F. Gautier, J. Phys. F 6, 2039 (1976); A. G. Khachaturyan, Theory of Structural Transformations in
@@ -36,7 +36,7 @@ from alchemjax.tasks.hessian import (
     make_crystal,
     make_hessian,
 )
-from alchemjax.tasks.single_sites import relaxed_single_sites, single_sites
+from alchemjax.tasks.single_sites import one_at_a_time, relaxed_single_sites
 from alchemjax.tasks.states import States, between, everywhere, mixed_states, of_states, symmetric
 from alchemjax.tasks.third_order import strain_of_pairs
 
@@ -67,6 +67,7 @@ class Alloy(NamedTuple):
     pair_relaxation: Float[np.ndarray, "mixed cells mixed states states"] | None = None  # -d Hwu Huu^+ Huw d' [eV]
     displacement: Float[np.ndarray, "mixed states supersites 3"] | None = None  # of all sites by a site in a state [A]
     relaxation: Float[np.ndarray, "mixed states"] | None = None  # energy of these, and what is beyond them [eV]
+    at_rest: Bool[np.ndarray, "mixed states"] | None = None  # where not, `relaxation` is of second order
     strain_force: Float[np.ndarray, "mixed states 6"] | None = None  # dE/dstrain of a site in a state, first order [eV]
     own_strain: Float[np.ndarray, "mixed states 6"] | None = None  # the rest of it [eV]
     pair_strain: Float[np.ndarray, "mixed cells mixed states states 6"] | None = None  # dE/dstrain of pairs [eV]
@@ -106,7 +107,7 @@ def alloy(
     states = mixed_states(system, weights)
     crystal = make_crystal(system, fluctuations, weights)
     hessian = make_hessian(potential, crystal, fluctuations, on_rows)
-    single = single_sites(potential, crystal, fluctuations, states)
+    single = one_at_a_time(potential, crystal, fluctuations, states)
     pair = symmetric(between(hessian.weights_weights, crystal, states), crystal)
     found = Alloy(
         wrapped(system.structure),
@@ -123,20 +124,19 @@ def alloy(
     if not relaxed:
         return found
     response = _response(crystal, states, hessian)
-    relaxation, strain = relaxed_single_sites(
-        potential, crystal, fluctuations, states, response.inverse, response.following
-    )
+    relaxed_sites = relaxed_single_sites(potential, crystal, fluctuations, states, response.inverse)
     found = found._replace(
         pair_relaxation=response.pair,
         displacement=response.displacement,
-        relaxation=relaxation,
+        relaxation=relaxed_sites.energy,
+        at_rest=relaxed_sites.at_rest,
         softest=response.softest,
     )
     if response.stiffness is None:
         return found
     found = found._replace(
         strain_force=response.strain_force,
-        own_strain=strain - response.strain_force,
+        own_strain=relaxed_sites.strain - response.strain_force,
         stiffness=response.stiffness,
     )
     if not third_order:
@@ -177,7 +177,13 @@ def doubts(alloy: Alloy) -> list[str]:
             f"one site at a time, the second order misses {1000 * error:+.1f} meV per site of the random alloy; pairs "
             "will be no better, see validate"
         )
-    if alloy.relaxation is not None:
+    if alloy.at_rest is not None and not alloy.at_rest.all():
+        states = [alloy.species[k] for k in np.flatnonzero(~alloy.at_rest.all(0))]
+        found.append(
+            f"around {', '.join(states)} atoms do not come to rest near their sites, as in a crystal of another kind "
+            "(tilts, for instance): displacements there are taken to second order, see validate"
+        )
+    if alloy.relaxation is not None and alloy.pair_relaxation is not None:
         second = own_pair(alloy.pair_relaxation) / 2
         error = float((alloy.weights * (alloy.relaxation - second)).sum()) / sites
         if abs(error) > DOUBTFUL:
@@ -272,7 +278,7 @@ def _own_strain(weights, own_strain, stiffness):
 
 def site_energies(alloy: Alloy, *, relaxed: bool):
     """Energy of one site in a state, the atoms around it relaxed or not."""
-    if not relaxed or alloy.pair_relaxation is None:
+    if not relaxed or alloy.relaxation is None:
         return alloy.field
     own = own_pair(long_waves(alloy).mean(0)[:, None]) / (2 * alloy.pair.shape[1])
     return alloy.field + alloy.relaxation + np.where(alloy.allowed, own, 0)

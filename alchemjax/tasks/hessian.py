@@ -70,13 +70,15 @@ def make_crystal(system: System, fluctuations: Fluctuations, weights: Float[np.n
     return Crystal(large, supercell, site, len(supercell.origin) // len(system.structure.positions))
 
 
-def evaluator(potential: Potential, crystal: Crystal) -> Callable:
+def evaluator(potential: Potential, crystal: Crystal, *, skin: float = 0.0) -> Callable:
     """A function of a traced function of (potential's arrays, point) and of inputs that it is mapped over.
+
+    `skin`: by how much atoms may approach each other [A].
 
     `evaluate(kind, inputs)` calls `kind(of, point, one)` for every one of the inputs, where `of(weights, positions,
     strain)` are the energy and the site energies [eV] and `point` the crystal's place.
     """
-    topology = topology_of(potential, crystal.system)
+    topology = topology_of(potential, crystal.system, skin=skin)
     structure, dtype = crystal.system.structure, potential.dtype
     arrays = [structure.positions, structure.cell, crystal.system.weights]
 

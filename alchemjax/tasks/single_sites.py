@@ -1,20 +1,24 @@
 """One site of a random alloy in one state: its energy to all orders, and what the atoms around it do."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.structure import completed_cell
-from alchemjax.tasks.hessian import VOIGT, Crystal, Gradient, along, by_strains, evaluator, gradient_along, moves_of
+from alchemjax.tasks.hessian import Crystal, Gradient, along, by_strains, evaluator, gradient_along, moves_of
 from alchemjax.tasks.states import VACANCY, States, of_states
 
 STEPS = 100
 AT_REST = 10  # times the round-off of the potential's numbers: energy that a further step would gain [eV]
 LENGTHS = 0.3, 3.0  # of a step, that of the mean crystal's curvature being 1
+FAR = 3  # times what second order gains: such displacements are those of another crystal
+SMALL = 1e-4  # eV
+SKIN = 0.6  # A, by which two atoms may approach each other
 
 
 class SingleSites(NamedTuple):
@@ -34,7 +38,7 @@ class Moved(NamedTuple):
     gradient: Gradient
 
 
-def single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuations, states: States) -> SingleSites:
+def one_at_a_time(potential: Potential, crystal: Crystal, fluctuations: Fluctuations, states: States) -> SingleSites:
     """Of the inequivalent sites from the potential, of all others by symmetry."""
     variants, mean = fluctuations.variants, crystal.system.weights
     evaluate = evaluator(potential, crystal)
@@ -65,75 +69,88 @@ def single_sites(potential: Potential, crystal: Crystal, fluctuations: Fluctuati
     return SingleSites(at_mean / crystal.cells, field, of_states(own, states), force, residual)
 
 
+class Relaxed(NamedTuple):
+    """What states of a site gain because the atoms around it move until they are at rest, to all orders."""
+
+    energy: Float[np.ndarray, "mixed states"]  # eV
+    strain: Float[
+        np.ndarray, "mixed states 6"
+    ]  # dE/dstrain but for what the structure of the random alloy balances [eV]
+    at_rest: Bool[np.ndarray, "mixed states"]  # where atoms do not come to rest, second order in displacements
+
+
 def relaxed_single_sites(
     potential: Potential,
     crystal: Crystal,
     fluctuations: Fluctuations,
     states: States,
     inverse: Float[np.ndarray, "coordinates coordinates"],
-    following: Float[np.ndarray, "supersites 3 6"],
-):
-    """What every state of a site gains because the atoms around it move until they are at rest, to all orders [eV].
+) -> Relaxed:
+    """`inverse`: of the mean crystal's stiffness [A^2/eV].
 
-    [mixed, states], and dE/dstrain of the site in that state [mixed, states, 6], but for the mean over states without
-    displacements, which the structure of the random alloy has balanced [eV]. `inverse`: of the mean crystal's stiffness
-    [A^2/eV]; `following`: displacement of its atoms per strain [A].
-    Errors: ValueError if atoms do not come to rest.
+    All other sites of a random alloy at rest balance what its own site does in the mean over states: these forces, and
+    this strain, are taken off.
     """
     moves, first = moves_of(crystal, fluctuations)
     place = {site: m for m, site in enumerate(states.site.tolist())}
-    rows = [(m, k) for m in sorted({place[first[site]] for site in place}) for k in np.flatnonzero(states.allowed[m])]
-    weights = [crystal.system.weights]
-    for m, k in rows:
+    inequivalent = sorted({place[first[site]] for site in place})
+    rows = [(m, k) for m in inequivalent for k in np.flatnonzero(states.allowed[m])]
+    weights = np.tile(crystal.system.weights, (len(rows), 1))
+    for row, (m, k) in zip(weights, rows, strict=True):
         own = np.flatnonzero(crystal.site == states.site[m])
-        weights.append(weights[0].copy())
-        weights[-1][own] += states.deviation[m, k, : len(own)]
-    on_sites, at_rest, gained = _come_to_rest(potential, crystal, np.stack(weights), inverse)
-    strain = at_rest.strain - on_sites.strain[0]
-    pulled = np.einsum("rsx,sxe->re", on_sites.positions - on_sites.positions[0], following)
-    unmoved = on_sites.strain - on_sites.strain[0] + pulled[:, VOIGT]
-    number = {row: i + 1 for i, row in enumerate(rows)}
-    relaxation, slope = np.zeros(states.weights.shape), np.zeros((*states.weights.shape, 6))
+        row[own] += states.deviation[m, k, : len(own)]
+    evaluate = partial(evaluator(potential, crystal, skin=SKIN), gradient_at)
+    on_sites = evaluate((weights, np.zeros((len(rows), *crystal.system.structure.positions.shape))))
+    chance = np.array([[states.weights[m, k] * (m == other) for m, k in rows] for other, _ in rows])
+    force = np.tensordot(chance, on_sites.gradient.positions, 1)
+    for balance, (m, k) in zip(force, rows, strict=True):
+        if states.species[k] == VACANCY:  # what is not there feels nothing, and the rest no net force
+            balance[states.site[m]] = 0
+            balance[np.arange(len(balance)) != states.site[m]] -= balance.sum(0) / (len(balance) - 1)
+    at_rest, gained, rest = _come_to_rest(evaluate, on_sites, weights, force, inverse, potential.dtype)
+    strain = at_rest.gradient.strain - np.tensordot(chance, on_sites.gradient.strain, 1)
+    number = {row: i for i, row in enumerate(rows)}
+    shape = states.weights.shape
+    found = Relaxed(np.zeros(shape), np.zeros((*shape, 6)), np.ones(shape, bool))
     for m, site in enumerate(states.site.tolist()):
         start, (_, turn) = place[first[site]], moves[site]
         allowed = np.flatnonzero(states.allowed[m])
         source = [number[start, k] for k in allowed]
-        relaxation[m, allowed] = gained[source]
-        balanced = np.tensordot(states.weights[m, allowed], unmoved[source], 1)
-        slope[m, allowed] = by_strains(turn.T @ (strain[source] - balanced) @ turn)
-    return relaxation, slope
+        found.energy[m, allowed], found.at_rest[m, allowed] = gained[source], rest[source]
+        found.strain[m, allowed] = by_strains(turn.T @ strain[source] @ turn)
+    return found
 
 
-def _come_to_rest(potential: Potential, crystal: Crystal, weights, inverse) -> tuple[Gradient, Gradient, np.ndarray]:
-    """Gradients on the sites and at rest, and the energy gained [eV], of every row of weights; the first is the mean.
+def _come_to_rest(evaluate, on_sites: Moved, weights, balance, inverse, dtype: str):
+    """Every row of weights with atoms moved under these forces more, the energy gained, and whether it is at rest.
 
-    Forces of the mean are taken off: in the random alloy those of other sites balance them. Steps are those of Newton
-    with the mean crystal's stiffness, as long as two gradients say (J. Barzilai, J. Borwein, IMA J. Numer. Anal. 8, 141
-    (1988)).
+    Steps are those of Newton with the mean crystal's stiffness, as long as two gradients say (J. Barzilai, J. Borwein,
+    IMA J. Numer. Anal. 8, 141 (1988)). Where atoms go far away, to another crystal, the first of them is all.
     """
-    evaluate = evaluator(potential, crystal)
-    moved = np.zeros((len(weights), *crystal.system.structure.positions.shape))
-    flat, length = (len(weights), -1), np.ones(len(weights))
-    start, force, step = None, None, None
-    for _ in range(STEPS):
-        energies, gradient = evaluate(gradient_at, (weights, moved))
-        if start is None:
-            start = energies, gradient
-        steeper = (gradient.positions - start[1].positions[0]).reshape(flat)
-        if force is not None:
-            turned = (step * (steeper - force)).sum(1)
-            length = np.clip(-length * (step * force).sum(1) / np.where(turned > 0, turned, np.inf), *LENGTHS)
+    enough, rows = AT_REST * np.finfo(dtype).eps, len(weights)
+    moved, near, now = np.zeros_like(balance), on_sites, on_sites
+    force = (on_sites.gradient.positions - balance).reshape(rows, -1)
+    step = -force @ inverse
+    left = second = -(step * force).sum(1) / 2
+    gained, far, length = -second, np.zeros(rows, bool), np.ones(rows)
+    for number in range(STEPS):
+        going = (left > enough) & ~far
+        if not going.any():
+            break
+        moved = moved + np.where(going[:, None], step, 0).reshape(moved.shape)
+        now = evaluate((weights, moved))
+        near = now if number == 0 else near
+        steeper = (now.gradient.positions - balance).reshape(rows, -1)
+        gained = (now.energies - on_sites.energies).sum(1) - (moved * balance).sum((1, 2))
+        far |= gained < -FAR * (second + SMALL)
+        turned = (step * (steeper - force)).sum(1)
+        length = np.clip(-length * (step * force).sum(1) / np.where(turned > 0, turned, np.inf), *LENGTHS)
         newton = -steeper @ inverse
         left = -(newton * steeper).sum(1) / 2
-        if (left <= AT_REST * np.finfo(potential.dtype).eps).all():
-            held = (moved * start[1].positions[0]).sum((1, 2))
-            return start[1], gradient, (energies - start[0]).sum(1) - held
         force, step = steeper, length[:, None] * newton
-        moved = moved + step.reshape(moved.shape)
-    raise ValueError(
-        f"around one site in one of its states atoms do not come to rest within {STEPS} steps ({left.max():.2g} eV are "
-        "left): displacements are no small ones in this alloy; keep the atoms on their sites (relaxed=False)"
-    )
+    far |= ~(left <= enough)
+    chosen = jax.tree.map(lambda a, b: np.where(far.reshape(-1, *[1] * (a.ndim - 1)), a, b), near, now)
+    return chosen, np.where(far, -second, gained), ~far
 
 
 def gradient_at(of, point: Gradient, given: tuple[Array, Array]) -> Moved:
