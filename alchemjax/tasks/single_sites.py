@@ -69,13 +69,11 @@ def one_at_a_time(potential: Potential, crystal: Crystal, fluctuations: Fluctuat
     return SingleSites(at_mean / crystal.cells, field, of_states(own, states), force, residual)
 
 
-class Relaxed(NamedTuple):
+class RelaxedSites(NamedTuple):
     """What states of a site gain because the atoms around it move until they are at rest, to all orders."""
 
     energy: Float[np.ndarray, "mixed states"]  # eV
-    strain: Float[
-        np.ndarray, "mixed states 6"
-    ]  # dE/dstrain but for what the structure of the random alloy balances [eV]
+    strain: Float[np.ndarray, "mixed states 6"]  # dE/dstrain but for what the random alloy's structure balances [eV]
     at_rest: Bool[np.ndarray, "mixed states"]  # where atoms do not come to rest, second order in displacements
 
 
@@ -85,7 +83,7 @@ def relaxed_single_sites(
     fluctuations: Fluctuations,
     states: States,
     inverse: Float[np.ndarray, "coordinates coordinates"],
-) -> Relaxed:
+) -> RelaxedSites:
     """`inverse`: of the mean crystal's stiffness [A^2/eV].
 
     All other sites of a random alloy at rest balance what its own site does in the mean over states: these forces, and
@@ -111,7 +109,7 @@ def relaxed_single_sites(
     strain = at_rest.gradient.strain - np.tensordot(chance, on_sites.gradient.strain, 1)
     number = {row: i for i, row in enumerate(rows)}
     shape = states.weights.shape
-    found = Relaxed(np.zeros(shape), np.zeros((*shape, 6)), np.ones(shape, bool))
+    found = RelaxedSites(np.zeros(shape), np.zeros((*shape, 6)), np.ones(shape, bool))
     for m, site in enumerate(states.site.tolist()):
         start, (_, turn) = place[first[site]], moves[site]
         allowed = np.flatnonzero(states.allowed[m])
