@@ -24,6 +24,7 @@ from alchemjax.cli_options import (
     Coupling,
     CouplingOption,
     Dtype,
+    ExactPairs,
     File,
     FixAxes,
     Fluctuations,
@@ -50,7 +51,6 @@ from alchemjax.cli_options import (
     Supercell,
     Temperatures,
     Thermostat,
-    ThirdOrder,
     Timestep,
     Weights,
 )
@@ -254,7 +254,7 @@ def alloy(
         bool, Option("--relax/--no-relax", help="Relax cell and positions of the random alloy before.")
     ] = True,
     rigid: Rigid = False,
-    third_order: ThirdOrder = True,
+    exact_pairs: ExactPairs = True,
     supercell: Supercell = None,
     box: Box = None,
     sweeps: Annotated[int, Option(**WHOLE, help="Of Monte Carlo, at every temperature; a quarter more before.")] = 500,

@@ -178,11 +178,11 @@ Fraction = Annotated[
     float | None, Option("-x", **FLOAT, help="Fraction of the second species, where there is one group of two.")
 ]
 Rigid = Annotated[bool, Option("--rigid", help="Keep atoms on their sites: no static displacements.")]
-ThirdOrder = Annotated[
+ExactPairs = Annotated[
     bool,
     Option(
-        "--third-order/--no-third-order",
-        help="How strain changes interactions: counts in ordered alloys, and takes time.",
+        "--exact-pairs/--no-exact-pairs",
+        help="Two sites at a time to all orders, and how strain changes them; else second derivatives alone.",
     ),
 ]
 Box = Annotated[str | None, Option(metavar="N,N,N", help="Cells in Monte Carlo. [default: 200 to 500 mixed sites]")]

@@ -33,7 +33,7 @@ def primitive(name):
     return bulk(formula, structure, unit.cell[0, 0])
 
 
-def row_of(potential, name, weights, arrangements, *, third_order):
+def row_of(potential, name, weights, arrangements, *, exact_pairs):
     atoms, mix = primitive(name), SYSTEMS[name][1]
     system = aj.from_atoms(atoms, mix=mix, weights=weights)
     relaxed = aj.relax(potential, system, cell=True, fluctuations="site-exact")
@@ -42,7 +42,7 @@ def row_of(potential, name, weights, arrangements, *, third_order):
     started = time.perf_counter()
     row = {}
     try:
-        alloy = aj.alloy(potential, system, third_order=third_order)
+        alloy = aj.alloy(potential, system, exact_pairs=exact_pairs)
     except ValueError as error:  # unstable: atoms stay on their sites
         row["note"] = str(error)
         alloy = aj.alloy(potential, system, relaxed=False)
@@ -72,7 +72,7 @@ def main():
     parser.add_argument("systems", nargs="*", default=list(SYSTEMS), metavar="SYSTEM", help=", ".join(SYSTEMS))
     parser.add_argument("--arrangements", type=int, default=8)
     parser.add_argument("--all", action="store_true", help="three compositions of each system")
-    parser.add_argument("--second-order", action="store_true", help="without third derivatives")
+    parser.add_argument("--second-order", action="store_true", help="second derivatives alone, no pairs to all orders")
     parser.add_argument("--json")
     given = parser.parse_args()
     use_two_cores()
@@ -88,10 +88,10 @@ def main():
         middle = 1 if len(compositions[0]) == 2 else 0
         for weights in compositions if given.all else compositions[middle : middle + 1]:
             key = {"system": name, "weights": list(weights), "arrangements": given.arrangements}
-            key["third_order"] = not given.second_order
+            key["exact_pairs"] = not given.second_order
             row = next((row for row in rows if key.items() <= row.items()), None)
             if row is None:
-                row = key | row_of(potential, name, weights, given.arrangements, third_order=key["third_order"])
+                row = key | row_of(potential, name, weights, given.arrangements, exact_pairs=key["exact_pairs"])
                 rows.append(row)
                 jax.clear_caches()  # memory maps run out after some ten rows
             cells = [name, " ".join(f"{w:.3g}" for w in weights)]

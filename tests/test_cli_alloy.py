@@ -204,14 +204,14 @@ def argon(tmp_path, monkeypatch, quick_loops):
     return succeed
 
 
-@pytest.mark.parametrize("third_order", [True, False])
-def test_atoms_and_cell_move_with_and_without_third_derivatives(argon, tmp_path, third_order):
-    done = argon("--validate", "1", *([] if third_order else ["--no-third-order"]))
+@pytest.mark.parametrize("exact_pairs", [True, False])
+def test_atoms_and_cell_move_with_and_without_exact_pairs(argon, tmp_path, exact_pairs):
+    done = argon("--validate", "1", *([] if exact_pairs else ["--no-exact-pairs"]))
     results = json.loads((tmp_path / "out" / "alloy.json").read_text())["results"]
     assert results["random_alloy_energy_with_displacements_per_site_eV"] < results["random_alloy_energy_per_site_eV"]
     assert "strain_by_displacements" in results and "with displacements" in done.output
     found = aj.read_alloy(tmp_path / "out" / "hamiltonian.json")
-    assert (found.pair_strain is not None) == third_order
+    assert (found.pair_strain is not None) == exact_pairs
     assert np.isfinite(results["validation"]["predicted_relaxed"]).all()
 
 

@@ -41,7 +41,7 @@ def relaxed_argon(potential):
     system = mixed_argon()
     relaxed = aj.relax(potential, system, cell=True, stress_tolerance=1e-10, force_tolerance=1e-8)
     system = system._replace(structure=relaxed.structure)
-    return system, aj.alloy(potential, system, third_order=False, supercell=CUBE)
+    return system, aj.alloy(potential, system, exact_pairs=False, supercell=CUBE)
 
 
 def decorated(alloy, system, states) -> Atoms:

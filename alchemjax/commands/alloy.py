@@ -128,8 +128,8 @@ def run(arguments: dict) -> None:
     report["results"]["ground_state_strain"] = shape = box_strain(model, ordered)
     if (most := np.abs(shape).max()) > ORDERED_STRAIN:
         warn(
-            f"the ordered arrangement strains by {100 * most:.1f} per cent, more than second and third derivatives "
-            "know; see how it compares (--validate)"
+            f"the ordered arrangement strains by {100 * most:.1f} per cent, and interactions are linear in strain; "
+            "see how it compares (--validate)"
         )
     explicit = None
     if arguments["validate"]:
@@ -171,7 +171,7 @@ def run(arguments: dict) -> None:
 def _fingerprint(potential: Potential, system: System, arguments: dict, supercell) -> str:
     """Hash of all that determines the Hamiltonian."""
     settings = [FORMAT, alchemjax.__version__, jax.__version__, potential.name, potential.sha256, potential.dtype]
-    settings += [arguments[name] for name in ("relax", "rigid", "third_order")]
+    settings += [arguments[name] for name in ("relax", "rigid", "exact_pairs")]
     settings += [None if supercell is None else np.asarray(supercell).tolist()]
     settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
     return fingerprint_of(settings, (*system.structure, system.weights))
@@ -233,7 +233,7 @@ def _hamiltonian(path: Path, potential: Potential, system: System, arguments: di
         system = system._replace(structure=relaxed.structure)
     on_rows, bar = _bar("derivatives")
     with bar:
-        options = {"relaxed": not arguments["rigid"], "third_order": arguments["third_order"]}
+        options = {"relaxed": not arguments["rigid"], "exact_pairs": arguments["exact_pairs"]}
         found = alloy(potential, system, supercell=supercell, on_rows=on_rows, **options)
     write_alloy(path, found, fingerprint=fingerprint, unrelaxed_eV_per_A=left)
     return found, system

@@ -16,7 +16,7 @@ from alchemjax.system.supercell import Supercell
 from alchemjax.tasks.alloy import Alloy, site_energies
 from alchemjax.tasks.ordering import interactions
 
-FORMAT = 3
+FORMAT = 4
 AGAIN = "delete it and make it again, on the command line with --overwrite"
 UNITS = (
     "energies in eV, lengths in A; E = cells * energy_per_cell + sum of site_energies + 1/2 sum of pairs, which are "

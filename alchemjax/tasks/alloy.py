@@ -1,17 +1,18 @@
 """The alchemical Hamiltonian: the energy of every arrangement of a crystal, from derivatives at the mean composition.
 
-With p the occupation of every site, w its mean and d = p - w: single sites and the atoms around them to all orders,
-pairs to second order, atoms being displaced by u(d) = -Huu^+ Huw d,
+One site in a state k, and two, with all others at the mean composition and the atoms around them at rest:
 
-    E(p) = E0 + sum_i e_i[k_i] + 1/2 sum_(i != j) d_i Heff_ij d_j,      Heff = Hww - Hwu Huu^+ Huw
-    e_i[k] = E(mean, site i = k; atoms at rest) - E0
+    E = E0 + sum_i e_i[k_i] + 1/2 sum_(i != j) V_ij[k_i, k_j]
+    e_i[k] = E(i = k) - E0          V_ij[k, l] = E(i = k, j = l) - E(i = k) - E(j = l) + E0
 
-A box of N cells strains as a whole and gains F (N C)^-1 F / 2, with C the stiffness of a cell and
-F = sum_i (strain_force_i + own_strain_i)[k_i] + 1/2 sum_(i != j) d_i (dHeff_ij/dstrain) d_j, single sites to all orders
-again. The energy of a random alloy is E0 + sum_i sum_k w_ik e_i[k], minus what its own strain gains. Waves of
-displacement of infinite length, which a supercell lacks, add -<(f_i n) (n C n)^-1 (f_j n)>_n / cells to Heff_ij, and
-half of that to e_i, the mean being that over directions n; not to derivatives by strain. States of a site are
-its species, then vacancy.
+Without `exact_pairs` V is taken to second order in d = p - w, with p the occupation of every site and w its mean, and
+atoms that are displaced by u(d) = -Huu^+ Huw d: V_ij[k, l] = d_i Heff_ij d_j, Heff = Hww - Hwu Huu^+ Huw.
+A box of N cells strains as a whole and gains F (N C)^-1 F / 2, with C the stiffness of a cell and F, dE/dstrain, of the
+same form as E. The energy of a random alloy is the mean over states that are independent of each other,
+E0 + sum_i sum_k w_ik e_i[k] + 1/2 sum_(i != j) w_i V_ij w_j, minus what its own strain gains. Waves of displacement of
+infinite length, which a supercell lacks, add -<(f_i n) (n C n)^-1 (f_j n)>_n / cells to V_ij, and half of that to e_i,
+the mean being that over directions n, f_i dE/dstrain to first order in d; not to F. States of a site are its species,
+then vacancy.
 
 F. Ducastelle, F. Gautier, J. Phys. F 6, 2039 (1976); A. G. Khachaturyan, Theory of Structural Transformations in
 Solids (1983), on concentration waves and strain.
@@ -28,25 +29,16 @@ from alchemjax.model.load import Potential
 from alchemjax.system.structure import Structure, completed_cell, wrapped
 from alchemjax.system.supercell import Supercell, lattice_vectors
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.hessian import (
-    STRAINS,
-    VOIGT,
-    Crystal,
-    Hessian,
-    make_crystal,
-    make_hessian,
-)
-from alchemjax.tasks.single_sites import one_at_a_time, relaxed_single_sites
-from alchemjax.tasks.states import States, between, everywhere, mixed_states, of_states, symmetric
-from alchemjax.tasks.third_order import strain_of_pairs
+from alchemjax.tasks.clusters import make_medium, pairs_of_sites, single_sites
+from alchemjax.tasks.hessian import STRAINS, VOIGT, by_strains, make_crystal, make_hessian
+from alchemjax.tasks.response import make_response
+from alchemjax.tasks.states import between, mixed_states, symmetric
 
 DIRECTIONS = 1000
 LARGE_FORCE = 0.05  # eV/A
 LARGE_STRAIN = 0.003
 DOUBTFUL = 0.005  # eV per site
-SOFT = 1e-4  # of the largest curvature: less is zero, but for round-off
-FLAT = 1e-6  # eV/A^2
-STRAIGHT = 1e-3  # A, from an axis
+LARGE_PAIRS = 0.01  # eV per site
 
 
 class Alloy(NamedTuple):
@@ -62,12 +54,13 @@ class Alloy(NamedTuple):
     energy: float  # E0 [eV per cell]
     field: Float[np.ndarray, "mixed states"]  # E(mean, site = state) - E0 [eV]
     second_order: Float[np.ndarray, "mixed states"]  # the same, to second order [eV]
-    pair: Float[np.ndarray, "mixed cells mixed states states"]  # d Hww d' of a site and one of the supercell [eV]
+    pair: Float[np.ndarray, "mixed cells mixed states states"]  # V of a site and one of the supercell [eV]
     largest_force: float  # of the random alloy on its sites, taken for zero [eV/A]
-    pair_relaxation: Float[np.ndarray, "mixed cells mixed states states"] | None = None  # -d Hwu Huu^+ Huw d' [eV]
-    displacement: Float[np.ndarray, "mixed states supersites 3"] | None = None  # of all sites by a site in a state [A]
+    pair_relaxation: Float[np.ndarray, "mixed cells mixed states states"] | None = None  # what it gains at rest [eV]
+    displacement: Float[np.ndarray, "mixed states supersites 3"] | None = None  # second order, of all sites [A]
     relaxation: Float[np.ndarray, "mixed states"] | None = None  # energy of these, and what is beyond them [eV]
     at_rest: Bool[np.ndarray, "mixed states"] | None = None  # where not, `relaxation` is of second order
+    pair_at_rest: Bool[np.ndarray, "mixed cells mixed states states"] | None = None  # None: all of second order
     strain_force: Float[np.ndarray, "mixed states 6"] | None = None  # dE/dstrain of a site in a state, first order [eV]
     own_strain: Float[np.ndarray, "mixed states 6"] | None = None  # the rest of it [eV]
     pair_strain: Float[np.ndarray, "mixed cells mixed states states 6"] | None = None  # dE/dstrain of pairs [eV]
@@ -83,7 +76,7 @@ def alloy(
     weights=None,
     *,
     relaxed: bool = True,
-    third_order: bool = True,
+    exact_pairs: bool = True,
     supercell=None,
     on_rows: Callable[[int, int], None] | None = None,
 ) -> Alloy:
@@ -91,10 +84,10 @@ def alloy(
 
     For strain the cell too (cell=True); `doubts` tells what was forgotten.
 
-    Without `relaxed` atoms stay on their sites and the cell as it is. `third_order`: how strain changes interactions,
-    which takes longer than all the rest; ordered arrangements that strain the cell need it. `supercell` as in
-    `calculate`: interactions are those between its sites and all their images. `on_rows(done, all)` is called after
-    every few rows of derivatives.
+    Without `relaxed` atoms stay on their sites and the cell as it is. Without `exact_pairs` pairs are of second order
+    and do not change with strain, which saves an evaluation, or a relaxation, of every inequivalent pair in the
+    supercell, in all states. `supercell` as in `calculate`: interactions are those between its sites and all their
+    images. `on_rows(done, all)` is called after every few rows of derivatives, and again of pairs.
 
     Errors: ValueError as in `calculate`, for a pure composition, and if the crystal is unstable against displacements.
     """
@@ -107,7 +100,9 @@ def alloy(
     states = mixed_states(system, weights)
     crystal = make_crystal(system, fluctuations, weights)
     hessian = make_hessian(potential, crystal, fluctuations, on_rows)
-    single = one_at_a_time(potential, crystal, fluctuations, states)
+    response = make_response(crystal, states, hessian) if relaxed else None
+    medium = make_medium(potential, crystal, states, response and response.inverse)
+    single = single_sites(medium, fluctuations)
     pair = symmetric(between(hessian.weights_weights, crystal, states), crystal)
     found = Alloy(
         wrapped(system.structure),
@@ -121,30 +116,26 @@ def alloy(
         residual=single.residual,
         cutoff=potential.cutoff,
     )
-    if not relaxed:
+    if response is not None:
+        found = found._replace(
+            pair_relaxation=response.pair,
+            displacement=response.displacement,
+            relaxation=single.gained,
+            at_rest=single.at_rest,
+            softest=response.softest,
+        )
+        if response.stiffness is not None:
+            own = by_strains(single.strain) - response.strain_force
+            found = found._replace(strain_force=response.strain_force, own_strain=own, stiffness=response.stiffness)
+    if not exact_pairs:
         return found
-    response = _response(crystal, states, hessian)
-    relaxed_sites = relaxed_single_sites(potential, crystal, fluctuations, states, response.inverse)
-    found = found._replace(
-        pair_relaxation=response.pair,
-        displacement=response.displacement,
-        relaxation=relaxed_sites.energy,
-        at_rest=relaxed_sites.at_rest,
-        softest=response.softest,
-    )
-    if response.stiffness is None:
-        return found
-    found = found._replace(
-        strain_force=response.strain_force,
-        own_strain=relaxed_sites.strain - response.strain_force,
-        stiffness=response.stiffness,
-    )
-    if not third_order:
-        return found
-    moved, following = response.displacement, response.following
-    return found._replace(
-        pair_strain=strain_of_pairs(potential, crystal, fluctuations, states, moved, following, on_rows)
-    )
+    pairs = pairs_of_sites(medium, fluctuations, single, on_rows)
+    beyond, number = np.ones(pair.shape, bool), np.arange(len(pair))
+    beyond[number, 0, number] = False  # a site and its own images
+    found = found._replace(pair=np.where(beyond, pairs.energy, pair), pair_at_rest=pairs.at_rest)
+    if response is not None:
+        found = found._replace(pair_relaxation=np.where(beyond & pairs.at_rest, pairs.gained, response.pair))
+    return found if found.stiffness is None else found._replace(pair_strain=pairs.strain)
 
 
 def doubts(alloy: Alloy) -> list[str]:
@@ -171,26 +162,37 @@ def doubts(alloy: Alloy) -> list[str]:
                 f"its own images, nearer than the cutoff of {alloy.cutoff:g} A: interactions of neighbours, and waves, "
                 "are mixed up; give a larger supercell"
             )
-    error = float((alloy.weights * (alloy.field - alloy.second_order)).sum()) / sites
-    if abs(error) > DOUBTFUL:
-        found.append(
-            f"one site at a time, the second order misses {1000 * error:+.1f} meV per site of the random alloy; pairs "
-            "will be no better, see validate"
-        )
     if alloy.at_rest is not None and not alloy.at_rest.all():
         states = [alloy.species[k] for k in np.flatnonzero(~alloy.at_rest.all(0))]
         found.append(
             f"around {', '.join(states)} atoms do not come to rest near their sites, as in a crystal of another kind "
             "(tilts, for instance): displacements there are taken to second order, see validate"
         )
+    elif alloy.pair_at_rest is not None and not alloy.pair_at_rest.all():
+        found.append(
+            f"around {(~alloy.pair_at_rest).mean():.0%} of all pairs atoms do not come to rest near their sites: "
+            "displacements there are taken to second order, see validate"
+        )
+    rest = "pairs will be no better" if alloy.pair_at_rest is None else "three sites at a time, left out, may matter"
+    error = float((alloy.weights * (alloy.field - alloy.second_order)).sum()) / sites
+    if abs(error) > DOUBTFUL:
+        found.append(
+            f"one site at a time, the second order misses {1000 * error:+.1f} meV per site of the random alloy; "
+            f"{rest}, see validate"
+        )
     if alloy.relaxation is not None and alloy.pair_relaxation is not None:
-        second = own_pair(alloy.pair_relaxation) / 2
-        error = float((alloy.weights * (alloy.relaxation - second)).sum()) / sites
+        error = float((alloy.weights * (alloy.relaxation - own_pair(alloy.pair_relaxation) / 2)).sum()) / sites
         if abs(error) > DOUBTFUL:
             found.append(
                 f"around one site at a time, displacements of second order miss {1000 * error:+.1f} meV per site of "
-                "the random alloy; those around pairs will be no better, see validate"
+                f"the random alloy; {rest}, see validate"
             )
+    shared = float((alloy.weights * _in_the_mean(alloy, _pairs(alloy, True))[0]).sum()) / sites
+    if abs(shared) > LARGE_PAIRS:
+        found.append(
+            f"two sites at a time change the energy of the random alloy by {1000 * shared:+.1f} meV per site; {rest}, "
+            "see validate"
+        )
     return found
 
 
@@ -202,17 +204,70 @@ def random_energy(alloy: Alloy, *, relaxed: bool = True) -> float:
 
 def own_strain_energy(alloy: Alloy) -> float:
     """What the random alloy gains as its cell follows the displacements [eV per cell]."""
-    if alloy.stiffness is None or alloy.own_strain is None:
+    if alloy.stiffness is None:
         return 0.0
-    force, amounts = _own_strain(alloy.weights, alloy.own_strain, alloy.stiffness)
+    force, amounts = _own_strain(alloy)
     return float(force @ amounts) / 2
 
 
+def site_energies(alloy: Alloy, *, relaxed: bool = True) -> Float[np.ndarray, "mixed states"]:
+    """Energy of a site in a state, all others being random and, if `relaxed`, the atoms at rest [eV]."""
+    return _in_the_mean(alloy, _pairs(alloy, relaxed))[0] + _alone(alloy, relaxed)
+
+
 def pair_energies(alloy: Alloy, *, relaxed: bool = True) -> Float[np.ndarray, "mixed cells mixed states states"]:
-    """Of a mixed site of the cell with every mixed site of the supercell, as in the infinite crystal [eV]."""
+    """What a mixed site of the cell and one of the supercell have beyond their `site_energies` [eV].
+
+    The mean over either site is 0.
+    """
+    return _in_the_mean(alloy, _pairs(alloy, relaxed))[1]
+
+
+def strain_forces(alloy: Alloy):
+    """dE/dstrain [eV] as `site_energies` and as `pair_energies`, [mixed, states, 6] and [..., 6]."""
+    if alloy.strain_force is None or alloy.own_strain is None:
+        return np.zeros((*alloy.weights.shape, 0)), np.zeros((*alloy.pair.shape, 0))
+    single = alloy.strain_force + alloy.own_strain
+    if alloy.pair_strain is None:
+        return single, np.zeros((*alloy.pair.shape, 6))
+    shared, beyond = _in_the_mean(alloy, alloy.pair_strain)
+    return single + shared, beyond
+
+
+def _alone(alloy: Alloy, relaxed: bool):
+    """A site in a state, all others at the mean composition."""
+    if not relaxed or alloy.relaxation is None:
+        return alloy.field
+    own = own_pair(long_waves(alloy).mean(0)[:, None]) / (2 * alloy.pair.shape[1])
+    return alloy.field + alloy.relaxation + np.where(alloy.allowed, own, 0)
+
+
+def _pairs(alloy: Alloy, relaxed: bool):
+    """V in the infinite crystal."""
     if not relaxed or alloy.pair_relaxation is None:
         return alloy.pair
     return alloy.pair + alloy.pair_relaxation + (long_waves(alloy).mean(0) / alloy.pair.shape[1])[:, None]
+
+
+def _in_the_mean(alloy: Alloy, pair):
+    """What pairs give to each of their sites, in the mean over the other, and what is beyond that.
+
+    A pair's mean over both is shared by the two.
+    """
+    number, weights = np.arange(len(pair)), alloy.weights
+    own = pair[number, 0, number]
+    pair = pair.copy()
+    pair[number, 0, number] = 0  # a site and its own images
+    one = np.einsum("mcnkl...,nl->mcnk...", pair, weights)
+    other = np.einsum("mcnkl...,mk->mcnl...", pair, weights)
+    mean = np.einsum("mcnk...,mk->mcn...", one, weights)
+    there = alloy.allowed[:, None, None, :, None] & alloy.allowed[:, None]
+    more = (1,) * (pair.ndim - 5)
+    beyond = pair - one[:, :, :, :, None] - other[:, :, :, None] + mean[:, :, :, None, None]
+    beyond = beyond * there.reshape(*there.shape, *more)
+    beyond[number, 0, number] = own
+    shared = one.sum((1, 2)) - mean.sum((1, 2))[:, None] / 2
+    return shared * alloy.allowed.reshape(*alloy.allowed.shape, *more), beyond
 
 
 def long_waves(alloy: Alloy) -> Float[np.ndarray, "directions mixed mixed states states"]:
@@ -260,105 +315,24 @@ def mean_square_displacements(alloy: Alloy) -> Float[np.ndarray, "sites 3 3"]:
 
 
 def strain_by_displacements(alloy: Alloy) -> Float[np.ndarray, "3 3"]:
-    """Homogeneous strain of the random alloy because its atoms are displaced, in linear elasticity.
+    """Homogeneous strain of the random alloy because its atoms are displaced, in linear elasticity; with that by pairs.
 
     Errors: ValueError for an alloy without displacements or strain.
     """
-    if alloy.stiffness is None or alloy.own_strain is None:
+    if alloy.stiffness is None:
         raise ValueError("strain by displacements needs an alloy with relaxed=True, periodic in every direction")
-    _, amounts = _own_strain(alloy.weights, alloy.own_strain, alloy.stiffness)
+    _, amounts = _own_strain(alloy)
     return np.tensordot(amounts, STRAINS, 1)
 
 
-def _own_strain(weights, own_strain, stiffness):
+def _own_strain(alloy: Alloy):
     """dE/dstrain of the random alloy by its displacements, and the strain that it causes."""
-    force = np.einsum("mk,mke->e", weights, own_strain)
-    return force, -np.linalg.solve(stiffness, force)
-
-
-def site_energies(alloy: Alloy, *, relaxed: bool):
-    """Energy of one site in a state, the atoms around it relaxed or not."""
-    if not relaxed or alloy.relaxation is None:
-        return alloy.field
-    own = own_pair(long_waves(alloy).mean(0)[:, None]) / (2 * alloy.pair.shape[1])
-    return alloy.field + alloy.relaxation + np.where(alloy.allowed, own, 0)
+    assert alloy.stiffness is not None
+    force = np.einsum("mk,mke->e", alloy.weights, strain_forces(alloy)[0])
+    return force, -np.linalg.solve(alloy.stiffness, force)
 
 
 def own_pair(pair):
     """Of a site with itself and in one state, [mixed, states]."""
     number = np.arange(len(pair))
     return np.diagonal(pair[number, 0, number], axis1=1, axis2=2)
-
-
-# --- displacements and strain -----------------------------------------------------------------------------------------
-
-
-class Response(NamedTuple):
-    """Interactions through displacements, the displacements, and how sites couple to strain; as in `Alloy`."""
-
-    pair: Float[np.ndarray, "mixed cells mixed states states"]
-    displacement: Float[np.ndarray, "mixed states supersites 3"]
-    strain_force: Float[np.ndarray, "mixed states 6"]
-    stiffness: Float[np.ndarray, "6 6"] | None  # None if not periodic in every direction
-    softest: float
-    inverse: Float[np.ndarray, "coordinates coordinates"]  # Huu^+ [A^2/eV]
-    following: Float[np.ndarray, "supersites 3 6"]  # displacement per strain [A]
-
-
-def _response(crystal: Crystal, states: States, hessian: Hessian) -> Response:
-    supersites = len(crystal.supercell.origin)
-    force = of_states(hessian.weights_positions, states)  # [mixed, states, supersites, 3]
-    stiffness = everywhere(hessian.positions_positions.transpose(0, 2, 1, 3), crystal)
-    stiffness = np.moveaxis(stiffness, 2, 1).reshape(3 * supersites, -1)
-    strained = np.tile(hessian.positions_strain, (crystal.cells, 1, 1)).reshape(3 * supersites, -1)
-    rotations = _rotations(crystal.system.structure)
-    softest, inverse = _inverse((stiffness + stiffness.T) / 2, supersites, rotations)
-    moved = -force.reshape(-1, 3 * supersites) @ inverse
-    other = np.moveaxis(everywhere(np.moveaxis(force, 2, 1), crystal), 1, 2)
-    pair = moved @ other.reshape(-1, 3 * supersites).T
-    pair = pair.reshape(*states.weights.shape, crystal.cells, *states.weights.shape).transpose(0, 2, 3, 1, 4)
-    pair = symmetric(pair, crystal)
-    coupling = of_states(hessian.weights_strain, states) + (moved @ strained).reshape(*states.weights.shape, 6)
-    following = -(inverse @ strained).reshape(supersites, 3, 6)
-    found = Response(pair, moved.reshape(force.shape), coupling, None, softest, inverse, following)
-    if not crystal.system.structure.pbc.all():
-        return found
-    elastic = (hessian.strain_strain - strained.T @ inverse @ strained) / crystal.cells
-    elastic = (elastic + elastic.T) / 2
-    if (least := np.linalg.eigvalsh(elastic)[0]) < SOFT * np.abs(elastic).max():
-        raise ValueError(
-            f"a strain of the cell does not raise its energy (curvature {least:.3g} eV): if a direction is vacuum, "
-            "make it non-periodic; relax the structure first, or keep atoms and cell as they are (relaxed=False)"
-        )
-    return found._replace(stiffness=elastic)
-
-
-def _rotations(structure: Structure) -> int:
-    """How many rotations cost no energy: those of a molecule, of which a linear one has two, or of a chain."""
-    if structure.pbc.sum() > 1:
-        return 0
-    axes = structure.cell[structure.pbc] if structure.pbc.any() else np.eye(3)
-    moved = np.cross(axes[:, None], structure.positions - structure.positions.mean(0)).reshape(len(axes), -1)
-    sizes = np.linalg.svd(moved, compute_uv=False)
-    return int((sizes > STRAIGHT * len(structure.positions) ** 0.5 * np.linalg.norm(axes, axis=1).max()).sum())
-
-
-def _inverse(stiffness, supersites: int, rotations: int):
-    """Smallest eigenvalue but for translations and so many rotations, and the inverse without them.
-
-    Errors: ValueError if the crystal is unstable.
-    """
-    translation = np.tile(np.eye(3), (supersites, 1)) / supersites**0.5
-    aside, apart = np.eye(len(stiffness)) - translation @ translation.T, 2 * np.abs(stiffness).sum(1).max() + 1
-    # translations get an eigenvalue of their own, so that no other vector mixes with them
-    values, vectors = np.linalg.eigh(aside @ stiffness @ aside - apart * translation @ translation.T)
-    rest = 3 + np.sort(np.argsort(np.abs(values[3:]))[rotations:])
-    values, vectors = values[rest], vectors[:, rest]
-    largest = values.max(initial=FLAT)
-    if len(values) and values.min() < SOFT * largest:
-        raise ValueError(
-            f"the crystal is unstable at the mean composition: {(values < SOFT * largest).sum()} displacements do not "
-            f"raise its energy, the smallest curvature is {values.min():.3g} eV/A^2; relax the structure first, or "
-            "keep the atoms on their sites (relaxed=False)"
-        )
-    return float(values.min(initial=np.inf)), (vectors / values) @ vectors.T

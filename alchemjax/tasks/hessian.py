@@ -1,8 +1,7 @@
 """Second derivatives of the energy of a supercell in which every site has weights of its own.
 
 Translations of the crystal make all rows of the Hessian copies of those of one cell; its space group, of those of the
-inequivalent sites. A row is the derivative of the gradient along one direction (forward over reverse), and further
-derivatives of it are taken in the same way.
+inequivalent sites. A row is the derivative of the gradient along one direction (forward over reverse).
 """
 
 from collections.abc import Callable
@@ -114,27 +113,10 @@ def _compiled(node_energies, config, kind: Callable):
     return run
 
 
-class Along(NamedTuple):
-    """At a point, and along a direction from there."""
-
-    energies: Float[Array, "supersites"]  # of all sites [eV]
-    gradient: Gradient
-    row: Gradient  # of the Hessian: the derivative of the gradient along the direction
-
-
-def gradient_along(of, point: Gradient, given: tuple[Array, Gradient]) -> Along:
-    """With other weights."""
-    weights, direction = given
-    both = jax.value_and_grad(of, (0, 1, 2), has_aux=True)
-    ((_, energies), gradient), (_, row) = jax.jvp(both, (weights, *point[1:]), tuple(direction))
-    return Along(energies, Gradient(*gradient), Gradient(*row))
-
-
-def row_along(of, point: Gradient, directions: tuple[Gradient, Gradient]) -> Gradient:
-    """The derivative along one direction of the row of the Hessian along another."""
-    one, two = map(tuple, directions)
-    row = lambda *x: jax.jvp(jax.grad(lambda *x: of(*x)[0], (0, 1, 2)), x, one)[1]
-    return Gradient(*jax.jvp(row, tuple(point), two)[1])
+def row_along(of, point: Gradient, direction: Gradient) -> Gradient:
+    """Of the Hessian: the derivative of the gradient along the direction."""
+    slope = jax.grad(lambda *x: of(*x)[0], (0, 1, 2))
+    return Gradient(*jax.jvp(slope, tuple(point), tuple(direction))[1])
 
 
 def make_hessian(
@@ -155,8 +137,7 @@ def make_hessian(
     directions += [along(crystal, site=site, axis=axis) for site in inequivalent for axis in range(3)]
     directions += [along(crystal, strain=strain) for strain in STRAINS]
     stacked = jax.tree.map(lambda *a: np.stack(a), *directions)
-    mean = np.broadcast_to(crystal.system.weights, stacked.weights.shape)
-    rows = evaluator(potential, crystal)(gradient_along, (mean, stacked), on_rows).row
+    rows = evaluator(potential, crystal)(row_along, stacked, on_rows)
     number = iter(range(len(directions)))
     weight_row = {w: next(number) for site in inequivalent for w in own[site]}
     site_rows = {site: [next(number) for _ in range(3)] for site in inequivalent}

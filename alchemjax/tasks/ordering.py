@@ -19,7 +19,7 @@ from jaxtyping import Complex, Float, Int
 
 from alchemjax.system.structure import Structure, completed_cell
 from alchemjax.system.supercell import box_for, numbering
-from alchemjax.tasks.alloy import Alloy, long_waves, pair_energies, site_energies
+from alchemjax.tasks.alloy import Alloy, long_waves, pair_energies, site_energies, strain_forces
 from alchemjax.tasks.lattice import LatticeModel, Strains, with_images
 from alchemjax.units import KELVIN
 
@@ -56,8 +56,8 @@ class ShortRangeOrder(NamedTuple):
 
 def interactions(alloy: Alloy, *, relaxed: bool = True) -> Interactions:
     """Every interaction at the shortest distance of a site from the images of the other, shared among equals."""
-    energy = pair_energies(alloy, relaxed=relaxed)
-    strain = np.zeros((*energy.shape, 0)) if alloy.pair_strain is None or not relaxed else alloy.pair_strain
+    energy, strain = pair_energies(alloy, relaxed=relaxed), strain_forces(alloy)[1]
+    strain = strain if relaxed and alloy.pair_strain is not None else strain[..., :0]
     positions, found = alloy.structure.positions[alloy.site], []
     cells, which = _cells_around(alloy)
     for m, start in enumerate(positions):
@@ -105,15 +105,14 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
     where = *(given.cell % shape).T, given.first, given.second
     np.add.at(pair, where, given.energy)
     field = site_energies(alloy, relaxed=relaxed)
-    if not relaxed or alloy.strain_force is None or alloy.own_strain is None or alloy.stiffness is None:
+    if not relaxed or alloy.stiffness is None:
         return LatticeModel(np.asarray(alloy.energy), *with_images(field, pair), alloy.allowed, alloy.sublattice)
     pair -= long_waves(alloy).mean(0) / shape.prod()  # the box has no waves of infinite length; it strains as a whole
     strained = np.zeros((*pair.shape, len(alloy.stiffness)))
     if alloy.pair_strain is not None:
         np.add.at(strained, where, given.strain)
-    force = alloy.strain_force + alloy.own_strain
     constants = np.asarray(alloy.energy), *with_images(field, pair), alloy.allowed, alloy.sublattice
-    strains = Strains(*with_images(force, strained), np.linalg.inv(alloy.stiffness) / shape.prod())
+    strains = Strains(*with_images(strain_forces(alloy)[0], strained), np.linalg.inv(alloy.stiffness) / shape.prod())
     return LatticeModel(*constants, strains)
 
 

@@ -1,0 +1,274 @@
+"""One or two sites of a random alloy in given states: energies to all orders, and what the atoms around them do.
+
+What two sites do is beyond what each of them does: of any quantity, on ideal sites or at rest,
+
+    A(i = k, j = l) - A(i = k) - A(j = l) + A,            all other sites being mean
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from alchemjax.model.load import Potential
+from alchemjax.system.fluctuations import Fluctuations
+from alchemjax.system.structure import completed_cell
+from alchemjax.tasks.hessian import ROWS_AT_ONCE, Crystal, Gradient, by_strains, evaluator, moves_of
+from alchemjax.tasks.pairs import pair_orbits
+from alchemjax.tasks.states import VACANCY, States, everywhere, of_states, symmetric
+
+STEPS = 100
+AT_REST = 10  # times the round-off of the potential's numbers: energy that a further step would gain [eV]
+LENGTHS = 0.3, 3.0  # of a step, that of the mean crystal's curvature being 1
+FAR = 3  # times what second order gains: such displacements are those of another crystal
+SMALL = 1e-4  # eV
+SKIN = 0.6  # A, by which two atoms may approach each other
+
+
+class Moved(NamedTuple):
+    """At other positions."""
+
+    energies: Float[Array, "supersites"]  # of all sites [eV]
+    gradient: Gradient
+
+
+class Medium(NamedTuple):
+    """The random alloy around clusters."""
+
+    crystal: Crystal
+    states: States
+    evaluate: Callable  # weights [rows, superweights] and displacements -> Moved
+    mean: Moved
+    inverse: Float[np.ndarray, "coordinates coordinates"] | None  # of the stiffness [A^2/eV]; without, nothing moves
+    enough: float  # energy that a further step would gain, of atoms at rest [eV]
+
+
+class Singles(NamedTuple):
+    """What single sites do to the crystal at its mean composition."""
+
+    energy: float  # of the mean [eV per cell]
+    field: Float[np.ndarray, "mixed states"]  # E(mean, site = state) - E(mean) [eV]
+    first_order: Float[np.ndarray, "mixed states"]  # the same [eV]
+    largest_force: float  # of the random alloy on its sites [eV/A]
+    residual: Float[np.ndarray, "6"]  # its dE/dstrain [eV per cell]
+    pull: Float[np.ndarray, "mixed supersites 3"]  # dE/dpositions by a site in the mean over its states [eV/A]
+    balanced: Float[np.ndarray, "mixed 3 3"]  # the same, dE/dstrain [eV]
+    gained: Float[np.ndarray, "mixed states"]  # until the atoms are at rest [eV]
+    moved: Float[np.ndarray, "mixed states supersites 3"]  # A
+    strain: Float[np.ndarray, "mixed states 3 3"]  # dE/dstrain but for what the random alloy's structure balances [eV]
+    at_rest: Bool[np.ndarray, "mixed states"]  # where atoms do not come to rest, second order in displacements
+
+
+class Pairs(NamedTuple):
+    """What two sites do together; 0 for a site and its own images."""
+
+    energy: Float[np.ndarray, "mixed cells mixed states states"]  # eV
+    gained: Float[np.ndarray, "mixed cells mixed states states"]  # eV
+    strain: Float[np.ndarray, "mixed cells mixed states states 6"]  # dE/dstrain [eV]
+    at_rest: Bool[np.ndarray, "mixed cells mixed states states"]  # where not, the latter two are 0
+
+
+def make_medium(potential: Potential, crystal: Crystal, states: States, inverse) -> Medium:
+    """`inverse`: of the mean crystal's stiffness, or None for atoms that stay on their sites."""
+    evaluate = partial(evaluator(potential, crystal, skin=0.0 if inverse is None else SKIN), gradient_at)
+    still = np.zeros((1, *crystal.system.structure.positions.shape))
+    mean = jax.tree.map(lambda a: a[0], evaluate((crystal.system.weights[None], still)))
+    return Medium(crystal, states, evaluate, mean, inverse, AT_REST * float(np.finfo(potential.dtype).eps))
+
+
+def single_sites(medium: Medium, fluctuations: Fluctuations) -> Singles:
+    """Of the inequivalent sites from the potential, of all others by symmetry.
+
+    All other sites of a random alloy at rest balance what a site does in the mean over its states: these forces, and
+    this strain, are taken off.
+    """
+    crystal, states, mean = medium.crystal, medium.states, medium.mean
+    moves, first = moves_of(crystal, fluctuations)
+    place = {site: m for m, site in enumerate(states.site.tolist())}
+    source = [place[first[site]] for site in place]
+    rows = [(m, int(k)) for m in sorted(set(source)) for k in np.flatnonzero(states.allowed[m])]
+    sites = [int(states.site[m]) for m, _ in rows]
+    weights = np.stack([_weights(medium, {site: k}) for site, (_, k) in zip(sites, rows, strict=True)])
+    on_sites = medium.evaluate((weights, np.zeros((len(rows), *mean.gradient.positions.shape))))
+    chance = np.array([[states.weights[m, k] * (m == other) for m, k in rows] for other in range(len(place))])
+    average = lambda values, at_mean: np.tensordot(chance, values - at_mean, 1)
+    pull = average(on_sites.gradient.positions, mean.gradient.positions)
+    balanced = average(on_sites.gradient.strain, mean.gradient.strain)
+    empty = [[site] if states.species[k] == VACANCY else [] for site, (_, k) in zip(sites, rows, strict=True)]
+    force = np.stack([_balance(medium, pull[m], sites) for (m, _), sites in zip(rows, empty, strict=True)])
+    end, gained, moved, rest = _come_to_rest(medium, weights, on_sites, force)
+    strain = end.gradient.strain - mean.gradient.strain - balanced[[m for m, _ in rows]]
+
+    number, shape = {row: i for i, row in enumerate(rows)}, states.weights.shape
+    found = Singles(
+        energy=mean.energies.sum() / crystal.cells,
+        field=np.zeros(shape),
+        first_order=of_states(mean.gradient.weights[: len(mean.gradient.weights) // crystal.cells], states),
+        largest_force=0.0,
+        residual=np.zeros(6),
+        pull=np.zeros_like(pull),
+        balanced=np.zeros_like(balanced),
+        gained=np.zeros(shape),
+        moved=np.zeros((*shape, *mean.gradient.positions.shape)),
+        strain=np.zeros((*shape, 3, 3)),
+        at_rest=np.ones(shape, bool),
+    )
+    field = (on_sites.energies - mean.energies).sum(1)  # in float64, site by site
+    for m, site in enumerate(states.site.tolist()):
+        image, turn = moves[site]
+        allowed = np.flatnonzero(states.allowed[m])
+        own = [number[source[m], k] for k in allowed]
+        found.field[m, allowed], found.gained[m, allowed] = field[own], gained[own]
+        found.at_rest[m, allowed] = rest[own]
+        found.moved[m, allowed[:, None], image] = moved[own] @ turn
+        found.strain[m, allowed] = turn.T @ strain[own] @ turn
+        found.pull[m, image] = pull[source[m]] @ turn
+        found.balanced[m] = turn.T @ balanced[source[m]] @ turn
+    slope, residual = _of_random_alloy(medium, fluctuations, found)
+    return found._replace(largest_force=float(np.linalg.norm(slope, axis=-1).max()), residual=residual)
+
+
+def _of_random_alloy(medium: Medium, fluctuations: Fluctuations, singles: Singles):
+    """dE/dpositions of the sites of the cell and dE/dstrain, with the symmetry of the crystal."""
+    crystal, variants = medium.crystal, fluctuations.variants
+    both = (medium.mean.gradient.positions / crystal.cells + singles.pull.sum(0)).reshape(crystal.cells, -1, 3).sum(0)
+    tensor = medium.mean.gradient.strain / crystal.cells + singles.balanced.sum(0)
+    cell = np.linalg.inv(crystal.supercell.matrix) @ completed_cell(crystal.system.structure)
+    turns = np.linalg.inv(cell) @ variants.rotation.transpose(0, 2, 1) @ cell
+    slope = np.zeros_like(both)
+    np.add.at(slope, variants.image, both @ turns / len(turns))
+    return slope, by_strains(np.einsum("gca,cd,gdb->ab", turns, tensor, turns)) / len(turns)
+
+
+def pairs_of_sites(
+    medium: Medium,
+    fluctuations: Fluctuations,
+    singles: Singles,
+    on_rows: Callable[[int, int], None] | None = None,
+) -> Pairs:
+    """Of the inequivalent pairs of the supercell from the potential, of all others by symmetry.
+
+    `on_rows(done, all)` is called after every few of them.
+    """
+    crystal, states, mean = medium.crystal, medium.states, medium.mean
+    origin, sites = crystal.supercell.origin, len(crystal.supercell.origin) // crystal.cells
+    place = {site: m for m, site in enumerate(states.site.tolist())}
+    mixed = lambda j: place[int(origin[j])]  # of a site of the supercell
+    orbits = pair_orbits(crystal, fluctuations, states.site)
+    rows = []
+    for number, orbit in enumerate(orbits):
+        allowed = [np.flatnonzero(states.allowed[mixed(j)]).tolist() for j in orbit.pair]
+        rows += [(number, k, l) for k, l in product(*allowed) if k <= l or not orbit.exchanges]
+    in_cells = lambda table: everywhere(table, crystal).reshape(crystal.cells, *table.shape)
+    pull, moved = in_cells(singles.pull), np.moveaxis(in_cells(np.moveaxis(singles.moved, 2, 1)), 2, 3)
+
+    shape = len(place), crystal.cells, len(place), len(states.species), len(states.species)
+    found = Pairs(np.zeros(shape), np.zeros(shape), np.zeros((*shape, 6)), np.ones(shape, bool))
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[start : start + ROWS_AT_ONCE]
+        ends = [[(j, j // sites, mixed(j), s) for j, s in zip(orbits[o].pair, (k, l), strict=True)] for o, k, l in some]
+        weights = np.stack([_weights(medium, {j: s for j, _, _, s in both}) for both in ends])
+        on_sites = medium.evaluate((weights, np.zeros((len(some), *mean.gradient.positions.shape))))
+        empty = [[j for j, _, _, s in both if states.species[s] == VACANCY] for both in ends]
+        force = [sum(pull[c, m] for _, c, m, _ in both) for both in ends]
+        force = np.stack([_balance(medium, f, e) for f, e in zip(force, empty, strict=True)])
+        near = np.stack([sum(moved[c, m, s] for _, c, m, s in both) for both in ends])
+        end, gained, _, rest = _come_to_rest(medium, weights, on_sites, force, near)
+        for row, ((number, k, l), both) in enumerate(zip(some, ends, strict=True)):
+            alone = lambda table, both=both: sum(table[m, s] for _, _, m, s in both)
+            energy = (on_sites.energies[row] - mean.energies).sum() - alone(singles.field)
+            calm = bool(rest[row]) and all(singles.at_rest[m, s] for _, _, m, s in both)
+            more = calm * (gained[row] - alone(singles.gained))
+            strain = end.gradient.strain[row] - mean.gradient.strain - sum(singles.balanced[m] for _, _, m, _ in both)
+            strain = calm * (strain - alone(singles.strain))
+            for (i, j), turn, exchanged in orbits[number].members:
+                where = mixed(i), j // sites, mixed(j), *((l, k) if exchanged else (k, l))
+                found.energy[where], found.gained[where], found.at_rest[where] = energy, more, calm
+                found.strain[where] = by_strains(turn.T @ strain @ turn)
+        if on_rows is not None:
+            on_rows(start + len(some), len(rows))
+    energy, gained, strain = (symmetric(table, crystal) for table in found[:3])
+    return Pairs(energy, gained, strain, found.at_rest)
+
+
+def _weights(medium: Medium, held: dict[int, int]) -> Float[np.ndarray, "superweights"]:
+    """Of the supercell, sites of which are in given states."""
+    crystal, states = medium.crystal, medium.states
+    weights = crystal.system.weights.copy()
+    for site, k in held.items():
+        own = np.flatnonzero(crystal.site == site)
+        (m,) = np.flatnonzero(states.site == crystal.supercell.origin[site])
+        weights[own] += states.deviation[m, k, : len(own)]
+    return weights
+
+
+def _balance(medium: Medium, pull, empty: list[int]) -> Float[np.ndarray, "supersites 3"]:
+    """The slope that all other sites balance, of clusters that pull so. What is not there feels nothing."""
+    slope = medium.mean.gradient.positions + pull
+    if empty:
+        there = np.setdiff1d(np.arange(len(slope)), empty)
+        slope[empty] = 0
+        slope[there] -= slope.sum(0) / len(there)  # the rest feel no net force
+    return slope
+
+
+def _come_to_rest(medium: Medium, weights, on_sites: Moved, balance, near=None):
+    """Every row of weights with atoms moved under these forces more, the energy gained, and whether it is at rest.
+
+    Steps, from `near` on if given, are those of Newton with the mean crystal's stiffness, as long as two gradients say
+    (J. Barzilai, J. Borwein, IMA J. Numer. Anal. 8, 141 (1988)). Where atoms go far away, to another crystal, they are
+    where they were after one step.
+    """
+    rows, moved = len(weights), np.zeros_like(balance) if near is None else near
+    if medium.inverse is None:
+        return on_sites, np.zeros(rows), moved, np.ones(rows, bool)
+    force = (on_sites.gradient.positions - balance).reshape(rows, -1)
+    second = ((force @ medium.inverse) * force).sum(1) / 2
+    now = on_sites if near is None else medium.evaluate((weights, moved))
+    start, far, length = now, np.zeros(rows, bool), np.ones(rows)
+    force, left = _still_to_gain(medium, now, balance)
+    step = -force @ medium.inverse
+    for number in range(STEPS):
+        going = (left > medium.enough) & ~far
+        if not going.any():
+            break
+        moved = moved + np.where(going[:, None], step, 0).reshape(moved.shape)
+        now = medium.evaluate((weights, moved))
+        start = now if number == 0 else start
+        steeper, left = _still_to_gain(medium, now, balance)
+        far |= _gained(on_sites, now, balance, moved) < -FAR * (second + SMALL)
+        far |= np.array([_apart(own) > SKIN for own in moved])
+        turned = (step * (steeper - force)).sum(1)
+        length = np.clip(-length * (step * force).sum(1) / np.where(turned > 0, turned, np.inf), *LENGTHS)
+        force, step = steeper, -length[:, None] * (steeper @ medium.inverse)
+    far |= ~(left <= medium.enough)
+    gained = np.where(far, -second, _gained(on_sites, now, balance, moved))
+    chosen = jax.tree.map(lambda a, b: np.where(far.reshape(-1, *[1] * (a.ndim - 1)), a, b), start, now)
+    return chosen, gained, np.where(far[:, None, None], 0, moved), ~far
+
+
+def _still_to_gain(medium: Medium, now: Moved, balance):
+    """The slope [eV/A], and what a step of Newton would gain [eV]."""
+    slope = (now.gradient.positions - balance).reshape(len(balance), -1)
+    return slope, ((slope @ medium.inverse) * slope).sum(1) / 2
+
+
+def _gained(on_sites: Moved, now: Moved, balance, moved):
+    return (now.energies - on_sites.energies).sum(1) - (moved * balance).sum((1, 2))
+
+
+def _apart(moved: Float[np.ndarray, "supersites 3"]) -> float:
+    """By how much two of the atoms may have come nearer [A]."""
+    most = 2 * float(np.linalg.norm(moved, axis=-1).max())
+    return most if most <= SKIN else float(np.linalg.norm(moved[:, None] - moved, axis=-1).max())
+
+
+def gradient_at(of, point: Gradient, given: tuple[Array, Array]) -> Moved:
+    """With other weights, atoms displaced."""
+    weights, moved = given
+    gradient, energies = jax.grad(of, (0, 1, 2), has_aux=True)(weights, point.positions + moved, point.strain)
+    return Moved(energies, Gradient(*gradient))
