@@ -587,7 +587,21 @@ def test_validation_says_when_to_trust(potential, relaxed_argon, argon_alloy):
     strict = validate(
         potential, relaxed_argon, argon_alloy, shape=(3, 3, 2), random=1, ground_state=False, limit=1e-9, sqs=False
     )
-    assert not strict.valid and "caution" in strict.message
+    assert not strict.valid and "Pairs of sites are not enough" in strict.message and "caution" in strict.message
+    assert (0.01 < good.displacement).all() and (good.displacement < 0.3).all()
+
+
+def test_validation_says_when_atoms_leave_their_sites(potential, relaxed_argon, argon_alloy, monkeypatch):
+    """Lattice vectors, the strain of the cell, and what all of them do together do not count."""
+    from alchemjax.tasks.validate import _largest_displacement
+
+    start = relaxed_argon.structure._replace(positions=np.array([[0.0, 0, 0], [2.0, 0, 0]]), cell=5 * np.eye(3))
+    turned = start._replace(positions=start.positions * 1.1 + [[5.5, 0, 0], [0, 0, 0.4]], cell=5.5 * np.eye(3))
+    assert _largest_displacement(start, turned) == pytest.approx(0.2)
+    monkeypatch.setattr("alchemjax.tasks.validate.AWAY", 1e-3)
+    options = {"shape": (3, 3, 2), "random": 1, "ground_state": False, "limit": 1e-9, "sqs": False}
+    found = validate(potential, relaxed_argon, argon_alloy, **options)
+    assert not found.valid and f"by up to {found.displacement[0]:.1f} A: relaxed, they are " in found.message
 
 
 def test_ground_states_are_compared_in_boxes_of_their_own():

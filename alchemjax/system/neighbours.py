@@ -46,3 +46,14 @@ def find_pairs(structure: Structure, cutoff: float, *, minimum: float = MINIMUM_
             f"sites must be at least {minimum} A apart: remove the duplicate or mix the species on one site"
         )
     return Pairs(i.astype(np.int64), j.astype(np.int64), shift.astype(np.int64))
+
+
+def nearest_distance(structure: Structure) -> float:
+    """Distance of the two sites that are nearest to each other [A]."""
+    cutoff = 3.0
+    while not len((pairs := find_pairs(structure, cutoff)).sender) and cutoff < 100:
+        cutoff *= 2
+    if not len(pairs.sender):
+        return np.inf
+    apart = structure.positions[pairs.sender] - structure.positions[pairs.receiver] + pairs.shift @ structure.cell
+    return float(np.linalg.norm(apart, axis=1).min())

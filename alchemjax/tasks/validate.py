@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from alchemjax.model.load import Potential
+from alchemjax.system.neighbours import nearest_distance
 from alchemjax.system.sites import Group, make_sites
-from alchemjax.system.structure import volume
+from alchemjax.system.structure import Structure, completed_cell, volume
 from alchemjax.system.supercell import make_supercell, repeated
 from alchemjax.system.system import System
 from alchemjax.tasks.alloy import Alloy, site_energies
@@ -23,7 +24,8 @@ from alchemjax.tasks.states import VACANCY
 LIMIT = 0.005  # eV per site: a larger error makes predictions doubtful
 SITES = 48, 108  # in the box of explicit arrangements
 MOST = 216  # sites in that of the ground state
-COMPARED = "rigid", "predicted_rigid", "relaxed", "predicted_relaxed", "volume", "predicted_volume"
+COMPARED = "rigid", "predicted_rigid", "relaxed", "predicted_relaxed", "volume", "predicted_volume", "displacement"
+AWAY = 0.3  # of the distance of neighbours: an atom so far from its site has left it
 
 
 class Validation(NamedTuple):
@@ -37,6 +39,7 @@ class Validation(NamedTuple):
     predicted_relaxed: Float[np.ndarray, "arrangements"]
     volume: Float[np.ndarray, "arrangements"]  # of the relaxed ones, per site [A^3]; NaN if not periodic
     predicted_volume: Float[np.ndarray, "arrangements"]
+    displacement: Float[np.ndarray, "arrangements"]  # of the atom that is farthest from its site when relaxed [A]
     converged: Bool[np.ndarray, "arrangements"]
     valid: bool
     message: str
@@ -88,7 +91,8 @@ def validate(
         if on_arrangement is not None:
             on_arrangement(number + 1, len(states))
     columns = dict(zip(COMPARED, np.array(rows).T, strict=True))
-    valid, message = _verdict(kinds, all(converged), limit, **columns)
+    away = AWAY * nearest_distance(alloy.structure)
+    valid, message = _verdict(kinds, all(converged), limit, away, **columns)
     return Validation(kinds, tuple(states), **columns, converged=np.array(converged), valid=valid, message=message)
 
 
@@ -135,7 +139,17 @@ def _compared(potential: Potential, alloy: Alloy, states, large: System, models)
     strained = float(np.linalg.det(np.eye(3) + box_strain(models[1], states)))
     volumes = [volume(end.structure), strained * (volume(large.structure) or np.nan)] if periodic else [np.nan] * 2
     after = [float(end.output.energy), relaxed] if moves else [np.nan] * 2
-    return np.array([float(start.output.energy), rigid, *after, *volumes]) / sites, end.converged or not moves
+    per_site = np.array([float(start.output.energy), rigid, *after, *volumes]) / sites
+    return [*per_site, _largest_displacement(large.structure, end.structure)], end.converged or not moves
+
+
+def _largest_displacement(ideal: Structure, relaxed: Structure) -> float:
+    """But for the strain of the cell, and for what all sites do together [A]."""
+    cell, strained = completed_cell(ideal), completed_cell(relaxed)
+    moved = relaxed.positions @ np.linalg.inv(strained) - ideal.positions @ np.linalg.inv(cell)
+    moved -= np.round(moved) * ideal.pbc
+    moved -= moved.mean(0)
+    return float(np.linalg.norm(moved @ strained, axis=1).max())
 
 
 def explicit_system(system: System, alloy: Alloy, shape) -> System:
@@ -160,7 +174,7 @@ def one_hot(large: System, alloy: Alloy, states) -> Float[np.ndarray, "weights"]
     return np.concatenate(rows)
 
 
-def _verdict(kinds, converged: bool, limit: float, *, volume, predicted_volume, **energies):
+def _verdict(kinds, converged: bool, limit: float, away: float, *, volume, predicted_volume, displacement, **energies):
     """Whether the errors of energies are within the limit, and what to say."""
     lengths = np.cbrt(predicted_volume / volume) - 1
     which = "rigid" if np.isnan(energies["relaxed"]).all() else "relaxed"
@@ -179,7 +193,13 @@ def _verdict(kinds, converged: bool, limit: float, *, volume, predicted_volume, 
         text += f"; lattice constants are wrong by {100 * np.abs(lengths).max():.2f} per cent at most"
     if abs(errors[worst]) <= limit:
         return True, text
+    why = "Pairs of sites are not enough for this alloy"
+    if (left := int((displacement > away).sum())) > 0:
+        why = (
+            f"In {left} of them atoms leave their sites, by up to {displacement.max():.1f} A: relaxed, they are "
+            "another crystal, of which the alloy knows nothing"
+        )
     return False, (
-        f"{text}: more than {1000 * limit:g} meV per site. The second order is not enough for this alloy; take order, "
-        "transition temperatures and energies from it with caution"
+        f"{text}: more than {1000 * limit:g} meV per site. {why}; take order, transition temperatures and energies "
+        "from it with caution"
     )

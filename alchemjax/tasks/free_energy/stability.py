@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from alchemjax.model.load import Potential
+from alchemjax.system.neighbours import nearest_distance
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.free_energy.estimators import LEAST_SAMPLES, Estimate, mean_of
@@ -21,7 +22,6 @@ from alchemjax.tasks.free_energy.switching import (
     Record,
     Switching,
     doubts_of_places,
-    nearest,
     record_of,
     switch,
 )
@@ -114,7 +114,7 @@ def averaged(plan: Plan, record: Record, settled: int, enthalpy, cell) -> Heated
     temperatures = plan.protocol.temperature.value[:, 0] / KELVIN
     kinetic = 1.5 * len(plan.start.positions) * KELVIN * temperatures
     means = [mean_of(column) for column in enthalpy[kept].T]
-    space, near, doubts = record.volume[kept], nearest(plan.system.structure), []
+    space, near, doubts = record.volume[kept], nearest_distance(plan.system.structure), []
     for t, volumes, away in zip(temperatures, space.T, record.displacement[kept].T, strict=True):
         one, two = (mean_of(half) for half in np.array_split(volumes, 2))
         drift, error = two.value / one.value - 1, float(np.hypot(one.error, two.error)) / one.value

@@ -8,8 +8,7 @@ from jaxtyping import Float, Int
 
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
-from alchemjax.system.neighbours import find_pairs
-from alchemjax.system.structure import Structure
+from alchemjax.system.neighbours import nearest_distance
 from alchemjax.system.system import System
 from alchemjax.tasks.free_energy.estimators import (
     Estimate,
@@ -220,7 +219,7 @@ def _facts(potential: Potential, plan: Plan, path: Path, ends: tuple[int, int, i
         momenta=momenta,
         mass_term=each,
         mixing_term=mixing_term(plan.system, path, kT),
-        near=nearest(plan.system.structure),
+        near=nearest_distance(plan.system.structure),
         moving_cell=plan.barostat,
         known=doubts_beforehand(potential, plan, path),
     )
@@ -259,17 +258,6 @@ def mixing_term(system: System, path: Path, kT: float) -> float:
     """What mixing adds to the free energy where sites are occupied independently [eV]; NaN as `mixing_entropy`."""
     one, two = (mixing_entropy(system, w) for w in path.weights[[0, -1]])
     return -kT / KELVIN * (two - one)
-
-
-def nearest(structure: Structure) -> float:
-    """Distance of the two sites that are nearest to each other [A]."""
-    cutoff = 3.0
-    while not len((pairs := find_pairs(structure, cutoff)).sender) and cutoff < 100:
-        cutoff *= 2
-    if not len(pairs.sender):
-        return np.inf
-    apart = structure.positions[pairs.sender] - structure.positions[pairs.receiver] + pairs.shift @ structure.cell
-    return float(np.linalg.norm(apart, axis=1).min())
 
 
 def _doubts_of_works(replicas: int, others: dict, lost: float, common: float) -> list[str]:

@@ -13,6 +13,7 @@ from alchemjax.calculate import fitting_topology, precision, roomy_shapes
 from alchemjax.energy import energy
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import index_arrays
+from alchemjax.system.neighbours import nearest_distance
 from alchemjax.system.structure import wrapped
 from alchemjax.system.system import System
 from alchemjax.system.topology import block_shapes
@@ -24,7 +25,6 @@ from alchemjax.tasks.free_energy.switching import (
     doubts_of_places,
     mass_terms,
     mixing_term,
-    nearest,
     record_of,
     whole_samples,
 )
@@ -132,7 +132,7 @@ def plan_windows(
         kT=kT,
         mass_term=mass_terms(plan, path, kT)[1],
         mixing_term=mixing_term(system, path, kT),
-        near=nearest(system.structure),
+        near=nearest_distance(system.structure),
         known=doubts_beforehand(potential, plan, path),
     )
     return WindowRun(plan, path, facts)
