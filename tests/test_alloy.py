@@ -26,7 +26,8 @@ from alchemjax.tasks.alloy import (
     strain_by_displacements,
     strain_forces,
 )
-from alchemjax.tasks.hessian import make_crystal, make_hessian
+from alchemjax.tasks.crystal import make_crystal
+from alchemjax.tasks.hessian import make_hessian
 from alchemjax.tasks.lattice import box_strain, random_states, total_energy
 from alchemjax.tasks.ordering import (
     box_of,
@@ -307,7 +308,7 @@ def test_without_exact_pairs_the_box_strains_harmonically(potential, relaxed_arg
     found = alloy(potential, relaxed_argon, supercell=CUBE, exact_pairs=False)
     np.testing.assert_allclose(pair_energies(found), pair_energies(argon_alloy), rtol=0.2, atol=1e-6)
     strains = lattice_model(found, (2, 2, 2)).strains
-    np.testing.assert_array_equal(strains.field, found.strain_force + found.own_strain)
+    np.testing.assert_allclose(strains.field, found.strain_force + found.own_strain + found.residual, atol=1e-12)
     assert not strains.pair.any()
     np.testing.assert_allclose(
         strain_by_displacements(found), strain_by_displacements(argon_alloy), rtol=0.1, atol=1e-12
@@ -322,7 +323,7 @@ def test_forces_and_energies_that_are_not_quadratic_give_doubts(potential, argon
     assert "0.2 eV/A" in sentence
     assert doubts(argon_alloy._replace(largest_force=0.2, displacement=None)) == []
     pressed = alloy(potential, mixed_argon(a=A + 0.05), supercell=CUBE, exact_pairs=False)
-    assert any("per cent more" in sentence for sentence in doubts(pressed))
+    assert any("on its sites, would strain by" in sentence for sentence in doubts(pressed))
     (sentence,) = doubts(argon_alloy._replace(field=argon_alloy.second_order + 0.02))
     assert "one site at a time, the second order misses +20.0 meV" in sentence
     (sentence,) = doubts(argon_alloy._replace(relaxation=argon_alloy.relaxation - 0.02))
@@ -335,9 +336,31 @@ def test_strain_by_displacements_lowers_the_energy(argon_alloy):
     pressure = force[:3].sum() / argon_alloy.stiffness[:3, :3].sum()
     assert abs(pressure) > 1e-5
     np.testing.assert_allclose(strain, -pressure * np.eye(3), atol=1e-9)
-    at_rest = argon_alloy._replace(own_strain=0 * argon_alloy.own_strain, pair_strain=None)
+    at_rest = argon_alloy._replace(own_strain=0 * argon_alloy.own_strain, pair_strain=None, residual=None)
     gained = random_energy(at_rest) - random_energy(argon_alloy)
     assert gained == pytest.approx(1.5 * force[:3].mean() * pressure)
+
+
+def test_the_cell_where_an_alloy_is_made_hardly_counts(potential, relaxed_argon, argon_alloy):
+    """Lattice constant and energy of the random alloy, from a cell that is not at rest, and from there again."""
+    large, found, energies = relaxed_argon, [], []
+    large = large._replace(structure=large.structure._replace(cell=1.004 * large.structure.cell))
+    for _ in range(3):
+        away = alloy(potential, large, supercell=CUBE)
+        turn = np.eye(3) + strain_by_displacements(away)
+        large = large._replace(structure=large.structure._replace(cell=large.structure.cell @ turn))
+        found.append(np.cbrt(4 * np.linalg.det(large.structure.cell)))
+        energies.append(random_energy(away))
+    assert abs(found[0] - found[2]) < 0.1 * abs(
+        1.004 * np.cbrt(4 * np.linalg.det(relaxed_argon.structure.cell)) - found[2]
+    )
+    assert found[1] == pytest.approx(found[2], abs=1e-4)
+    at_rest = np.cbrt(
+        4 * np.linalg.det(relaxed_argon.structure.cell @ (np.eye(3) + strain_by_displacements(argon_alloy)))
+    )
+    assert at_rest == pytest.approx(found[2], abs=2e-3)
+    assert energies[1] == pytest.approx(energies[2], abs=1e-6)
+    assert random_energy(argon_alloy) == pytest.approx(energies[2], abs=2e-5)
 
 
 def test_a_larger_cell_of_the_same_crystal_has_the_same_alloy(potential, argon_alloy, relaxed_argon):
@@ -524,6 +547,22 @@ def test_long_waves_have_the_energies_of_elasticity(potential, relaxed_argon):
 def test_separation_with_lattice_constants_of_their_own_comes_first(argon_alloy):
     coherent = -concentration_waves(argon_alloy, [0, 0, 0]).energy[0, 0] / KELVIN
     assert spinodal(argon_alloy) > max(coherent, 0) + 1
+
+
+def test_the_spinodal_is_that_of_the_mean_field_energy_of_a_large_box(argon_alloy):
+    """Its curvature by the composition, at the strain of lowest energy."""
+    model, cells = lattice_model(argon_alloy, (8, 8, 8)), 512
+
+    def energy(x):
+        held = np.array([x, 1 - x])
+        total = lambda field, pair: held @ field[0] + held @ pair.sum((0, 1, 2, 3, 4)).reshape(2, 2) @ held / 2
+        strained = [total(model.strains.field[..., e], model.strains.pair[..., e]) for e in range(6)]
+        return total(model.field, model.pair) - cells * np.array(strained) @ model.strains.compliance @ strained / 2
+
+    h, x = 1e-3, argon_alloy.weights[0, 0]
+    curvature = (energy(x + h) + energy(x - h) - 2 * energy(x)) / h**2
+    assert spinodal(argon_alloy) == pytest.approx(-x * (1 - x) * curvature / KELVIN, rel=0.01)
+    assert spinodal(argon_alloy) > 5
 
 
 def test_order_within_the_cell_is_no_separation(potential):

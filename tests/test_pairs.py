@@ -11,7 +11,7 @@ from pair_potential import lennard_jones
 import alchemjax as aj
 from alchemjax.calculate import with_fluctuations
 from alchemjax.system.neighbours import find_pairs
-from alchemjax.tasks.hessian import make_crystal
+from alchemjax.tasks.crystal import make_crystal
 
 
 def molecule(weights=(0.3, 0.6), groups="shared"):

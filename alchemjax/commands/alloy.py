@@ -231,7 +231,7 @@ def _hamiltonian(path: Path, potential: Potential, system: System, arguments: di
         left = None if relaxed.converged else float(relaxed.max_force)
         _warn_of_force(left)
         system = system._replace(structure=relaxed.structure)
-    on_rows, bar = _bar("derivatives")
+    on_rows, bar = _bar("derivatives and pairs")
     with bar:
         options = {"relaxed": not arguments["rigid"], "exact_pairs": arguments["exact_pairs"]}
         found = alloy(potential, system, supercell=supercell, on_rows=on_rows, **options)
@@ -339,7 +339,7 @@ def _summary(found: Alloy, results: dict, strain, transition: OrderDisorder, sma
     table = Table(title="alloy", show_edge=False, show_header=False)
     mean = results["mean_field_energy_per_site_eV"]
     per_site = lambda name: f"{1000 * (results[name] - mean):+.1f} meV per site, from the mean composition"
-    table.add_row("supercell of the Hessian", f"{results['supercell_sites']} sites")
+    table.add_row("supercell of the derivatives", f"{results['supercell_sites']} sites")
     table.add_row("energy of the mean composition", f"{mean:.6f} eV per site")
     table.add_row("random alloy, ideal sites", per_site("random_alloy_energy_per_site_eV"))
     if found.displacement is not None:

@@ -13,7 +13,7 @@ from alchemjax.commands.columns import plain
 from alchemjax.io import write_atomically
 from alchemjax.system.structure import Structure
 from alchemjax.system.supercell import Supercell
-from alchemjax.tasks.alloy import Alloy, site_energies
+from alchemjax.tasks.alloy import Alloy, site_energies, strain_forces
 from alchemjax.tasks.ordering import interactions
 
 FORMAT = 4
@@ -29,14 +29,16 @@ def write_alloy(path: Path | str, alloy: Alloy, **about) -> None:
 
     `pairs`: first and second mixed site, cell of the second, distance [A], energy [eV] of every two states, and its
     derivatives by strain;
-    `site_energies`: of every mixed site in every state. Both are those of the infinite crystal, with displacements
-    where the alloy has them; the homogeneous strain of a finite box is not in them (`lattice_model` adds it).
+    `site_energies` and `site_strain`, its derivatives by strain: of every mixed site in every state. All are those of
+    the infinite crystal, with displacements where the alloy has them; the homogeneous strain of a finite box is not in
+    them (`lattice_model` adds it).
     """
     given = interactions(alloy)
     simple = {
         "energy_per_cell": alloy.energy,
         "states": alloy.species,
         "site_energies": site_energies(alloy, relaxed=True),
+        "site_strain": strain_forces(alloy)[0],
         "pairs": given._asdict(),
     }
     text = json.dumps(plain({"format": FORMAT, "units": UNITS, **about, **simple, "alloy": _content(alloy)}))

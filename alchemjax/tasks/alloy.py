@@ -30,7 +30,8 @@ from alchemjax.system.structure import Structure, completed_cell, wrapped
 from alchemjax.system.supercell import Supercell, lattice_vectors
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.clusters import make_medium, pairs_of_sites, single_sites
-from alchemjax.tasks.hessian import STRAINS, VOIGT, by_strains, make_crystal, make_hessian
+from alchemjax.tasks.crystal import make_crystal
+from alchemjax.tasks.hessian import STRAINS, VOIGT, by_strains, make_hessian
 from alchemjax.tasks.response import make_response
 from alchemjax.tasks.states import between, mixed_states, symmetric
 
@@ -39,6 +40,7 @@ LARGE_FORCE = 0.05  # eV/A
 LARGE_STRAIN = 0.003
 DOUBTFUL = 0.005  # eV per site
 LARGE_PAIRS = 0.01  # eV per site
+ROUND_OFF = 0.001  # eV per site
 
 
 class Alloy(NamedTuple):
@@ -57,17 +59,18 @@ class Alloy(NamedTuple):
     pair: Float[np.ndarray, "mixed cells mixed states states"]  # V of a site and one of the supercell [eV]
     largest_force: float  # of the random alloy on its sites, taken for zero [eV/A]
     pair_relaxation: Float[np.ndarray, "mixed cells mixed states states"] | None = None  # what it gains at rest [eV]
-    displacement: Float[np.ndarray, "mixed states supersites 3"] | None = None  # second order, of all sites [A]
+    displacement: Float[np.ndarray, "mixed states supersites 3"] | None = None  # of all sites by a site in a state [A]
     relaxation: Float[np.ndarray, "mixed states"] | None = None  # energy of these, and what is beyond them [eV]
-    at_rest: Bool[np.ndarray, "mixed states"] | None = None  # where not, `relaxation` is of second order
+    at_rest: Bool[np.ndarray, "mixed states"] | None = None  # where not, it is of second order
     pair_at_rest: Bool[np.ndarray, "mixed cells mixed states states"] | None = None  # None: all of second order
     strain_force: Float[np.ndarray, "mixed states 6"] | None = None  # dE/dstrain of a site in a state, first order [eV]
     own_strain: Float[np.ndarray, "mixed states 6"] | None = None  # the rest of it [eV]
     pair_strain: Float[np.ndarray, "mixed cells mixed states states 6"] | None = None  # dE/dstrain of pairs [eV]
     stiffness: Float[np.ndarray, "6 6"] | None = None  # second derivative by engineering strains [eV per cell]
     softest: float | None = None  # smallest eigenvalue of Huu but for translations [eV/A^2]
-    residual: Float[np.ndarray, "6"] | None = None  # dE/dstrain of the random alloy, taken for 0 [eV per cell]
+    residual: Float[np.ndarray, "6"] | None = None  # dE/dstrain of the random alloy on its sites [eV per cell]
     cutoff: float | None = None  # of the potential [A]
+    round_off: float | None = None  # of energies, as it may add up in all pairs [eV per cell]
 
 
 def alloy(
@@ -82,7 +85,8 @@ def alloy(
 ) -> Alloy:
     """The alchemical Hamiltonian at the structure of the random alloy: first `relax` with fluctuations="site-exact".
 
-    For strain the cell too (cell=True); `doubts` tells what was forgotten.
+    For strain the cell too (cell=True); `doubts` tells what was forgotten. Where displacements strain the cell much
+    (`strain_by_displacements`), an alloy made in the strained cell knows its lattice constants better.
 
     Without `relaxed` atoms stay on their sites and the cell as it is. Without `exact_pairs` pairs are of second order
     and do not change with strain, which saves an evaluation, or a relaxation, of every inequivalent pair in the
@@ -119,20 +123,22 @@ def alloy(
     if response is not None:
         found = found._replace(
             pair_relaxation=response.pair,
-            displacement=response.displacement,
+            displacement=np.where(single.at_rest[..., None, None], single.moved, response.displacement),
             relaxation=single.gained,
             at_rest=single.at_rest,
             softest=response.softest,
         )
         if response.stiffness is not None:
-            own = by_strains(single.strain) - response.strain_force
+            own = np.where(single.at_rest[..., None], by_strains(single.strain) - response.strain_force, 0)
             found = found._replace(strain_force=response.strain_force, own_strain=own, stiffness=response.stiffness)
     if not exact_pairs:
         return found
     pairs = pairs_of_sites(medium, fluctuations, single, on_rows)
     beyond, number = np.ones(pair.shape, bool), np.arange(len(pair))
     beyond[number, 0, number] = False  # a site and its own images
-    found = found._replace(pair=np.where(beyond, pairs.energy, pair), pair_at_rest=pairs.at_rest)
+    found = found._replace(
+        pair=np.where(beyond, pairs.energy, pair), pair_at_rest=pairs.at_rest, round_off=pairs.round_off
+    )
     if response is not None:
         found = found._replace(pair_relaxation=np.where(beyond & pairs.at_rest, pairs.gained, response.pair))
     return found if found.stiffness is None else found._replace(pair_strain=pairs.strain)
@@ -150,8 +156,8 @@ def doubts(alloy: Alloy) -> list[str]:
         strain = float(np.abs(np.linalg.solve(alloy.stiffness, alloy.residual)).max())
         if strain > LARGE_STRAIN:
             found.append(
-                f"the cell of the random alloy would strain by {100 * strain:.2g} per cent more, which is taken for "
-                'nothing; relax it first with cell=True and fluctuations="site-exact"'
+                f"the cell of the random alloy, on its sites, would strain by {100 * strain:.2g} per cent, in linear "
+                'elasticity; relax it first with cell=True and fluctuations="site-exact"'
             )
     if alloy.cutoff is not None:
         cell = alloy.supercell.matrix @ completed_cell(alloy.structure)
@@ -168,32 +174,49 @@ def doubts(alloy: Alloy) -> list[str]:
             f"around {', '.join(states)} atoms do not come to rest near their sites, as in a crystal of another kind "
             "(tilts, for instance): displacements there are taken to second order, see validate"
         )
-    elif alloy.pair_at_rest is not None and not alloy.pair_at_rest.all():
-        found.append(
-            f"around {(~alloy.pair_at_rest).mean():.0%} of all pairs atoms do not come to rest near their sites: "
-            "displacements there are taken to second order, see validate"
-        )
-    rest = "pairs will be no better" if alloy.pair_at_rest is None else "three sites at a time, left out, may matter"
-    error = float((alloy.weights * (alloy.field - alloy.second_order)).sum()) / sites
-    if abs(error) > DOUBTFUL:
-        found.append(
-            f"one site at a time, the second order misses {1000 * error:+.1f} meV per site of the random alloy; "
-            f"{rest}, see validate"
-        )
+    if alloy.pair_at_rest is not None:
+        return found + _doubts_of_pairs(alloy)
+    found += _too_large(
+        (alloy.weights * (alloy.field - alloy.second_order)).sum() / sites,
+        DOUBTFUL,
+        "one site at a time, the second order misses {} of the random alloy; pairs will be no better",
+    )
     if alloy.relaxation is not None and alloy.pair_relaxation is not None:
-        error = float((alloy.weights * (alloy.relaxation - own_pair(alloy.pair_relaxation) / 2)).sum()) / sites
-        if abs(error) > DOUBTFUL:
-            found.append(
-                f"around one site at a time, displacements of second order miss {1000 * error:+.1f} meV per site of "
-                f"the random alloy; {rest}, see validate"
-            )
-    shared = float((alloy.weights * _in_the_mean(alloy, _pairs(alloy, True))[0]).sum()) / sites
-    if abs(shared) > LARGE_PAIRS:
-        found.append(
-            f"two sites at a time change the energy of the random alloy by {1000 * shared:+.1f} meV per site; {rest}, "
-            "see validate"
+        found += _too_large(
+            (alloy.weights * (alloy.relaxation - own_pair(alloy.pair_relaxation) / 2)).sum() / sites,
+            DOUBTFUL,
+            "around one site at a time, displacements of second order miss {} of the random alloy; those around pairs "
+            "will be no better",
         )
     return found
+
+
+def _doubts_of_pairs(alloy: Alloy) -> list[str]:
+    assert alloy.pair_at_rest is not None
+    sites, found = len(alloy.structure.positions), []
+    chance = np.einsum("mk,nl->mnkl", alloy.weights, alloy.weights)[:, None]
+    restless = (chance * ~alloy.pair_at_rest).sum() / alloy.pair[..., 0, 0].size
+    if restless > 0:
+        found.append(
+            f"around {restless:.2g} of all pairs atoms do not come to rest near their sites: displacements there are "
+            "taken to second order, see validate"
+        )
+    shared = (alloy.weights * _in_the_mean(alloy, _pairs(alloy, True))[0]).sum() / sites
+    found += _too_large(
+        shared, LARGE_PAIRS, "two sites at a time change the energy of the random alloy by {}; three, left out, may too"
+    )
+    return found + _too_large(
+        (alloy.round_off or 0.0) / sites,
+        ROUND_OFF,
+        "round-off of the potential, in every pair of a large supercell, may add up to {}; take float64",
+    )
+
+
+def _too_large(error: float, limit: float, sentence: str) -> list[str]:
+    """The sentence for an error that is more than the limit [eV per site]."""
+    if abs(error) <= limit:
+        return []
+    return [sentence.format(f"{1000 * error:+.1f} meV per site") + ", see validate"]
 
 
 def random_energy(alloy: Alloy, *, relaxed: bool = True) -> float:
@@ -224,10 +247,15 @@ def pair_energies(alloy: Alloy, *, relaxed: bool = True) -> Float[np.ndarray, "m
 
 
 def strain_forces(alloy: Alloy):
-    """dE/dstrain [eV] as `site_energies` and as `pair_energies`, [mixed, states, 6] and [..., 6]."""
+    """dE/dstrain [eV] as `site_energies` and as `pair_energies`, [mixed, states, 6] and [..., 6].
+
+    What the random alloy has on its sites, in a cell that is not at rest, is shared by the mixed sites.
+    """
     if alloy.strain_force is None or alloy.own_strain is None:
         return np.zeros((*alloy.weights.shape, 0)), np.zeros((*alloy.pair.shape, 0))
     single = alloy.strain_force + alloy.own_strain
+    if alloy.residual is not None:
+        single = single + np.where(alloy.allowed[..., None], alloy.residual / len(single), 0)
     if alloy.pair_strain is None:
         return single, np.zeros((*alloy.pair.shape, 6))
     shared, beyond = _in_the_mean(alloy, alloy.pair_strain)
@@ -238,7 +266,7 @@ def _alone(alloy: Alloy, relaxed: bool):
     """A site in a state, all others at the mean composition."""
     if not relaxed or alloy.relaxation is None:
         return alloy.field
-    own = own_pair(long_waves(alloy).mean(0)[:, None]) / (2 * alloy.pair.shape[1])
+    own = own_pair(mean_long_wave(alloy)[:, None]) / (2 * alloy.pair.shape[1])
     return alloy.field + alloy.relaxation + np.where(alloy.allowed, own, 0)
 
 
@@ -246,7 +274,7 @@ def _pairs(alloy: Alloy, relaxed: bool):
     """V in the infinite crystal."""
     if not relaxed or alloy.pair_relaxation is None:
         return alloy.pair
-    return alloy.pair + alloy.pair_relaxation + (long_waves(alloy).mean(0) / alloy.pair.shape[1])[:, None]
+    return alloy.pair + alloy.pair_relaxation + (mean_long_wave(alloy) / alloy.pair.shape[1])[:, None]
 
 
 def _in_the_mean(alloy: Alloy, pair):
@@ -279,6 +307,14 @@ def long_waves(alloy: Alloy) -> Float[np.ndarray, "directions mixed mixed states
         return np.zeros((1, *alloy.pair[:, 0].shape))
     force, moved = _elastic_response(alloy)
     return -np.einsum("dmki,dnli->dmnkl", force, moved)
+
+
+def mean_long_wave(alloy: Alloy) -> Float[np.ndarray, "mixed mixed states states"]:
+    """The mean of `long_waves` over directions [eV]."""
+    if alloy.strain_force is None or alloy.stiffness is None:
+        return np.zeros(alloy.pair[:, 0].shape)
+    force, moved = _elastic_response(alloy)
+    return -np.einsum("dmki,dnli->mnkl", force, moved, optimize=True) / len(force)
 
 
 def _elastic_response(alloy: Alloy):

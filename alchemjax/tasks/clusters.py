@@ -17,8 +17,8 @@ from jaxtyping import Array, Bool, Float
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.structure import completed_cell
-from alchemjax.tasks.hessian import ROWS_AT_ONCE, Crystal, Gradient, by_strains, evaluator, moves_of
-from alchemjax.tasks.pairs import pair_orbits
+from alchemjax.tasks.crystal import Crystal, moves_of, pair_orbits
+from alchemjax.tasks.hessian import ROWS_AT_ONCE, Gradient, by_strains, evaluator
 from alchemjax.tasks.states import VACANCY, States, everywhere, of_states, symmetric
 
 STEPS = 100
@@ -44,7 +44,7 @@ class Medium(NamedTuple):
     evaluate: Callable  # weights [rows, superweights] and displacements -> Moved
     mean: Moved
     inverse: Float[np.ndarray, "coordinates coordinates"] | None  # of the stiffness [A^2/eV]; without, nothing moves
-    enough: float  # energy that a further step would gain, of atoms at rest [eV]
+    dtype: str
 
 
 class Singles(NamedTuple):
@@ -69,7 +69,8 @@ class Pairs(NamedTuple):
     energy: Float[np.ndarray, "mixed cells mixed states states"]  # eV
     gained: Float[np.ndarray, "mixed cells mixed states states"]  # eV
     strain: Float[np.ndarray, "mixed cells mixed states states 6"]  # dE/dstrain [eV]
-    at_rest: Bool[np.ndarray, "mixed cells mixed states states"]  # where not, the latter two are 0
+    at_rest: Bool[np.ndarray, "mixed cells mixed states states"]  # in all states; where not, the latter two are 0
+    round_off: float  # of energies, as it may add up in all pairs [eV per cell]
 
 
 def make_medium(potential: Potential, crystal: Crystal, states: States, inverse) -> Medium:
@@ -77,7 +78,7 @@ def make_medium(potential: Potential, crystal: Crystal, states: States, inverse)
     evaluate = partial(evaluator(potential, crystal, skin=0.0 if inverse is None else SKIN), gradient_at)
     still = np.zeros((1, *crystal.system.structure.positions.shape))
     mean = jax.tree.map(lambda a: a[0], evaluate((crystal.system.weights[None], still)))
-    return Medium(crystal, states, evaluate, mean, inverse, AT_REST * float(np.finfo(potential.dtype).eps))
+    return Medium(crystal, states, evaluate, mean, inverse, potential.dtype)
 
 
 def single_sites(medium: Medium, fluctuations: Fluctuations) -> Singles:
@@ -167,7 +168,7 @@ def pairs_of_sites(
     pull, moved = in_cells(singles.pull), np.moveaxis(in_cells(np.moveaxis(singles.moved, 2, 1)), 2, 3)
 
     shape = len(place), crystal.cells, len(place), len(states.species), len(states.species)
-    found = Pairs(np.zeros(shape), np.zeros(shape), np.zeros((*shape, 6)), np.ones(shape, bool))
+    found = Pairs(np.zeros(shape), np.zeros(shape), np.zeros((*shape, 6)), np.ones(shape, bool), 0.0)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         some = rows[start : start + ROWS_AT_ONCE]
         ends = [[(j, j // sites, mixed(j), s) for j, s in zip(orbits[o].pair, (k, l), strict=True)] for o, k, l in some]
@@ -182,17 +183,21 @@ def pairs_of_sites(
             alone = lambda table, both=both: sum(table[m, s] for _, _, m, s in both)
             energy = (on_sites.energies[row] - mean.energies).sum() - alone(singles.field)
             calm = bool(rest[row]) and all(singles.at_rest[m, s] for _, _, m, s in both)
-            more = calm * (gained[row] - alone(singles.gained))
+            more = gained[row] - alone(singles.gained)
             strain = end.gradient.strain[row] - mean.gradient.strain - sum(singles.balanced[m] for _, _, m, _ in both)
-            strain = calm * (strain - alone(singles.strain))
+            strain = strain - alone(singles.strain)
             for (i, j), turn, exchanged in orbits[number].members:
                 where = mixed(i), j // sites, mixed(j), *((l, k) if exchanged else (k, l))
                 found.energy[where], found.gained[where], found.at_rest[where] = energy, more, calm
                 found.strain[where] = by_strains(turn.T @ strain @ turn)
         if on_rows is not None:
             on_rows(start + len(some), len(rows))
+    calm = np.broadcast_to(found.at_rest.all((3, 4), keepdims=True), shape)
     energy, gained, strain = (symmetric(table, crystal) for table in found[:3])
-    return Pairs(energy, gained, strain, found.at_rest)
+    # equivalent sites of the ideal crystal all have the same one, a quarter of the last digit in the mean
+    one = float(np.finfo(medium.dtype).eps / 4 * np.abs(mean.energies).sum())
+    number = len(place) * (len(place) * crystal.cells - 1) / 2
+    return Pairs(energy, np.where(calm, gained, 0), np.where(calm[..., None], strain, 0), calm, one * number)
 
 
 def _weights(medium: Medium, held: dict[int, int]) -> Float[np.ndarray, "superweights"]:
@@ -209,9 +214,9 @@ def _weights(medium: Medium, held: dict[int, int]) -> Float[np.ndarray, "superwe
 def _balance(medium: Medium, pull, empty: list[int]) -> Float[np.ndarray, "supersites 3"]:
     """The slope that all other sites balance, of clusters that pull so. What is not there feels nothing."""
     slope = medium.mean.gradient.positions + pull
-    if empty:
+    slope[empty] = 0
+    if 0 < len(empty) < len(slope):
         there = np.setdiff1d(np.arange(len(slope)), empty)
-        slope[empty] = 0
         slope[there] -= slope.sum(0) / len(there)  # the rest feel no net force
     return slope
 
@@ -220,34 +225,35 @@ def _come_to_rest(medium: Medium, weights, on_sites: Moved, balance, near=None):
     """Every row of weights with atoms moved under these forces more, the energy gained, and whether it is at rest.
 
     Steps, from `near` on if given, are those of Newton with the mean crystal's stiffness, as long as two gradients say
-    (J. Barzilai, J. Borwein, IMA J. Numer. Anal. 8, 141 (1988)). Where atoms go far away, to another crystal, they are
-    where they were after one step.
+    (J. Barzilai, J. Borwein, IMA J. Numer. Anal. 8, 141 (1988)). Where atoms go far away, to another crystal, they
+    stay on their sites, and gain what the mean crystal's stiffness says.
     """
     rows, moved = len(weights), np.zeros_like(balance) if near is None else near
     if medium.inverse is None:
         return on_sites, np.zeros(rows), moved, np.ones(rows, bool)
+    far = np.array([_apart(own) > SKIN for own in moved])
+    moved = np.where(far[:, None, None], 0, moved)
     force = (on_sites.gradient.positions - balance).reshape(rows, -1)
     second = ((force @ medium.inverse) * force).sum(1) / 2
     now = on_sites if near is None else medium.evaluate((weights, moved))
-    start, far, length = now, np.zeros(rows, bool), np.ones(rows)
+    length, enough = np.ones(rows), AT_REST * np.finfo(medium.dtype).eps
     force, left = _still_to_gain(medium, now, balance)
     step = -force @ medium.inverse
-    for number in range(STEPS):
-        going = (left > medium.enough) & ~far
+    for _ in range(STEPS):
+        going = (left > enough) & ~far
         if not going.any():
             break
         moved = moved + np.where(going[:, None], step, 0).reshape(moved.shape)
         now = medium.evaluate((weights, moved))
-        start = now if number == 0 else start
         steeper, left = _still_to_gain(medium, now, balance)
         far |= _gained(on_sites, now, balance, moved) < -FAR * (second + SMALL)
         far |= np.array([_apart(own) > SKIN for own in moved])
         turned = (step * (steeper - force)).sum(1)
         length = np.clip(-length * (step * force).sum(1) / np.where(turned > 0, turned, np.inf), *LENGTHS)
         force, step = steeper, -length[:, None] * (steeper @ medium.inverse)
-    far |= ~(left <= medium.enough)
+    far |= ~(left <= enough)
     gained = np.where(far, -second, _gained(on_sites, now, balance, moved))
-    chosen = jax.tree.map(lambda a, b: np.where(far.reshape(-1, *[1] * (a.ndim - 1)), a, b), start, now)
+    chosen = jax.tree.map(lambda a, b: np.where(far.reshape(-1, *[1] * (a.ndim - 1)), a, b), on_sites, now)
     return chosen, gained, np.where(far[:, None, None], 0, moved), ~far
 
 

@@ -11,15 +11,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from alchemjax.calculate import precision, topology_of
 from alchemjax.energy import energy
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
-from alchemjax.system.structure import completed_cell, wrapped
-from alchemjax.system.supercell import Supercell, adjugate, numbering, repeated
-from alchemjax.system.system import System
+from alchemjax.tasks.crystal import Crystal, moves_of
 
 ROWS_AT_ONCE = 4  # between two looks of the host
 STRAINS = np.array(  # symmetric; the engineering strains xx, yy, zz, yz, xz, xy
@@ -49,24 +47,6 @@ class Gradient(NamedTuple):
     weights: Float[Array, "superweights"]
     positions: Float[Array, "supersites 3"]
     strain: Float[Array, "3 3"]
-
-
-class Crystal(NamedTuple):
-    """The supercell of a random alloy at its mean composition, ready for evaluations."""
-
-    system: System  # of the supercell, every site of it with its own weights
-    supercell: Supercell
-    site: Int[np.ndarray, "superweights"]  # of the supercell, that a weight belongs to
-    cells: int
-
-
-def make_crystal(system: System, fluctuations: Fluctuations, weights: Float[np.ndarray, "weights"]) -> Crystal:
-    """The supercell that `fluctuations` have chosen."""
-    supercell, sites = fluctuations.supercell, fluctuations.sites
-    own = np.asarray(weights)[fluctuations.variants.weight]
-    large = System(repeated(wrapped(system.structure), supercell), sites, own, "independent")
-    site = np.repeat([g.sites[0] for g in sites.groups], [len(g.species) for g in sites.groups])
-    return Crystal(large, supercell, site, len(supercell.origin) // len(system.structure.positions))
 
 
 def evaluator(potential: Potential, crystal: Crystal, *, skin: float = 0.0) -> Callable:
@@ -171,46 +151,3 @@ def along(crystal: Crystal, *, weight=None, site=None, axis=None, strain=None) -
     if site is not None:
         positions[site, axis] = 1
     return Gradient(weights, positions, np.zeros((3, 3)) if strain is None else strain)
-
-
-class Operations(NamedTuple):
-    """Those of the space group that take the lattice of the supercell to itself."""
-
-    numbers: Int[np.ndarray, "operations"]  # in that of the crystal
-    image: Int[np.ndarray, "operations sites"]
-    first: Int[np.ndarray, "sites"]  # first of the sites that are equivalent to each
-    of_supercell: Callable  # where one, by its number, takes all sites, bringing the given one into the first cell
-
-
-def operations_of(crystal: Crystal, fluctuations: Fluctuations) -> Operations:
-    """The symmetry of the supercell, which may lack rotations of the crystal."""
-    variants, (matrix, origin, _) = fluctuations.variants, crystal.supercell
-    sites, structure = len(variants.first), crystal.system.structure
-    whole = (matrix @ variants.rotation.transpose(0, 2, 1) @ adjugate(matrix)) % crystal.cells == 0
-    numbers = np.flatnonzero(whole.all((1, 2)))
-    fractional = structure.positions @ np.linalg.inv(completed_cell(structure)) @ matrix
-    cell_of = numbering(crystal.supercell, sites)
-
-    def of_supercell(number: int, site: int) -> Int[np.ndarray, "supersites"]:
-        there = variants.image[number][origin]
-        moved = fractional @ variants.rotation[number].T + variants.translation[number]
-        away = np.round(moved - fractional[there]).astype(int)
-        return cell_of(away - away[site]) * sites + there
-
-    image = np.asarray(variants.image)[numbers]
-    return Operations(numbers, image, image.min(axis=0), of_supercell)
-
-
-def moves_of(crystal: Crystal, fluctuations: Fluctuations):
-    """For every site of the cell how an operation takes the first of its equivalents there, and which that is.
-
-    An operation is the image of every site of the supercell and the matrix by which row vectors turn.
-    """
-    cell = np.linalg.inv(crystal.supercell.matrix) @ completed_cell(crystal.system.structure)
-    numbers, image, first, of_supercell = operations_of(crystal, fluctuations)
-    moves = []
-    for site, start in enumerate(first.tolist()):
-        number = numbers[np.flatnonzero(image[:, start] == site)[0]]
-        turn = np.linalg.inv(cell) @ fluctuations.variants.rotation[number].T @ cell
-        moves.append((of_supercell(number, start), turn))
-    return moves, first.tolist()

@@ -19,7 +19,7 @@ from jaxtyping import Complex, Float, Int
 
 from alchemjax.system.structure import Structure, completed_cell
 from alchemjax.system.supercell import box_for, numbering
-from alchemjax.tasks.alloy import Alloy, long_waves, pair_energies, site_energies, strain_forces
+from alchemjax.tasks.alloy import Alloy, long_waves, mean_long_wave, pair_energies, site_energies, strain_forces
 from alchemjax.tasks.lattice import LatticeModel, Strains, with_images
 from alchemjax.units import KELVIN
 
@@ -107,7 +107,7 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
     field = site_energies(alloy, relaxed=relaxed)
     if not relaxed or alloy.stiffness is None:
         return LatticeModel(np.asarray(alloy.energy), *with_images(field, pair), alloy.allowed, alloy.sublattice)
-    pair -= long_waves(alloy).mean(0) / shape.prod()  # the box has no waves of infinite length; it strains as a whole
+    pair -= mean_long_wave(alloy) / shape.prod()  # the box has no waves of infinite length; it strains as a whole
     strained = np.zeros((*pair.shape, len(alloy.stiffness)))
     if alloy.pair_strain is not None:
         np.add.at(strained, where, given.strain)
@@ -220,9 +220,14 @@ def spinodal(alloy: Alloy) -> float:
     if alloy.stiffness is None or alloy.strain_force is None:
         raise ValueError("the spinodal needs strain: make the alloy with relaxed=True, periodic in every direction")
     basis, site = _basis(alloy)
-    force = np.einsum("ak,akx->ax", basis * alloy.weights[site], alloy.strain_force[site])
-    waves = _in_modes(alloy, long_waves(alloy).mean(0)[None])[0]
-    uniform = fourier(alloy, np.zeros((1, 3)))[0].real - waves - force @ np.linalg.inv(alloy.stiffness) @ force.T
+    single, pair = strain_forces(alloy)
+    mean, compliance = np.einsum("mk,mkx->x", alloy.weights, single), np.linalg.inv(alloy.stiffness)
+    force = np.einsum("ak,akx->ax", basis * alloy.weights[site], single[site])
+    beyond = pair.copy()
+    beyond[np.arange(len(pair)), 0, np.arange(len(pair))] = 0  # a site and its own images
+    strained = beyond.sum(1) @ (compliance @ mean)  # the pairs at the strain of the random alloy
+    added = _in_modes(alloy, (-mean_long_wave(alloy) - strained)[None])[0]
+    uniform = fourier(alloy, np.zeros((1, 3)))[0].real + added - force @ compliance @ force.T
     same = alloy.sublattice[site][:, None] == alloy.sublattice[site]
     same &= np.isclose(basis[:, None], basis).all(-1)
     together = same / same.sum(1, keepdims=True)  # projects on modes that are alike on all sites of a sublattice

@@ -9,20 +9,17 @@ see each other through others, add less and are left out; so are the terms of th
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import product
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from alchemjax.calculate import check_kind, with_fluctuations
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.neighbours import find_pairs
 from alchemjax.system.sites import WEIGHT_TOLERANCE
-from alchemjax.system.structure import completed_cell
-from alchemjax.system.supercell import numbering
 from alchemjax.system.system import System, checked_weights
-from alchemjax.tasks.hessian import Crystal, Gradient, evaluator, make_crystal, operations_of
+from alchemjax.tasks.crystal import Crystal, make_crystal, operations_of, pair_orbits
+from alchemjax.tasks.hessian import Gradient, evaluator
 
 PAIR_LIMIT = 0.001  # eV per site: a larger term makes the energy of the random alloy doubtful
 
@@ -88,40 +85,3 @@ def _arrangements(crystal: Crystal, fluctuations: Fluctuations, cutoff: float):
         for site, k in held:
             row[own[site]] = np.arange(len(own[site])) == k
     return rows, np.array(list(factors.values()))
-
-
-class Orbit(NamedTuple):
-    """Equivalent pairs of a site of the cell and one of the supercell."""
-
-    pair: tuple[int, int]  # one of them
-    members: list[tuple[tuple[int, int], Float[np.ndarray, "3 3"], bool]]  # how row vectors turn, and ends exchange
-    exchanges: bool  # whether its two sites can be exchanged
-
-
-def pair_orbits(crystal: Crystal, fluctuations: Fluctuations, mixed) -> list[Orbit]:
-    """All pairs of these sites of the cell with their like in the supercell, by the symmetry of the supercell.
-
-    Of a pair and its exchange, which is one of the cell again, each is among the members of the same orbit.
-    """
-    mixed, origin = [int(site) for site in mixed], crystal.supercell.origin
-    sites = len(origin) // crystal.cells
-    cell = np.linalg.inv(crystal.supercell.matrix) @ completed_cell(crystal.system.structure)
-    numbers, image, _, of_supercell = operations_of(crystal, fluctuations)
-    turns = np.linalg.inv(cell) @ fluctuations.variants.rotation[numbers].transpose(0, 2, 1) @ cell
-    moved = {site: np.stack([of_supercell(number, site) for number in numbers]) for site in mixed}
-    cell_of, shift = numbering(crystal.supercell, sites), crystal.supercell.shift
-    found, known = [], set()
-    for i, j in product(mixed, np.flatnonzero(np.isin(origin, mixed)).tolist()):
-        if i == j or (i, j) in known:
-            continue
-        back = int(origin[j]), int(cell_of(shift[i] - shift[j])) * sites + i  # the same pair, from its other end
-        members, seen = [], {False: set(), True: set()}
-        for exchanged, (one, two) in enumerate([(i, j), back]):
-            for operation, turn in enumerate(turns):
-                pair = int(image[operation, one]), int(moved[one][operation, two])
-                if pair not in seen[bool(exchanged)]:
-                    seen[bool(exchanged)].add(pair)
-                    members.append((pair, turn, bool(exchanged)))
-        known |= seen[False] | seen[True]
-        found.append(Orbit((i, j), members, (i, j) in seen[True]))
-    return found

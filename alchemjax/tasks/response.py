@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from alchemjax.system.structure import Structure
-from alchemjax.tasks.hessian import Crystal, Hessian
+from alchemjax.tasks.crystal import Crystal
+from alchemjax.tasks.hessian import Hessian
 from alchemjax.tasks.states import States, everywhere, of_states, symmetric
 
 SOFT = 1e-4  # of the largest curvature: less is zero, but for round-off

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.supercell import numbering
 from alchemjax.system.system import System
-from alchemjax.tasks.hessian import Crystal
+from alchemjax.tasks.crystal import Crystal
 
 VACANCY = "vacancy"
 
