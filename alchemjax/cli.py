@@ -279,10 +279,11 @@ def alloy(
 ) -> None:
     """Order, disorder and displacements at one composition.
 
-    From derivatives of the energy: random alloy with static displacements, pair interactions, short-range order, heat
-    capacity, order-disorder transition and ground state, and a comparison with explicit arrangements that says how far
-    to trust them. Monte Carlo starts from random arrangements and from the ordered one: where a transition is of first
-    order, free energies of both decide. Run again, the derivatives are taken from the folder.
+    From derivatives of the energy and pairs of sites in the mean of the alloy: random alloy with static displacements,
+    pair interactions, short-range order, heat capacity, order-disorder transition and ground state, and a comparison
+    with explicit arrangements that says how far to trust them. Monte Carlo starts from random arrangements and from the
+    ordered one: where a transition is of first order, free energies of both decide. Run again, derivatives and pairs
+    are taken from the folder.
     """
     arguments = dict(locals())
     from alchemjax.commands.alloy import run

@@ -3,9 +3,9 @@
     python benchmarks/hamiltonian.py [--arrangements 8] [--json results.json] [--all] [SYSTEM ...]
 
 Each system at its middle composition (with --all at all those of random_alloys.py): the cell of the random alloy is
-relaxed, second derivatives are taken there, and random arrangements and the predicted ground state are evaluated and
+relaxed, the Hamiltonian is made there, and random arrangements and the predicted ground state are evaluated and
 relaxed. Mean error (with its standard error) and root mean square error of random arrangements, and the error of the
-ground state, in meV per atom; the mean error of relaxed lattice constants in per cent; seconds of the derivatives,
+ground state, in meV per atom; the mean error of relaxed lattice constants in per cent; seconds of the Hamiltonian,
 compilation included. SevenNet-0 in float32. Rows that the JSON file has already are not calculated again.
 """
 

@@ -198,7 +198,7 @@ def _open(out: Path, fingerprint: str, sampling: str, *, overwrite: bool) -> tup
     if not overwrite and finished != sampling:
         raise ValueError(
             f"'{out}' holds results of other {', '.join(f'--{name}' for name in SAMPLING)}; use another folder, or "
-            "--overwrite, which keeps the derivatives"
+            "--overwrite, which keeps the Hamiltonian"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
