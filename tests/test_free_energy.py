@@ -476,6 +476,19 @@ def test_curves_are_integrals_of_the_enthalpy_and_cross_where_they_should():
     assert "cross in this range" in uncertain.doubts[0]
 
 
+def test_cells_of_different_sizes_are_doubtful_where_that_counts():
+    """kT ln(32) / 64 - kT ln(108) / 216 = 0.0325 kT."""
+    small = heated_exactly(-4.0, 1e-3, 0.0, [300.0, 450.0, 600.0], 1e-4)
+    large = small._replace(enthalpies=[e._replace(value=e.value * 108 / 32) for e in small.enthalpies])
+    curve = lambda found, sites, error: gibbs_curve(
+        found, estimators.Estimate(-4.3 * sites / 32, error * sites, 8.0), 600.0, sites, sites=sites
+    )
+    doubts = compare(curve(small, 32, 1e-3), curve(large, 108, 1e-3)).doubts
+    assert any("different sizes, which alone is worth 1.7 meV" in doubt for doubt in doubts)
+    for pair in ((curve(small, 32, 2e-3), curve(large, 108, 2e-3)), (curve(small, 32, 1e-4), curve(small, 32, 1e-4))):
+        assert not any("different sizes" in doubt for doubt in compare(*pair).doubts)
+
+
 @pytest.mark.slow
 def test_a_phase_has_the_gibbs_energies_of_its_harmonic_crystal():
     potential, system = harmonic_crystal(), argon()

@@ -166,7 +166,7 @@ def _curve(potential: Potential, system: System, arguments: dict, options: dict,
         mean = system._replace(weights=path.weights[-1])
         warm = _heated(potential, mean, arguments, options, every, out / "heating-end")
         doubts = (*doubts, *warm.doubts)
-    return gibbs_curve(warm, total, t0, units, doubts=doubts), warm
+    return gibbs_curve(warm, total, t0, units, sites=len(system.structure.positions), doubts=doubts), warm
 
 
 def _path(system: System, arguments: dict):

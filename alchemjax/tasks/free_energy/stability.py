@@ -53,6 +53,7 @@ class Curve(NamedTuple):
     reference: Estimate  # at the temperature where it was calculated [eV]
     reference_temperature: float  # K
     doubts: tuple[str, ...]
+    size: float = 0.0  # kT ln(N) / 2 of the N sites of the cell, at the reference [eV]: see `infinite`
 
 
 class Stability(NamedTuple):
@@ -131,12 +132,13 @@ def averaged(plan: Plan, record: Record, settled: int, enthalpy, cell) -> Heated
 
 
 def gibbs_curve(
-    found: Heated, reference: Estimate, reference_temperature: float, units: float, temperatures=None, *, doubts=(),
-    seed: int = 0,
+    found: Heated, reference: Estimate, reference_temperature: float, units: float, temperatures=None, *,
+    sites: int = 1, doubts=(), seed: int = 0,
 ) -> Curve:  # fmt: skip
     """G(T) from G at one temperature and enthalpies, all of the whole cell [eV], per each of `units` formula units.
 
-    G(T)/T = G(T0)/T0 - int_T0^T H/T^2 dT (Gibbs and Helmholtz), H = a + b T + c T^2 by least squares.
+    G(T)/T = G(T0)/T0 - int_T0^T H/T^2 dT (Gibbs and Helmholtz), H = a + b T + c T^2 by least squares. `sites` of the
+    cell: `compare` asks whether the sizes of two cells count.
     """
     t, h = found.temperatures, np.array([e.value for e in found.enthalpies])
     sigma = np.array([e.error for e in found.enthalpies])
@@ -168,6 +170,7 @@ def gibbs_curve(
     return Curve(
         points, curves[0], curves[1:].std(axis=0, ddof=1), curves[1:],
         reference._replace(value=reference.value / units, error=reference.error / units), t0, tuple(doubts),
+        t0 * KELVIN * float(np.log(sites)) / 2 / units,
     )  # fmt: skip
 
 
@@ -190,6 +193,12 @@ def compare(one: Curve, two: Curve) -> Stability:
         transition = Estimate(float(own), float(crossings[there].std(ddof=1)) if there.sum() > 1 else np.inf, least)
     chance = float(there.mean())
     error = draws.std(axis=0, ddof=1)
+    size, least = abs(two.size - one.size), float(min(one.reference.error, two.reference.error))
+    if size > least:
+        doubts.append(
+            f"the cells are of different sizes, which alone is worth {1000 * size:.1f} meV (kT ln(N) / 2 of N sites), "
+            "more than an error; take cells of the same number of sites"
+        )
     unsure = np.abs(apart) < 1.96 * error
     if transition is None and unsure.any():
         first, last = one.temperatures[unsure][[0, -1]]
@@ -263,7 +272,8 @@ def phase(
         end = system._replace(weights=path.weights[-1])
         warm, mean = heated(potential, end, every, **common, **own), end
         doubts = (*doubts, *warm.doubts)
-    return gibbs_curve(warm, total, t0, units, doubts=doubts, seed=seed)
+    sites = len(system.structure.positions)
+    return gibbs_curve(warm, total, t0, units, sites=sites, doubts=doubts, seed=seed)
 
 
 def at_mean_cell(system: System, found: Heated, temperature: float) -> System:
