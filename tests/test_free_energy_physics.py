@@ -121,7 +121,7 @@ def test_the_static_energy_with_what_is_left_out_is_that_of_the_lattice_sums():
 
 
 def test_the_published_equation_misses_lattice_dynamics_by_a_constant():
-    """A later constant, for infinite size, is nearer: E. A. Mastny, J. J. de Pablo, J. Chem. Phys. 127, 104504 (2007)."""
+    """A later constant, for infinite size, is nearer: E. Mastny, J. J. de Pablo, J. Chem. Phys. 127, 104504 (2007)."""
     for density in (0.95, 1.0, 1.1, 1.2):
         missed = van_der_hoef(density, 1.0)[1] - harmonic(density, lennard_jones_energy)
         assert missed == pytest.approx(0.028, abs=0.004)
