@@ -87,38 +87,23 @@ def single_sites(medium: Medium, fluctuations: Fluctuations) -> Singles:
     All other sites of a random alloy at rest balance what a site does in the mean over its states: these forces, and
     this strain, are taken off.
     """
-    crystal, states, mean = medium.crystal, medium.states, medium.mean
-    moves, first = moves_of(crystal, fluctuations)
+    states, mean = medium.states, medium.mean
+    moves, first = moves_of(medium.crystal, fluctuations)
     place = {site: m for m, site in enumerate(states.site.tolist())}
     source = [place[first[site]] for site in place]
     rows = [(m, int(k)) for m in sorted(set(source)) for k in np.flatnonzero(states.allowed[m])]
-    sites = [int(states.site[m]) for m, _ in rows]
-    weights = np.stack([_weights(medium, {site: k}) for site, (_, k) in zip(sites, rows, strict=True)])
+    held = [{int(states.site[m]): k} for m, k in rows]
+    weights = np.stack([_weights(medium, own) for own in held])
     on_sites = medium.evaluate((weights, np.zeros((len(rows), *mean.gradient.positions.shape))))
     chance = np.array([[states.weights[m, k] * (m == other) for m, k in rows] for other in range(len(place))])
-    average = lambda values, at_mean: np.tensordot(chance, values - at_mean, 1)
-    pull = average(on_sites.gradient.positions, mean.gradient.positions)
-    balanced = average(on_sites.gradient.strain, mean.gradient.strain)
-    empty = [[site] if states.species[k] == VACANCY else [] for site, (_, k) in zip(sites, rows, strict=True)]
-    force = np.stack([_balance(medium, pull[m], sites) for (m, _), sites in zip(rows, empty, strict=True)])
+    pull = np.tensordot(chance, on_sites.gradient.positions - mean.gradient.positions, 1)
+    balanced = np.tensordot(chance, on_sites.gradient.strain - mean.gradient.strain, 1)
+    force = np.stack([_balance(medium, pull[m], own) for (m, _), own in zip(rows, held, strict=True)])
     end, gained, moved, rest = _come_to_rest(medium, weights, on_sites, force)
     strain = end.gradient.strain - mean.gradient.strain - balanced[[m for m, _ in rows]]
-
-    number, shape = {row: i for i, row in enumerate(rows)}, states.weights.shape
-    found = Singles(
-        energy=mean.energies.sum() / crystal.cells,
-        field=np.zeros(shape),
-        first_order=of_states(mean.gradient.weights[: len(mean.gradient.weights) // crystal.cells], states),
-        largest_force=0.0,
-        residual=np.zeros(6),
-        pull=np.zeros_like(pull),
-        balanced=np.zeros_like(balanced),
-        gained=np.zeros(shape),
-        moved=np.zeros((*shape, *mean.gradient.positions.shape)),
-        strain=np.zeros((*shape, 3, 3)),
-        at_rest=np.ones(shape, bool),
-    )
     field = (on_sites.energies - mean.energies).sum(1)  # in float64, site by site
+
+    found, number = _no_singles(medium), {row: i for i, row in enumerate(rows)}
     for m, site in enumerate(states.site.tolist()):
         image, turn = moves[site]
         allowed = np.flatnonzero(states.allowed[m])
@@ -131,6 +116,25 @@ def single_sites(medium: Medium, fluctuations: Fluctuations) -> Singles:
         found.balanced[m] = turn.T @ balanced[source[m]] @ turn
     slope, residual = _of_random_alloy(medium, fluctuations, found)
     return found._replace(largest_force=float(np.linalg.norm(slope, axis=-1).max()), residual=residual)
+
+
+def _no_singles(medium: Medium) -> Singles:
+    """Tables to be filled."""
+    states, mean, shape = medium.states, medium.mean, medium.states.weights.shape
+    own = mean.gradient.weights[: len(mean.gradient.weights) // medium.crystal.cells]
+    return Singles(
+        energy=mean.energies.sum() / medium.crystal.cells,
+        field=np.zeros(shape),
+        first_order=of_states(own, states),
+        largest_force=0.0,
+        residual=np.zeros(6),
+        pull=np.zeros((len(states.site), *mean.gradient.positions.shape)),
+        balanced=np.zeros((len(states.site), 3, 3)),
+        gained=np.zeros(shape),
+        moved=np.zeros((*shape, *mean.gradient.positions.shape)),
+        strain=np.zeros((*shape, 3, 3)),
+        at_rest=np.ones(shape, bool),
+    )
 
 
 def _of_random_alloy(medium: Medium, fluctuations: Fluctuations, singles: Singles):
@@ -155,49 +159,62 @@ def pairs_of_sites(
 
     `on_rows(done, all)` is called after every few of them.
     """
-    crystal, states, mean = medium.crystal, medium.states, medium.mean
-    origin, sites = crystal.supercell.origin, len(crystal.supercell.origin) // crystal.cells
-    place = {site: m for m, site in enumerate(states.site.tolist())}
-    mixed = lambda j: place[int(origin[j])]  # of a site of the supercell
+    crystal, states = medium.crystal, medium.states
+    sites = len(crystal.supercell.origin) // crystal.cells
+    mixed = np.full(sites, -1)
+    mixed[states.site] = np.arange(len(states.site))
+    mixed = mixed[crystal.supercell.origin]  # of all sites of the supercell
     orbits = pair_orbits(crystal, fluctuations, states.site)
     rows = []
     for number, orbit in enumerate(orbits):
-        allowed = [np.flatnonzero(states.allowed[mixed(j)]).tolist() for j in orbit.pair]
+        allowed = [np.flatnonzero(states.allowed[mixed[j]]).tolist() for j in orbit.pair]
         rows += [(number, k, l) for k, l in product(*allowed) if k <= l or not orbit.exchanges]
-    in_cells = lambda table: everywhere(table, crystal).reshape(crystal.cells, *table.shape)
-    pull, moved = in_cells(singles.pull), np.moveaxis(in_cells(np.moveaxis(singles.moved, 2, 1)), 2, 3)
-
-    shape = len(place), crystal.cells, len(place), len(states.species), len(states.species)
+    shape = len(states.site), crystal.cells, len(states.site), len(states.species), len(states.species)
     found = Pairs(np.zeros(shape), np.zeros(shape), np.zeros((*shape, 6)), np.ones(shape, bool), 0.0)
+    around = _everywhere(medium, singles)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         some = rows[start : start + ROWS_AT_ONCE]
-        ends = [[(j, j // sites, mixed(j), s) for j, s in zip(orbits[o].pair, (k, l), strict=True)] for o, k, l in some]
-        weights = np.stack([_weights(medium, {j: s for j, _, _, s in both}) for both in ends])
-        on_sites = medium.evaluate((weights, np.zeros((len(some), *mean.gradient.positions.shape))))
-        empty = [[j for j, _, _, s in both if states.species[s] == VACANCY] for both in ends]
-        force = [sum(pull[c, m] for _, c, m, _ in both) for both in ends]
-        force = np.stack([_balance(medium, f, e) for f, e in zip(force, empty, strict=True)])
-        near = np.stack([sum(moved[c, m, s] for _, c, m, s in both) for both in ends])
-        end, gained, _, rest = _come_to_rest(medium, weights, on_sites, force, near)
-        for row, ((number, k, l), both) in enumerate(zip(some, ends, strict=True)):
-            alone = lambda table, both=both: sum(table[m, s] for _, _, m, s in both)
-            energy = (on_sites.energies[row] - mean.energies).sum() - alone(singles.field)
-            calm = bool(rest[row]) and all(singles.at_rest[m, s] for _, _, m, s in both)
-            more = gained[row] - alone(singles.gained)
-            strain = end.gradient.strain[row] - mean.gradient.strain - sum(singles.balanced[m] for _, _, m, _ in both)
-            strain = strain - alone(singles.strain)
+        held = [dict(zip(orbits[number].pair, ends, strict=True)) for number, *ends in some]
+        beyond = _beyond_singles(medium, singles, around, mixed, held)
+        for (number, k, l), (energy, gained, strain, calm) in zip(some, beyond, strict=True):
             for (i, j), turn, exchanged in orbits[number].members:
-                where = mixed(i), j // sites, mixed(j), *((l, k) if exchanged else (k, l))
-                found.energy[where], found.gained[where], found.at_rest[where] = energy, more, calm
+                where = mixed[i], j // sites, mixed[j], *((l, k) if exchanged else (k, l))
+                found.energy[where], found.gained[where], found.at_rest[where] = energy, gained, calm
                 found.strain[where] = by_strains(turn.T @ strain @ turn)
         if on_rows is not None:
             on_rows(start + len(some), len(rows))
     calm = np.broadcast_to(found.at_rest.all((3, 4), keepdims=True), shape)
     energy, gained, strain = (symmetric(table, crystal) for table in found[:3])
     # equivalent sites of the ideal crystal all have the same one, a quarter of the last digit in the mean
-    one = float(np.finfo(medium.dtype).eps / 4 * np.abs(mean.energies).sum())
-    number = len(place) * (len(place) * crystal.cells - 1) / 2
+    one = float(np.finfo(medium.dtype).eps / 4 * np.abs(medium.mean.energies).sum())
+    number = len(states.site) * (len(states.site) * crystal.cells - 1) / 2
     return Pairs(energy, np.where(calm, gained, 0), np.where(calm[..., None], strain, 0), calm, one * number)
+
+
+def _everywhere(medium: Medium, singles: Singles):
+    """`pull` and `moved` for all mixed sites of the supercell, [cells, mixed, ...]."""
+    crystal = medium.crystal
+    in_cells = lambda table: everywhere(table, crystal).reshape(crystal.cells, *table.shape)
+    return in_cells(singles.pull), np.moveaxis(in_cells(np.moveaxis(singles.moved, 2, 1)), 2, 3)
+
+
+def _beyond_singles(medium: Medium, singles: Singles, around, mixed, held: list[dict[int, int]]):
+    """Energy on the sites, energy gained, dE/dstrain, and whether atoms are at rest, of every one of some pairs."""
+    mean, (pull, moved) = medium.mean, around
+    sites = len(mixed) // medium.crystal.cells
+    places = [[(j // sites, mixed[j], k) for j, k in both.items()] for both in held]
+    weights = np.stack([_weights(medium, both) for both in held])
+    on_sites = medium.evaluate((weights, np.zeros((len(held), *mean.gradient.positions.shape))))
+    pulls = [sum(pull[c, m] for c, m, _ in both) for both in places]
+    force = np.stack([_balance(medium, own, both) for own, both in zip(pulls, held, strict=True)])
+    near = np.stack([sum(moved[place] for place in both) for both in places])
+    end, gained, _, rest = _come_to_rest(medium, weights, on_sites, force, near)
+    for row, both in enumerate(places):
+        alone = lambda table, both=both: sum(table[m, k] for _, m, k in both)
+        energy = (on_sites.energies[row] - mean.energies).sum() - alone(singles.field)
+        strain = end.gradient.strain[row] - mean.gradient.strain - sum(singles.balanced[m] for _, m, _ in both)
+        calm = bool(rest[row]) and all(singles.at_rest[m, k] for _, m, k in both)
+        yield energy, gained[row] - alone(singles.gained), strain - alone(singles.strain), calm
 
 
 def _weights(medium: Medium, held: dict[int, int]) -> Float[np.ndarray, "superweights"]:
@@ -211,9 +228,10 @@ def _weights(medium: Medium, held: dict[int, int]) -> Float[np.ndarray, "superwe
     return weights
 
 
-def _balance(medium: Medium, pull, empty: list[int]) -> Float[np.ndarray, "supersites 3"]:
+def _balance(medium: Medium, pull, held: dict[int, int]) -> Float[np.ndarray, "supersites 3"]:
     """The slope that all other sites balance, of clusters that pull so. What is not there feels nothing."""
     slope = medium.mean.gradient.positions + pull
+    empty = [site for site, k in held.items() if medium.states.species[k] == VACANCY]
     slope[empty] = 0
     if 0 < len(empty) < len(slope):
         there = np.setdiff1d(np.arange(len(slope)), empty)
