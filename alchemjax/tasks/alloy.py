@@ -60,7 +60,7 @@ class Alloy(NamedTuple):
     largest_force: float  # of the random alloy on its sites, taken for zero [eV/A]
     pair_relaxation: Float[np.ndarray, "mixed cells mixed states states"] | None = None  # what it gains at rest [eV]
     displacement: Float[np.ndarray, "mixed states supersites 3"] | None = None  # of all sites by a site in a state [A]
-    relaxation: Float[np.ndarray, "mixed states"] | None = None  # energy of these, and what is beyond them [eV]
+    relaxation: Float[np.ndarray, "mixed states"] | None = None  # what these gain [eV]
     at_rest: Bool[np.ndarray, "mixed states"] | None = None  # where not, it is of second order
     pair_at_rest: Bool[np.ndarray, "mixed cells mixed states states"] | None = None  # None: all of second order
     strain_force: Float[np.ndarray, "mixed states 6"] | None = None  # dE/dstrain of a site in a state, first order [eV]
