@@ -324,9 +324,13 @@ def test_forces_and_energies_that_are_not_quadratic_give_doubts(potential, argon
     assert doubts(argon_alloy._replace(largest_force=0.2, displacement=None)) == []
     pressed = alloy(potential, mixed_argon(a=A + 0.05), supercell=CUBE, exact_pairs=False)
     assert any("on its sites, would strain by" in sentence for sentence in doubts(pressed))
-    (sentence,) = doubts(argon_alloy._replace(field=argon_alloy.second_order + 0.02))
+    apart = np.arange(argon_alloy.pair.shape[1])[:, None, None, None] > 0
+    (sentence,) = doubts(argon_alloy._replace(pair=argon_alloy.pair + 0.04 / apart.sum() * apart))
+    assert "two sites at a time change the energy of the random alloy by +20.0 meV" in sentence
+    second = argon_alloy._replace(pair_at_rest=None)
+    (sentence,) = doubts(second._replace(field=argon_alloy.second_order + 0.02))
     assert "one site at a time, the second order misses +20.0 meV" in sentence
-    (sentence,) = doubts(argon_alloy._replace(relaxation=argon_alloy.relaxation - 0.02))
+    (sentence,) = doubts(second._replace(relaxation=argon_alloy.relaxation - 0.02))
     assert "displacements of second order miss -20.0 meV" in sentence
 
 
