@@ -41,7 +41,8 @@ def relaxed_argon(potential):
     system = mixed_argon()
     relaxed = aj.relax(potential, system, cell=True, stress_tolerance=1e-10, force_tolerance=1e-8)
     system = system._replace(structure=relaxed.structure)
-    return system, aj.alloy(potential, system, exact_pairs=False, supercell=CUBE)
+    alloy = aj.alloy(potential, system, supercell=CUBE)
+    return system, alloy._replace(pair_strain=None)  # all arrangements of one composition strain alike
 
 
 def decorated(alloy, system, states) -> Atoms:
