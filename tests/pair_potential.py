@@ -74,6 +74,22 @@ def ideal_gas() -> Potential:
     return lennard_jones(strength=0.0, cutoff=0.5)
 
 
+TIGHT = {"stress_tolerance": 1e-10, "force_tolerance": 1e-9, "max_steps": 3000}
+
+
+def sized_argon():
+    """Not quadratic in the composition; species differ in size too."""
+    return lennard_jones(krypton=(1.5, 1.3), embedding=0.5)
+
+
+def relaxed_mixed_argon(potential):
+    """At zero stress, which second derivatives by strain need."""
+    system = mixed_argon()
+    relaxed = aj.relax(potential, system, cell=True, **TIGHT)
+    assert relaxed.converged
+    return system._replace(structure=relaxed.structure)
+
+
 def mixed_argon(species=("Ar", "Kr"), weights=(0.4, 0.6), *, cubic=False, a=A):
     """Face-centred cubic."""
     return aj.from_atoms(bulk("Ar", "fcc", a, cubic=cubic), mix={"Ar": species}, weights=list(weights))

@@ -8,7 +8,16 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.geometry import minkowski_reduce
-from pair_potential import CUBE, A, lennard_jones, mixed_argon, wurtzite
+from pair_potential import (
+    CUBE,
+    TIGHT,
+    A,
+    lennard_jones,
+    mixed_argon,
+    relaxed_mixed_argon,
+    sized_argon,
+    wurtzite,
+)
 
 import alchemjax as aj
 from alchemjax.calculate import with_fluctuations
@@ -55,17 +64,12 @@ def pairs_alone():
 
 @pytest.fixture(scope="module")
 def potential():
-    """Not quadratic in the composition; species differ in size too."""
-    return lennard_jones(krypton=(1.5, 1.3), embedding=0.5)
+    return sized_argon()
 
 
 @pytest.fixture(scope="module")
 def relaxed_argon(potential):
-    """At zero stress, which second derivatives by strain need."""
-    system = mixed_argon()
-    relaxed = aj.relax(potential, system, cell=True, stress_tolerance=1e-10, force_tolerance=1e-8)
-    assert relaxed.converged
-    return system._replace(structure=relaxed.structure)
+    return relaxed_mixed_argon(potential)
 
 
 @pytest.fixture(scope="module")
@@ -250,9 +254,6 @@ def test_rows_are_finite_differences_of_gradients(small, rng):
     np.testing.assert_allclose(hessian.positions_positions[2, 1], uu, atol=2e-6)
     np.testing.assert_allclose(hessian.positions_strain[2, 1], ue, atol=2e-6)
     assert np.abs(ww).max() > 1e-4
-
-
-TIGHT = {"stress_tolerance": 1e-10, "force_tolerance": 1e-9, "max_steps": 3000}
 
 
 @pytest.mark.parametrize("name", ["face-centred", "hexagonal"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from pair_potential import CUBE, lennard_jones, mixed_argon
+from pair_potential import CUBE, TIGHT, lennard_jones, mixed_argon, relaxed_mixed_argon, sized_argon
 
 import alchemjax as aj
 from alchemjax.calculate import with_fluctuations
@@ -19,21 +19,15 @@ from alchemjax.tasks.validate import explicit_system
 
 pytestmark = pytest.mark.usefixtures("quick_loops")
 
-TIGHT = {"stress_tolerance": 1e-10, "force_tolerance": 1e-9, "max_steps": 3000}
-
 
 @pytest.fixture(scope="module")
 def potential():
-    """Not quadratic in the composition; species differ in size too."""
-    return lennard_jones(krypton=(1.5, 1.3), embedding=0.5)
+    return sized_argon()
 
 
 @pytest.fixture(scope="module")
 def relaxed_argon(potential):
-    system = mixed_argon()
-    relaxed = aj.relax(potential, system, cell=True, stress_tolerance=1e-10, force_tolerance=1e-8)
-    assert relaxed.converged
-    return system._replace(structure=relaxed.structure)
+    return relaxed_mixed_argon(potential)
 
 
 # --- single sites -----------------------------------------------------------------------------------------------------

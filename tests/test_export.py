@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from pair_potential import CUBE, A, lennard_jones, mixed_argon, wurtzite
+from pair_potential import CUBE, A, lennard_jones, mixed_argon, relaxed_mixed_argon, wurtzite
 
 import alchemjax as aj
 from alchemjax.system.supercell import make_supercell
@@ -38,9 +38,7 @@ def potential():
 
 @pytest.fixture(scope="module")
 def relaxed_argon(potential):
-    system = mixed_argon()
-    relaxed = aj.relax(potential, system, cell=True, stress_tolerance=1e-10, force_tolerance=1e-8)
-    system = system._replace(structure=relaxed.structure)
+    system = relaxed_mixed_argon(potential)
     alloy = aj.alloy(potential, system, supercell=CUBE)
     return system, alloy._replace(pair_strain=None)  # all arrangements of one composition strain alike
 
