@@ -1,4 +1,4 @@
-"""The alchemical Hamiltonian: the energy of every arrangement of a crystal, from derivatives at the mean composition.
+"""The alchemical Hamiltonian: the energy of every arrangement of a crystal, from sites and pairs in the mean of it.
 
 One site in a state k, and two, with all others at the mean composition and the atoms around them at rest:
 
@@ -105,7 +105,7 @@ def alloy(
     crystal = make_crystal(system, fluctuations, weights)
     hessian = make_hessian(potential, crystal, fluctuations, on_rows)
     response = make_response(crystal, states, hessian) if relaxed else None
-    medium = make_medium(potential, crystal, states, response and response.inverse)
+    medium = make_medium(potential, crystal, states, None if response is None else response.inverse)
     single = single_sites(medium, fluctuations)
     pair = symmetric(between(hessian.weights_weights, crystal, states), crystal)
     found = Alloy(

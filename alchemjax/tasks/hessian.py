@@ -144,7 +144,7 @@ def by_strains(matrices):
 
 
 def along(crystal: Crystal, *, weight=None, site=None, axis=None, strain=None) -> Gradient:
-    """The direction of one variable, or none."""
+    """The direction of one variable."""
     weights, positions = np.zeros(len(crystal.site)), np.zeros((len(crystal.supercell.origin), 3))
     if weight is not None:
         weights[weight] = 1

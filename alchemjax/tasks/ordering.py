@@ -223,9 +223,7 @@ def spinodal(alloy: Alloy) -> float:
     single, pair = strain_forces(alloy)
     mean, compliance = np.einsum("mk,mkx->x", alloy.weights, single), np.linalg.inv(alloy.stiffness)
     force = np.einsum("ak,akx->ax", basis * alloy.weights[site], single[site])
-    beyond = pair.copy()
-    beyond[np.arange(len(pair)), 0, np.arange(len(pair))] = 0  # a site and its own images
-    strained = beyond.sum(1) @ (compliance @ mean)  # the pairs at the strain of the random alloy
+    strained = pair.sum(1) @ (compliance @ mean)  # the pairs at the strain of the random alloy
     added = _in_modes(alloy, (-mean_long_wave(alloy) - strained)[None])[0]
     uniform = fourier(alloy, np.zeros((1, 3)))[0].real + added - force @ compliance @ force.T
     same = alloy.sublattice[site][:, None] == alloy.sublattice[site]
