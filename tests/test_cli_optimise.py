@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import alchemjax as aj
 from alchemjax.cli import app
-from alchemjax.commands import optimise
+from alchemjax.commands import optimise, optimise_report
 from alchemjax.commands.optimise_plot import plot_optimise
 from alchemjax.decorate import Explicit, explicitly
 from alchemjax.tasks.goals import Goal
@@ -115,7 +115,7 @@ def test_explicit_supercells_that_miss_a_target_are_told(potential, mean_field):
     found = aj.optimise(potential, system, "a=3.75", starts=1, cell="hydrostatic")
     own, near, far = found.values["a"], np.array([[3.76], [3.74]]), np.array([[3.806], [3.802]])
     explicit = Explicit(("a",), near, np.array([3.75]), system.weights, np.zeros(2), 48, np.ones(2, bool))
-    tell = lambda **new: optimise._misses_explicitly(
+    tell = lambda **new: optimise_report._misses_explicitly(
         [Goal("a", new.pop("sign", "="), 3.75)], found, explicit._replace(**new), mean_field=mean_field
     )
     assert tell() == []
@@ -158,6 +158,17 @@ def test_more_evaluations_go_on_and_lost_files_are_made_again(run, made, monkeyp
     assert run(place, *standard).exit_code == 0 and len(stored) == number
     assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
     assert run(place, *standard, "--overwrite").exit_code == 0 and stored[number:] == stored[:number]
+
+
+def test_supercells_that_are_relaxed_are_not_relaxed_again(run, made, monkeypatch):
+    out, _, standard = made
+    place = shutil.copytree(out, run.folder / "lost")
+    (place / "path.csv").unlink()
+    monkeypatch.setattr(optimise, "explicitly", None)  # whoever calls it fails
+    assert run(place, *standard, "--check", 2).exit_code == 0
+    assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
+    results = [json.loads((folder / "optimise.json").read_text())["results"] for folder in (out, place)]
+    assert results[0] == results[1] and len(results[0]["explicit"]["values"]["a"]) == 2
 
 
 def interrupt_after_two(monkeypatch):

@@ -1,22 +1,19 @@
 """alchemjax optimise: targets in, the composition that reaches them out."""
 
-import csv
-import io
 import time
 from pathlib import Path
 
-import ase.io
 import jax
 import numpy as np
 import scipy
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-from rich.table import Table as Printed
 
 import alchemjax
 from alchemjax.atoms import to_atoms
 from alchemjax.calculate import topology_of, with_fluctuations
-from alchemjax.commands.columns import plain, write_json
+from alchemjax.commands.columns import plain
+from alchemjax.commands.optimise_report import FILES, WORK, report_of, summary, write
 from alchemjax.commands.options import (
     check_mixed,
     check_periodic,
@@ -27,7 +24,6 @@ from alchemjax.commands.options import (
     relaxation_options,
 )
 from alchemjax.commands.session import (
-    energy_kind,
     fingerprint_of,
     prepare_jax,
     progress_bar,
@@ -35,22 +31,28 @@ from alchemjax.commands.session import (
     read_system,
     warn,
 )
-from alchemjax.commands.store import Work, complete, finished, last_report, opened, store_batch, stored_batches
+from alchemjax.commands.store import (
+    complete,
+    finished,
+    last_report,
+    opened,
+    store,
+    store_batch,
+    stored,
+    stored_batches,
+)
 from alchemjax.decorate import Explicit, explicitly
-from alchemjax.io import load, read, write_atomically
+from alchemjax.io import load, read
 from alchemjax.model.load import Potential
-from alchemjax.system.sites import weight_names
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.constraints import make_constraints
 from alchemjax.tasks.goals import Goal, parse_goals
-from alchemjax.tasks.optimise import USED_UP, Evaluation, Optimum, optimise
-from alchemjax.tasks.properties import PROPERTIES, checked_names
+from alchemjax.tasks.optimise import Evaluation, Optimum, optimise
+from alchemjax.tasks.properties import checked_names
 from alchemjax.tasks.quasirandom import can_search
 from alchemjax.tasks.relax import check_limit, relax
 
-FILES = ("path.csv", "optimum.extxyz", "optimise.png")
-WORK = Work("optimisation", "optimise.json", (*FILES, "optimise.json"), ("results", "path"))
 PLANES = {
     "a": ("a",),
     "b": ("b",),
@@ -61,8 +63,6 @@ PLANES = {
 }
 PLANES["all"] = ("a", "b", "c", "alpha", "beta", "gamma")
 SUPERCELLS = 2  # explicit ones, by default
-RANDOM_ALLOYS = "--fluctuations site-exact aims at random alloys"
-DISPLACED = "that atoms around every site are displaced is not in this energy (alchemjax alloy knows it)"
 ALWAYS = ("a", "b", "c", "volume", "density", "energy")
 
 
@@ -119,19 +119,19 @@ def run(arguments: dict) -> None:
         explicit, why_not = None, []
         if arguments["check"]:
             try:
-                explicit = _explicit(potential, system, found, names, arguments, options)
+                explicit = _explicit(potential, system, found, names, arguments, options, batches, fingerprint)
             except ValueError as error:  # what was found is kept
                 why_not = [f"there are no explicit supercells: {error}"]
         report = {"fingerprint": fingerprint, "search": search} | provenance(
             arguments["file"], arguments, potential, shown
         )
         report |= {"wall_time_s": round(seconds, 3), "matched": matched}
-        report |= _report(shown, targets, names, found, explicit, why_not)
-        _write(out, system, targets, names, found, report, plot=arguments["plot"])
+        report |= report_of(shown, targets, names, found, explicit, why_not)
+        write(out, system, targets, names, found, report, plot=arguments["plot"])
         complete(batches)
     for sentence in report["warnings"]:
         warn(sentence)
-    Console(highlight=False, markup=False).print(_summary(shown, targets, names, found, explicit))
+    Console(highlight=False, markup=False).print(summary(shown, targets, names, found, explicit))
     if found.message not in report["warnings"]:
         print(found.message)
     print(f"{len(found.path)} evaluations of {len(found.losses)} starts in {seconds:.0f} s: {out / WORK.last}")
@@ -240,11 +240,17 @@ def _optimise(potential, system, targets, names, arguments: dict, charges, optio
     return found, clock[1]
 
 
-def _explicit(potential, system: System, found: Optimum, names, arguments: dict, options: dict) -> Explicit:
-    """The same properties of explicit supercells."""
+def _explicit(
+    potential, system: System, found: Optimum, names, arguments: dict, options: dict, batches: Path, fingerprint: str
+) -> Explicit:
+    """The same properties of explicit supercells; those of this very work that are stored are not relaxed again."""
+    path = batches / "explicit.npz"
+    before = stored(path, Explicit)
+    if before is not None and before[1]["fingerprint"] == fingerprint:
+        return before[0]._replace(names=tuple(before[0].names.tolist()), sites=int(before[0].sites))
     with _bar() as bar:
         task = bar.add_task("explicit supercells", total=arguments["check"])
-        return explicitly(
+        explicit = explicitly(
             potential,
             system._replace(structure=found.structure),
             found.weights,
@@ -256,140 +262,9 @@ def _explicit(potential, system: System, found: Optimum, names, arguments: dict,
             on_supercell=lambda done, number: bar.update(task, completed=done),
             **options,
         )
+    store(path, explicit, fingerprint=fingerprint)
+    return explicit
 
 
 def _bar() -> Progress:
     return progress_bar(MofNCompleteColumn(), TimeElapsedColumn())
-
-
-# --- what is written --------------------------------------------------------------------------------------------------
-
-
-def _report(system: System, targets, names, found: Optimum, explicit: Explicit | None, warnings: list[str]) -> dict:
-    weights = dict(zip(weight_names(system.sites), found.weights.tolist(), strict=True))
-    if found.reached is False:
-        warnings.append(found.message)
-    elif not found.converged:
-        warnings.append(f"the search has not converged: {found.message}")
-    failed = [why for why in found.reasons if "has no" in why or "have no" in why]
-    if failed:
-        warnings.append(f"{len(failed)} of {len(found.reasons)} searches failed: {'; '.join(sorted(set(failed)))}")
-    if USED_UP in found.reasons and not (found.reached and found.converged):
-        warnings.append(f"{USED_UP}; with more --evaluations the searches go on from here")
-    results = {
-        "weights": weights,
-        "values": found.values,
-        "targets": [goal._asdict() for goal in targets],
-        "reached": found.reached,
-        "converged": found.converged,
-        "message": found.message,
-        "loss": found.loss,
-        "energy_eV": found.energy,
-        "cell_A": found.structure.cell,
-        "starts": [
-            {"weights": end, "loss": loss, "reason": reason}
-            for end, loss, reason in zip(found.ends, found.losses, found.reasons, strict=True)
-        ],
-    }
-    if explicit is not None:
-        mean, error = _mean(explicit)
-        results["explicit"] = {
-            "sites": explicit.sites,
-            "values": {name: column for name, column in zip(explicit.names, explicit.values.T, strict=True)},
-            "mean": dict(zip(explicit.names, mean, strict=True)),
-            "standard_error": dict(zip(explicit.names, error, strict=True)),
-            "predicted": dict(zip(explicit.names, explicit.predicted, strict=True)),
-            "weights": explicit.weights,
-            "converged": explicit.converged,
-        }
-        if not explicit.converged.all():
-            warnings.append(f"{(~explicit.converged).sum()} of the explicit supercells did not relax")
-        if np.isnan(explicit.predicted).all():
-            warnings.append(
-                "the alchemical crystal of the supercells' composition did not relax; they are not compared"
-            )
-        elif found.reached is not False:
-            warnings += _misses_explicitly(targets, found, explicit, mean_field=system.fluctuations is None)
-    units = {name: {"unit": PROPERTIES[name].unit, "meaning": PROPERTIES[name].meaning} for name in names}
-    return {"warnings": warnings, "properties": units, "results": results, "path": _columns(system, names, found)}
-
-
-def _mean(explicit: Explicit) -> tuple[np.ndarray, np.ndarray]:
-    values = explicit.values[explicit.converged] if explicit.converged.any() else explicit.values
-    number = len(values)
-    error = values.std(0, ddof=1) / number**0.5 if number > 1 else np.full(len(explicit.names), np.nan)
-    return values.mean(0), error
-
-
-def _misses_explicitly(targets, found: Optimum, explicit: Explicit, *, mean_field: bool) -> list[str]:
-    """Targets missed by more than the tolerance and twice the standard error, with the error of the prediction."""
-    mean, error = _mean(explicit)
-    sentences = []
-    for goal in targets:
-        if goal.sign in ("min", "max") or goal.name not in explicit.names:
-            continue
-        k, one = explicit.names.index(goal.name), PROPERTIES[goal.name]
-        wrong = mean[k] - explicit.predicted[k]
-        miss = found.values[goal.name] + wrong - goal.value
-        beyond = {"=": abs(miss), "<=": miss, ">=": -miss}[goal.sign]
-        if beyond > one.tolerance + 2 * np.nan_to_num(error[k]):
-            share = f" ({100 * miss / goal.value:+.2f} %)" if goal.value else ""
-            sentences.append(
-                f"explicit supercells of {explicit.sites} sites differ by {wrong:+.2g} {one.unit} in {goal.name} from "
-                f"what is predicted of their composition: at the optimum it is {miss:+.2g} from the target{share}; "
-                + (RANDOM_ALLOYS if mean_field else DISPLACED)
-            )
-    return sentences
-
-
-def _columns(system: System, names, found: Optimum) -> dict[str, np.ndarray]:
-    """`path.csv`: a row for every evaluation of every start."""
-    stack = lambda name: np.array([getattr(one, name) for one in found.path])
-    rows, starts = len(found.path), len(found.losses)
-    flat = lambda a: a.reshape(rows * starts, -1).T
-    columns = {"evaluation": np.repeat(np.arange(rows), starts), "start": np.tile(np.arange(starts), rows)}
-    weights = weight_names(system.sites)
-    columns |= dict(zip(weights, flat(stack("weights")), strict=True))
-    columns |= {"loss": flat(stack("loss"))[0]} | dict(zip(names, flat(stack("values")), strict=True))
-    columns |= {"converged": flat(stack("converged"))[0].astype(int)}
-    return columns | dict(zip([f"dloss/d({name})" for name in weights], flat(stack("gradient")), strict=True))
-
-
-def _write(out: Path, system: System, targets, names, found: Optimum, report: dict, *, plot: bool) -> None:
-    text, columns = io.StringIO(), report["path"]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[f"{value:.12g}" for value in row] for row in zip(*columns.values(), strict=True)])
-    atoms = to_atoms(system, found.structure.positions, found.structure.cell, found.weights.tolist())
-    atoms.info |= {"weights": report["results"]["weights"], "energy_eV": found.energy}
-    (out / WORK.last).unlink(missing_ok=True)  # it says that the rest is whole
-    write_atomically(out / "path.csv", lambda path: path.write_text(text.getvalue()))
-    write_atomically(out / "optimum.extxyz", lambda path: ase.io.write(path, atoms, format="extxyz"))
-    (out / "optimise.png").unlink(missing_ok=True)
-    if plot:
-        from alchemjax.commands.optimise_plot import plot_optimise
-
-        figure = plot_optimise([group.species for group in system.sites.groups], targets, names, found)
-        write_atomically(out / "optimise.png", lambda path: figure.savefig(path, dpi=200))
-    write_json(out / WORK.last, report)
-
-
-def _summary(system: System, targets, names, found: Optimum, explicit: Explicit | None) -> Printed:
-    table = Printed(title=f"optimum ({energy_kind(system)} energy)", show_edge=False)
-    for column in ("", "value", "target", *(["in whole atoms", "explicit supercells"] if explicit is not None else [])):
-        table.add_column(column, justify="left" if not column else "right")
-    for name, weight in zip(weight_names(system.sites), found.weights, strict=True):
-        table.add_row(name, f"{weight + 0.0:.5f}")
-    wanted: dict[str, str] = {}
-    for goal in targets:
-        text = f"{goal.sign} {goal.value:g}" if goal.sign not in ("min", "max") else goal.sign
-        wanted[goal.name] = f"{wanted[goal.name]}, {text}" if goal.name in wanted else text
-    mean, error = (np.zeros(0), np.zeros(0)) if explicit is None else _mean(explicit)
-    for name in names:
-        row = [f"{name} ({PROPERTIES[name].unit})", f"{found.values[name]:.6g}", wanted.get(name, "")]
-        if explicit is not None and name in explicit.names:
-            k = explicit.names.index(name)
-            row.append(f"{explicit.predicted[k]:.6g}")
-            row.append(f"{mean[k]:.6g}" + (f" ± {error[k]:.1g}" if np.isfinite(error[k]) else ""))
-        table.add_row(*row)
-    return table

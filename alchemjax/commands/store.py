@@ -88,27 +88,37 @@ def _fingerprint_of(batches: Path) -> str | None:
 
 
 def store_batch(batches: Path, number: int, table, seconds: float) -> None:
-    """Keep a batch, a NamedTuple of arrays; there is a whole file or none."""
-
-    def write(path: Path) -> None:
-        with open(path, "wb") as file:
-            np.savez(file, seconds=seconds, **table._asdict())
-
-    write_atomically(batches / f"{number:05d}.npz", write)
+    """Keep a batch, a NamedTuple of arrays."""
+    store(batches / f"{number:05d}.npz", table, seconds=seconds)
 
 
 def stored_batches(batches: Path, kind: type) -> tuple[list, float]:
     """The batches that are done, of this kind of NamedTuple, without a gap, and the seconds that they took."""
     tables, seconds = [], 0.0
-    while (path := batches / f"{len(tables):05d}.npz").exists():
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                table, took = kind(*(file[name] for name in kind._fields)), float(file["seconds"])
-        except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile):
-            break  # damaged: it is calculated again
-        tables.append(table)
-        seconds += took
+    while (found := stored(batches / f"{len(tables):05d}.npz", kind)) is not None:
+        tables.append(found[0])
+        seconds += float(found[1]["seconds"])
     return tables, seconds
+
+
+def store(path: Path, table, **others) -> None:
+    """Keep a NamedTuple of arrays, and what else belongs to it; there is a whole file or none."""
+
+    def write(part: Path) -> None:
+        with open(part, "wb") as file:
+            np.savez(file, **others, **table._asdict())
+
+    write_atomically(path, write)
+
+
+def stored(path: Path, kind: type) -> tuple | None:
+    """A table that was kept, and everything that is in its file; nothing where it is not there, or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            entries = dict(file)
+            return kind(*(entries[name] for name in kind._fields)), entries
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def complete(batches: Path) -> None:
