@@ -37,7 +37,7 @@ from alchemjax.tasks.alloy import (
 )
 from alchemjax.tasks.crystal import make_crystal
 from alchemjax.tasks.hessian import make_hessian
-from alchemjax.tasks.lattice import box_strain, random_states, total_energy
+from alchemjax.tasks.lattice import box_strain, random_states, symmetric_index, total_energy
 from alchemjax.tasks.ordering import (
     box_of,
     concentration_waves,
@@ -159,8 +159,8 @@ def test_a_small_arrangement_relaxes_as_the_hamiltonian_says(potential, relaxed_
     raw = pair_energies(found)[0, order, 0] - long_waves(found)[:, 0, 0].mean(0) / 64
     np.testing.assert_allclose(box.pair[:, :, :, 0, 0].reshape(64, 2, 2)[1:], raw[1:], atol=1e-12)
     raw = strain_forces(found)[1][0, order, 0]
-    np.testing.assert_allclose(box.strains.pair[:, :, :, 0, 0].reshape(64, 2, 2, 6)[1:], raw[1:], atol=1e-12)
-    np.testing.assert_allclose(box.strains.compliance, np.linalg.inv(64 * found.stiffness))
+    np.testing.assert_allclose(box.strains.pair[:, :, :, 0, 0].reshape(64, 2, 2, 27)[1:], raw[1:], atol=1e-12)
+    np.testing.assert_allclose(box.strains.stiffness, 64 * found.stiffness)
 
 
 def quadratic(found: Alloy, direction, *, strain: bool) -> float:
@@ -284,10 +284,11 @@ def test_strain_of_interactions_is_their_slope(potential, relaxed_argon, name):
     assert np.abs(slope).max() > 1e-3
     slope[np.arange(len(slope)), 0, np.arange(len(slope))] = 0  # a site and its own images
     # forces that other sites balance change with strain; that is of fourth order
-    np.testing.assert_allclose(found.pair_strain @ amounts, slope, atol=3e-6)
+    np.testing.assert_allclose(found.pair_strain[..., :6] @ amounts, slope, atol=3e-6)
     slope = ((high.relaxation - low.relaxation) * found.weights).sum(1) / (2 * h)
     assert np.abs(slope).max() > 1e-4
-    np.testing.assert_allclose((found.own_strain * found.weights[..., None]).sum(1) @ amounts, slope, atol=3e-7)
+    own = (found.own_strain[..., :6] * found.weights[..., None]).sum(1)
+    np.testing.assert_allclose(own @ amounts, slope, atol=3e-7)
 
 
 def test_symmetry_gives_all_of_the_alloy(potential, monkeypatch):
@@ -309,7 +310,9 @@ def test_without_exact_pairs_the_box_strains_harmonically(potential, relaxed_arg
     found = alloy(potential, relaxed_argon, supercell=CUBE, exact_pairs=False)
     np.testing.assert_allclose(pair_energies(found), pair_energies(argon_alloy), rtol=0.2, atol=1e-6)
     strains = lattice_model(found, (2, 2, 2)).strains
-    np.testing.assert_allclose(strains.field, found.strain_force + found.own_strain + found.residual, atol=1e-12)
+    first = found.strain_force + found.own_strain[..., :6] + found.residual
+    np.testing.assert_allclose(strains.field[..., :6], first, atol=1e-12)
+    np.testing.assert_allclose(strains.field[..., 6:], found.own_strain[..., 6:], atol=1e-12)
     assert not strains.pair.any()
     np.testing.assert_allclose(
         strain_by_displacements(found), strain_by_displacements(argon_alloy), rtol=0.1, atol=1e-12
@@ -338,7 +341,10 @@ def test_forces_and_energies_that_are_not_quadratic_give_doubts(potential, argon
 def test_strain_by_displacements_lowers_the_energy(argon_alloy):
     strain = strain_by_displacements(argon_alloy)
     force = np.einsum("mk,mke->e", argon_alloy.weights, strain_forces(argon_alloy)[0])
-    pressure = force[:3].sum() / argon_alloy.stiffness[:3, :3].sum()
+    more = np.einsum("mk,mke->e", argon_alloy.weights, strain_forces(argon_alloy)[0])[6:][symmetric_index(6)]
+    stiffness = argon_alloy.stiffness + more
+    assert np.abs(more).max() > 1e-3 * np.abs(stiffness).max()
+    pressure = force[:3].sum() / stiffness[:3, :3].sum()
     assert abs(pressure) > 1e-5
     np.testing.assert_allclose(strain, -pressure * np.eye(3), atol=1e-9)
     at_rest = argon_alloy._replace(own_strain=0 * argon_alloy.own_strain, pair_strain=None, residual=None)
@@ -456,7 +462,11 @@ def test_a_periodic_arrangement_has_the_same_energy_in_a_larger_box(argon_alloy)
     strain = box_strain(small_box, states)
     np.testing.assert_allclose(box_strain(large_box, np.tile(states, (2, 2, 3, 1))), strain, atol=1e-12)
     amounts = strain[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] * [1, 1, 1, 2, 2, 2]
-    gained = -amounts @ (4 * argon_alloy.stiffness) @ amounts / 2
+    linear = small_box._replace(energy=np.zeros(()), strains=None)
+    terms = [
+        linear._replace(field=small_box.strains.field[..., k], pair=small_box.strains.pair[..., k]) for k in range(6)
+    ]
+    gained = np.array([float(total_energy(term, states)) for term in terms]) @ amounts / 2
     assert one - float(total_energy(small_box._replace(strains=None), states)) == pytest.approx(gained, abs=1e-10)
     assert gained < -1e-5
     assert not box_strain(small_box._replace(strains=None), states).any()
@@ -561,8 +571,9 @@ def test_the_spinodal_is_that_of_the_mean_field_energy_of_a_large_box(argon_allo
     def energy(x):
         held = np.array([x, 1 - x])
         total = lambda field, pair: held @ field[0] + held @ pair.sum((0, 1, 2, 3, 4)).reshape(2, 2) @ held / 2
-        strained = [total(model.strains.field[..., e], model.strains.pair[..., e]) for e in range(6)]
-        return total(model.field, model.pair) - cells * np.array(strained) @ model.strains.compliance @ strained / 2
+        terms = np.array([total(model.strains.field[..., e], model.strains.pair[..., e]) for e in range(27)])
+        stiffness = model.strains.stiffness / cells + terms[6:][symmetric_index(6)]
+        return total(model.field, model.pair) - terms[:6] @ np.linalg.solve(stiffness, terms[:6]) / 2
 
     h, x = 1e-3, argon_alloy.weights[0, 0]
     curvature = (energy(x + h) + energy(x - h) - 2 * energy(x)) / h**2
@@ -577,8 +588,8 @@ def test_order_within_the_cell_is_no_separation(potential):
     supercell = make_supercell(2 * np.eye(3, dtype=int), 2)
     pair = np.zeros((2, 8, 2, 2, 2))
     pair[0, :, 1] = pair[1, :, 0] = 0.02 * near  # all eight neighbours are in different cells
-    zeros, slopes = np.zeros((2, 2)), np.zeros((2, 2, 6))
-    elastic = np.zeros_like(pair), np.zeros((2, 2, 16, 3)), zeros, zeros == 0, None, slopes, slopes, None, np.eye(6)
+    zeros, slopes, more = np.zeros((2, 2)), np.zeros((2, 2, 6)), np.zeros((2, 2, 27))
+    elastic = np.zeros_like(pair), np.zeros((2, 2, 16, 3)), zeros, zeros == 0, None, slopes, more, None, np.eye(6)
     states = np.arange(2), np.zeros(2, int), ("A", "B"), weights, weights > 0
     found = Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, 0.0, *elastic, 1.0)
     temperature, wave = instability(found)

@@ -20,7 +20,7 @@ def some_alloy(rng, relaxed=True) -> Alloy:
     one, pairs = (2, 3), (2, 8, 2, 3, 3)
     given = (np.array([0, 2]), np.array([0, 0]), ("Na", "K", "vacancy"), np.full(one, 1 / 3), np.ones(one, bool))
     energies = -1.5, rng.normal(size=one), rng.normal(size=one), rng.normal(size=pairs)
-    shapes = pairs, (*one, 24, 3), one, one, pairs, (*one, 6), (*one, 6), (*pairs, 6), (6, 6)
+    shapes = pairs, (*one, 24, 3), one, one, pairs, (*one, 6), (*one, 27), (*pairs, 27), (6, 6)
     parts = (*(rng.normal(size=shape) for shape in shapes), 0.3, rng.normal(size=6)) if relaxed else ()
     found = Alloy(structure, *given, supercell, *energies, 0.01, *parts)
     if not relaxed:
@@ -100,6 +100,6 @@ def test_what_is_no_file_of_an_alloy_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         aj.read_alloy(tmp_path / "missing.json")
     (tmp_path / "other.json").write_text('{"format": 1, "fingerprint": "abc"}')
-    with pytest.raises(ValueError, match="holds no alloy of format 4; delete it and make it again"):
+    with pytest.raises(ValueError, match="holds no alloy of format 5; delete it and make it again"):
         aj.read_alloy(tmp_path / "other.json")
     assert about_file(tmp_path / "other.json")["fingerprint"] == "abc"  # of another version, not damaged

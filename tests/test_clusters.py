@@ -11,10 +11,13 @@ from pair_potential import CUBE, TIGHT, lennard_jones, mixed_argon, relaxed_mixe
 import alchemjax as aj
 from alchemjax.calculate import with_fluctuations
 from alchemjax.tasks import clusters
-from alchemjax.tasks.alloy import VOIGT, alloy, doubts, own_pair, random_energy
+from alchemjax.tasks.alloy import alloy, doubts, own_pair, random_energy
 from alchemjax.tasks.crystal import make_crystal, pair_orbits
+from alchemjax.tasks.hessian import STRAINS, VOIGT, by_strains, by_two_strains, make_hessian
 from alchemjax.tasks.lattice import box_strain, total_energy
 from alchemjax.tasks.ordering import lattice_model
+from alchemjax.tasks.response import make_response
+from alchemjax.tasks.states import mixed_states
 from alchemjax.tasks.validate import explicit_system
 
 pytestmark = pytest.mark.usefixtures("quick_loops")
@@ -28,6 +31,24 @@ def potential():
 @pytest.fixture(scope="module")
 def relaxed_argon(potential):
     return relaxed_mixed_argon(potential)
+
+
+def elastic(potential, large, weights):
+    """Second derivatives by strain, as the alloy has them, of atoms that only strain."""
+    columns = []
+    for strain in STRAINS:
+        ends = []
+        for amount in (clusters.STRETCH, -clusters.STRETCH):
+            turn = np.eye(3) + amount * strain
+            structure = large.structure._replace(
+                positions=large.structure.positions @ turn, cell=large.structure.cell @ turn
+            )
+            out = aj.calculate(potential, large._replace(structure=structure), weights)
+            virial = np.linalg.inv(turn) @ (abs(np.linalg.det(structure.cell)) * np.asarray(out.stress))
+            ends.append(by_strains(virial))
+        columns.append((ends[0] - ends[1]) / (2 * clusters.STRETCH))
+    both = np.stack(columns, axis=-1)
+    return ((both + both.T) / 2)[np.triu_indices(6)]
 
 
 # --- single sites -----------------------------------------------------------------------------------------------------
@@ -56,9 +77,13 @@ def test_one_site_and_the_atoms_around_it_are_exact(potential, relaxed_argon, st
     assert abs(found.relaxation[0, state] / second - 1) > 0.03  # higher orders matter
     balanced = sum(w * tensor(one) for w, one in zip(found.weights[0], rigid, strict=True))
     expected = tensor(end.output) - balanced
-    force = (found.strain_force + found.own_strain)[0, state]
+    force = found.strain_force[0, state] + found.own_strain[0, state, :6]
     np.testing.assert_allclose(force[VOIGT], expected, atol=1e-6)
-    assert np.abs(found.own_strain[0, state]).max() > 1e-5
+    assert np.abs(found.own_strain[0, state, :6]).max() > 1e-5
+    relaxed = large._replace(structure=end.structure)
+    stiffer = elastic(potential, relaxed, alone[state]) - elastic(potential, large, mean)
+    np.testing.assert_allclose(found.own_strain[0, state, 6:], stiffer, atol=1e-5)
+    assert np.abs(stiffer).max() > 0.01
 
 
 @pytest.mark.parametrize("vacancy", [False, True])
@@ -147,10 +172,33 @@ def test_two_sites_and_the_atoms_around_them_are_exact(potential, relaxed_argon)
         more = gained - found.relaxation[0, k] - found.relaxation[0, l]
         assert found.pair_relaxation[0, 1, 0, k, l] == pytest.approx(more, abs=1e-8)
         assert abs(more / second.pair_relaxation[0, 1, 0, k, l] - 1) > 0.03  # higher orders matter
-        single = (found.strain_force + found.own_strain)[0]
+        single = found.strain_force[0] + found.own_strain[0, :, :6]
         expected = tensor(end.output) - tensor(at_mean) - 2 * balanced - (single[k] + single[l])[VOIGT]
-        np.testing.assert_allclose(found.pair_strain[0, 1, 0, k, l][VOIGT], expected, atol=1e-6)
+        np.testing.assert_allclose(found.pair_strain[0, 1, 0, k, l, :6][VOIGT], expected, atol=1e-6)
         assert np.abs(expected).max() > 1e-4
+        relaxed = large._replace(structure=end.structure)
+        stiffer = elastic(potential, relaxed, held) - elastic(potential, large, mean)
+        stiffer = stiffer - (found.own_strain[0, k] + found.own_strain[0, l])[6:]
+        np.testing.assert_allclose(found.pair_strain[0, 1, 0, k, l, 6:], stiffer, atol=1e-5)
+        assert np.abs(stiffer).max() > 1e-3
+
+
+def test_atoms_follow_strain_as_they_do_in_the_mean_crystal(potential, monkeypatch):
+    """Two sites that strain displaces: the stiffness along what follows is that of atoms at rest."""
+    monkeypatch.setattr(clusters, "STRETCH", 1e-3)
+    atoms = bulk("Kr", "hcp", 3.9, c=6.5)
+    system = aj.from_atoms(atoms, mix={0: ("Ar", "Kr")}, weights=[0.5, 0.5])
+    system = system._replace(structure=aj.relax(potential, system, cell=True, **TIGHT).structure)
+    fluctuations = with_fluctuations(potential, system, "site-exact", [2, 2, 1]).fluctuations
+    states = mixed_states(system, system.weights)
+    crystal = make_crystal(system, fluctuations, system.weights)
+    hessian = make_hessian(potential, crystal, fluctuations)
+    response = make_response(crystal, states, hessian)
+    medium = clusters.make_medium(potential, crystal, states, response)
+    got, expected = by_two_strains(medium.elastic), crystal.cells * response.stiffness[np.triu_indices(6)]
+    np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
+    rigid = hessian.strain_strain[np.triu_indices(6)]
+    assert np.abs(rigid - expected).max() > 0.03 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("vacancy", [False, True])

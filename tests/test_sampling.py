@@ -12,6 +12,7 @@ from ase.build import bulk
 from alchemjax.tasks import sampling
 from alchemjax.tasks.averages import REMEMBERS, Shell, _jackknife, shells, statistics, transition_temperature
 from alchemjax.tasks.lattice import (
+    SOFTEST,
     LatticeModel,
     Strains,
     box_strain,
@@ -44,10 +45,12 @@ def random_model(shape=(3, 1, 1), *, scale=0.02, seed=0, dtype=float) -> Lattice
     pair = symmetric(1)[..., 0] * scale
     allowed = np.array([[1, 1, 1], [1, 1, 1], [0, 1, 1], [1, 0, 0]], bool)
     field = rng.normal(size=(4, 3)) * scale
+    stiffness = np.linalg.inv(np.array([[2, 0.5], [0.5, 1]]) * scale / 100) * np.prod(shape)
+    second = 0.03 * stiffness.max() / np.prod(shape)  # derivatives by two strains: xx xx, xx yy, yy yy
     strains = (
-        0.3 * rng.normal(size=(4, 3, 2)),
-        symmetric(2),
-        np.array([[2, 0.5], [0.5, 1]]) * scale / 100 / np.prod(shape),
+        np.concatenate([0.3 * rng.normal(size=(4, 3, 2)), second * rng.normal(size=(4, 3, 3))], -1),
+        np.concatenate([symmetric(2), second * symmetric(3) / 4], -1),
+        stiffness,
     )
     energies = (a.astype(dtype) for a in (np.array(-1.3), field, pair))
     return LatticeModel(*energies, allowed, np.array([0, 0, 1, 2]), Strains(*(a.astype(dtype) for a in strains)))
@@ -68,8 +71,11 @@ def ising(shape, sign=1) -> LatticeModel:
 
 def explicit(model, states):
     """The energy by a loop over all pairs of sites."""
-    force = sum_of(model.strains.field, model.strains.pair, states) if model.strains else np.zeros(0)
-    strained = force @ model.strains.compliance @ force / 2 if model.strains else 0
+    strained = 0
+    if model.strains:
+        x, y, xx, xy, yy = sum_of(model.strains.field, model.strains.pair, states)
+        stiffness = model.strains.stiffness + [[xx, xy], [xy, yy]]
+        strained = [x, y] @ np.linalg.solve(stiffness, [x, y]) / 2
     return model.energy * np.prod(states.shape[:3]) + sum_of(model.field, model.pair, states) - strained
 
 
@@ -111,7 +117,7 @@ def test_local_fields_are_kept_through_many_moves(move):
     tables = make_tables(checked_model(model))
     moves, states = sampling._moves(model, move), random_states(model, WEIGHTS, jax.random.key(0))
     drawn = sampling._draw(move, moves, jax.random.key(1), 12, 4, jnp.float64)
-    channels = jnp.array([1, 0.01, -0.02])
+    channels = jnp.array([1, 0.01, -0.02, 0.03, 0.01, -0.01])
     rows, local = sampling._rows(tables.pair @ channels), lambda states: local_fields(tables, states) @ channels
     run = jax.jit(lambda carry: jax.lax.scan(lambda *a: move(rows, moves, 0.1, *a), carry, drawn))
     fields = local(states)
@@ -203,7 +209,7 @@ def test_new_numbers_of_one_shape_are_not_compiled_again():
 
 @lru_cache
 def enumerated(kind):
-    """States [arrangements, cells, sites] and energies minus sum mu N of the whole lattice."""
+    """States [arrangements, cells, sites], energies minus sum mu N, and what strain adds to -ln of their chances."""
     model = random_model()
     choices = [np.flatnonzero(model.allowed[c]) for _ in range(3) for c in range(4)]
     states = np.array(list(product(*choices))).reshape(-1, 3, 4)
@@ -220,19 +226,22 @@ def enumerated(kind):
         return total
 
     energy = 3 * model.energy + over_sites(model.field, model.pair)
-    force = over_sites(model.strains.field, model.strains.pair)
-    strained = np.einsum("as,st,at->a", force, model.strains.compliance, force) / 2
-    assert strained.std() > 0.01
-    energy = energy - strained
+    x, y, xx, xy, yy = over_sites(model.strains.field, model.strains.pair).T
+    force, more = np.stack([x, y], axis=-1), np.array([[xx, xy], [xy, yy]]).transpose(2, 0, 1)
+    stiffness = model.strains.stiffness + more
+    strained = (force * np.linalg.solve(stiffness, force[..., None])[..., 0]).sum(-1) / 2
+    softest = np.linalg.eigvals(np.linalg.solve(model.strains.stiffness, stiffness)).real.min()
+    assert strained.std() > 0.005 and SOFTEST < softest < 0.7
+    energy, space = energy - strained, np.log(np.linalg.det(stiffness)) / 2
     if kind == "semi-grand":
         energy = energy - np.array(POTENTIALS)[flat].sum(1)
-    return states, energy
+    return states, energy, space
 
 
 def exact(kind, temperature, pairs):
     """Mean energy minus sum mu N and heat capacity per cell, and alpha for every pair (R, c, c')."""
-    states, energy = enumerated(kind)
-    chance = np.exp(-(energy - energy.min()) / (KELVIN * temperature))
+    states, energy, space = enumerated(kind)
+    chance = np.exp(-(energy - energy.min()) / (KELVIN * temperature) - space)
     chance /= chance.sum()
     mean = chance @ energy
     capacity = (chance @ energy**2 - mean**2) / (KELVIN * temperature) ** 2 / 3

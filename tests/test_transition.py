@@ -33,7 +33,7 @@ def one_of_three() -> LatticeModel:
     for c in range(3):
         pair[..., c, c, 1, 1] = 2
         pair[0, 0, 0, c, c] = 0
-    strains = Strains(np.zeros((3, 2, 1)), pair[..., None], np.array([[COUPLING / CELLS**3]]))
+    strains = Strains(np.zeros((3, 2, 1)), pair[..., None], np.array([[CELLS**3 / COUPLING]]))
     return LatticeModel(np.array(-2.0), np.zeros((3, 2)), 0 * pair, np.ones((3, 2), bool), np.zeros(3, int), strains)
 
 

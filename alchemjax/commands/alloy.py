@@ -128,8 +128,8 @@ def run(arguments: dict) -> None:
     report["results"]["ground_state_strain"] = shape = box_strain(model, ordered)
     if (most := np.abs(shape).max()) > ORDERED_STRAIN:
         warn(
-            f"the ordered arrangement strains by {100 * most:.1f} per cent, and interactions are linear in strain; "
-            "see how it compares (--validate)"
+            f"the ordered arrangement strains by {100 * most:.1f} per cent, and its energy is of second order in "
+            "strain; see how it compares (--validate)"
         )
     explicit = None
     if arguments["validate"]:

@@ -16,11 +16,12 @@ from alchemjax.system.supercell import Supercell
 from alchemjax.tasks.alloy import Alloy, site_energies, strain_forces
 from alchemjax.tasks.ordering import interactions
 
-FORMAT = 4
+FORMAT = 5
 AGAIN = "delete it and make it again, on the command line with --overwrite"
 UNITS = (
     "energies in eV, lengths in A; E = cells * energy_per_cell + sum of site_energies + 1/2 sum of pairs, which are "
-    "listed in both directions; strain: derivatives of these by the engineering strains xx, yy, zz, yz, xz, xy"
+    "listed in both directions; strain: derivatives of these by the engineering strains xx, yy, zz, yz, xz, xy, then "
+    "by two of them, xx xx, xx yy, .. xy xy, beyond those at the mean composition"
 )
 
 

@@ -7,12 +7,12 @@ One site in a state k, and two, with all others at the mean composition and the 
 
 Without `exact_pairs` V is taken to second order in d = p - w, with p the occupation of every site and w its mean, and
 atoms that are displaced by u(d) = -Huu^+ Huw d: V_ij[k, l] = d_i Heff_ij d_j, Heff = Hww - Hwu Huu^+ Huw.
-A box of N cells strains as a whole and gains F (N C)^-1 F / 2, with C the stiffness of a cell and F, dE/dstrain, of the
-same form as E. The energy of a random alloy is the mean over states that are independent of each other,
-E0 + sum_i sum_k w_ik e_i[k] + 1/2 sum_(i != j) w_i V_ij w_j, minus what its own strain gains. Waves of displacement of
-infinite length, which a supercell lacks, add -<(f_i n) (n C n)^-1 (f_j n)>_n / cells to V_ij, and half of that to e_i,
-the mean being that over directions n, f_i dE/dstrain to first order in d; not to F. States of a site are its species,
-then vacancy.
+A box strains as a whole and gains F C^-1 F / 2, with F, dE/dstrain, and the stiffness C, d2E/dstrain2 with atoms that
+follow strain as in the mean crystal, both of the same form as E. The energy of a random alloy is the mean over states
+that are independent of each other, E0 + sum_i sum_k w_ik e_i[k] + 1/2 sum_(i != j) w_i V_ij w_j, minus what its own
+strain gains. Waves of displacement of infinite length, which a supercell lacks, add
+-<(f_i n) (n C n)^-1 (f_j n)>_n / cells to V_ij, and half of that to e_i, the mean being that over directions n, f_i
+dE/dstrain to first order in d; not to F. States of a site are its species, then vacancy.
 
 F. Ducastelle, F. Gautier, J. Phys. F 6, 2039 (1976); A. G. Khachaturyan, Theory of Structural Transformations in
 Solids (1983), on concentration waves and strain.
@@ -31,7 +31,8 @@ from alchemjax.system.supercell import Supercell, lattice_vectors
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.clusters import make_medium, pairs_of_sites, single_sites
 from alchemjax.tasks.crystal import make_crystal
-from alchemjax.tasks.hessian import STRAINS, VOIGT, by_strains, make_hessian
+from alchemjax.tasks.hessian import STRAINS, VOIGT, by_strains, by_two_strains, make_hessian
+from alchemjax.tasks.lattice import symmetric_index
 from alchemjax.tasks.response import make_response
 from alchemjax.tasks.states import between, mixed_states, symmetric
 
@@ -64,9 +65,9 @@ class Alloy(NamedTuple):
     at_rest: Bool[np.ndarray, "mixed states"] | None = None  # where not, it is of second order
     pair_at_rest: Bool[np.ndarray, "mixed cells mixed states states"] | None = None  # None: all of second order
     strain_force: Float[np.ndarray, "mixed states 6"] | None = None  # dE/dstrain of a site in a state, first order [eV]
-    own_strain: Float[np.ndarray, "mixed states 6"] | None = None  # the rest of it [eV]
-    pair_strain: Float[np.ndarray, "mixed cells mixed states states 6"] | None = None  # dE/dstrain of pairs [eV]
-    stiffness: Float[np.ndarray, "6 6"] | None = None  # second derivative by engineering strains [eV per cell]
+    own_strain: Float[np.ndarray, "mixed states 27"] | None = None  # the rest of it, 21 second derivatives behind [eV]
+    pair_strain: Float[np.ndarray, "mixed cells mixed states states 27"] | None = None  # the same of pairs [eV]
+    stiffness: Float[np.ndarray, "6 6"] | None = None  # second derivatives at the mean composition [eV per cell]
     softest: float | None = None  # smallest eigenvalue of Huu but for translations [eV/A^2]
     residual: Float[np.ndarray, "6"] | None = None  # dE/dstrain of the random alloy on its sites [eV per cell]
     cutoff: float | None = None  # of the potential [A]
@@ -105,7 +106,7 @@ def alloy(
     crystal = make_crystal(system, fluctuations, weights)
     hessian = make_hessian(potential, crystal, fluctuations, on_rows)
     response = make_response(crystal, states, hessian) if relaxed else None
-    medium = make_medium(potential, crystal, states, None if response is None else response.inverse)
+    medium = make_medium(potential, crystal, states, response)
     single = single_sites(medium, fluctuations)
     pair = symmetric(between(hessian.weights_weights, crystal, states), crystal)
     found = Alloy(
@@ -129,7 +130,8 @@ def alloy(
             softest=response.softest,
         )
         if response.stiffness is not None:
-            own = np.where(single.at_rest[..., None], by_strains(single.strain) - response.strain_force, 0)
+            own = by_strains(single.strain) - response.strain_force, by_two_strains(single.elastic)
+            own = np.where(single.at_rest[..., None], np.concatenate(own, axis=-1), 0)
             found = found._replace(strain_force=response.strain_force, own_strain=own, stiffness=response.stiffness)
     if not exact_pairs:
         return found
@@ -229,7 +231,7 @@ def own_strain_energy(alloy: Alloy) -> float:
     """What the random alloy gains as its cell follows the displacements [eV per cell]."""
     if alloy.stiffness is None:
         return 0.0
-    force, amounts = _own_strain(alloy)
+    force, _, amounts = strain_of_random(alloy)
     return float(force @ amounts) / 2
 
 
@@ -247,17 +249,19 @@ def pair_energies(alloy: Alloy, *, relaxed: bool = True) -> Float[np.ndarray, "m
 
 
 def strain_forces(alloy: Alloy):
-    """dE/dstrain [eV] as `site_energies` and as `pair_energies`, [mixed, states, 6] and [..., 6].
+    """Derivatives by strain [eV] as `site_energies` and as `pair_energies`, [mixed, states, 27] and [..., 27].
 
-    What the random alloy has on its sites, in a cell that is not at rest, is shared by the mixed sites.
+    6 by the engineering strains, then 21 by two of them, beyond those at the mean composition. What the random alloy
+    has on its sites, in a cell that is not at rest, is shared by the mixed sites.
     """
     if alloy.strain_force is None or alloy.own_strain is None:
         return np.zeros((*alloy.weights.shape, 0)), np.zeros((*alloy.pair.shape, 0))
-    single = alloy.strain_force + alloy.own_strain
+    single = alloy.own_strain.copy()
+    single[..., :6] += alloy.strain_force
     if alloy.residual is not None:
-        single = single + np.where(alloy.allowed[..., None], alloy.residual / len(single), 0)
+        single[..., :6] += np.where(alloy.allowed[..., None], alloy.residual / len(single), 0)
     if alloy.pair_strain is None:
-        return single, np.zeros((*alloy.pair.shape, 6))
+        return single, np.zeros((*alloy.pair.shape, single.shape[-1]))
     shared, beyond = _in_the_mean(alloy, alloy.pair_strain)
     return single + shared, beyond
 
@@ -357,15 +361,15 @@ def strain_by_displacements(alloy: Alloy) -> Float[np.ndarray, "3 3"]:
     """
     if alloy.stiffness is None:
         raise ValueError("strain by displacements needs an alloy with relaxed=True, periodic in every direction")
-    _, amounts = _own_strain(alloy)
-    return np.tensordot(amounts, STRAINS, 1)
+    return np.tensordot(strain_of_random(alloy)[2], STRAINS, 1)
 
 
-def _own_strain(alloy: Alloy):
-    """dE/dstrain of the random alloy by its displacements, and the strain that it causes."""
+def strain_of_random(alloy: Alloy):
+    """dE/dstrain of the random alloy by its displacements, its stiffness, and how it strains; for one cell [eV]."""
     assert alloy.stiffness is not None
-    force = np.einsum("mk,mke->e", alloy.weights, strain_forces(alloy)[0])
-    return force, -np.linalg.solve(alloy.stiffness, force)
+    force, more = np.split(np.einsum("mk,mke->e", alloy.weights, strain_forces(alloy)[0]), [6])
+    stiffness = alloy.stiffness + more[symmetric_index(6)]
+    return force, stiffness, -np.linalg.solve(stiffness, force)
 
 
 def own_pair(pair):

@@ -18,7 +18,16 @@ from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations
 from alchemjax.system.structure import completed_cell
 from alchemjax.tasks.crystal import Crystal, moves_of, pair_orbits
-from alchemjax.tasks.hessian import ROWS_AT_ONCE, Gradient, by_strains, evaluator
+from alchemjax.tasks.hessian import (
+    ROWS_AT_ONCE,
+    STRAINS,
+    VOIGT,
+    Gradient,
+    by_strains,
+    by_two_strains,
+    evaluator,
+)
+from alchemjax.tasks.response import Response
 from alchemjax.tasks.states import VACANCY, States, everywhere, of_states, symmetric
 
 STEPS = 100
@@ -27,6 +36,7 @@ LENGTHS = 0.3, 3.0  # of a step, that of the mean crystal's curvature being 1
 FAR = 3  # times what second order gains: such displacements are those of another crystal
 SMALL = 1e-4  # eV
 SKIN = 0.6  # A, by which two atoms may approach each other
+STRETCH = 0.01  # strains between which first derivatives by strain are compared
 
 
 class Moved(NamedTuple):
@@ -41,9 +51,11 @@ class Medium(NamedTuple):
 
     crystal: Crystal
     states: States
-    evaluate: Callable  # weights [rows, superweights] and displacements -> Moved
+    evaluate: Callable  # weights [rows, superweights], displacements and strains -> Moved
     mean: Moved
     inverse: Float[np.ndarray, "coordinates coordinates"] | None  # of the stiffness [A^2/eV]; without, nothing moves
+    following: Float[np.ndarray, "supersites 3 6"] | None  # displacements by strain [A]; None if no cell strains
+    elastic: Float[np.ndarray, "3 3 3 3"]  # second derivatives of the mean by strain [eV]
     dtype: str
 
 
@@ -60,6 +72,7 @@ class Singles(NamedTuple):
     gained: Float[np.ndarray, "mixed states"]  # until the atoms are at rest [eV]
     moved: Float[np.ndarray, "mixed states supersites 3"]  # A
     strain: Float[np.ndarray, "mixed states 3 3"]  # dE/dstrain but for what the random alloy's structure balances [eV]
+    elastic: Float[np.ndarray, "mixed states 3 3 3 3"]  # second derivatives by strain, beyond those of the mean [eV]
     at_rest: Bool[np.ndarray, "mixed states"]  # where atoms do not come to rest, second order in displacements
 
 
@@ -68,17 +81,21 @@ class Pairs(NamedTuple):
 
     energy: Float[np.ndarray, "mixed cells mixed states states"]  # eV
     gained: Float[np.ndarray, "mixed cells mixed states states"]  # eV
-    strain: Float[np.ndarray, "mixed cells mixed states states 6"]  # dE/dstrain [eV]
+    strain: Float[np.ndarray, "mixed cells mixed states states 27"]  # 6 first and 21 second derivatives by strain [eV]
     at_rest: Bool[np.ndarray, "mixed cells mixed states states"]  # in all states; where not, the latter two are 0
     round_off: float  # of energies, as it may add up in all pairs [eV per cell]
 
 
-def make_medium(potential: Potential, crystal: Crystal, states: States, inverse) -> Medium:
-    """`inverse`: of the mean crystal's stiffness, or None for atoms that stay on their sites."""
-    evaluate = partial(evaluator(potential, crystal, skin=0.0 if inverse is None else SKIN), gradient_at)
-    still = np.zeros((1, *crystal.system.structure.positions.shape))
-    mean = jax.tree.map(lambda a: a[0], evaluate((crystal.system.weights[None], still)))
-    return Medium(crystal, states, evaluate, mean, inverse, potential.dtype)
+def make_medium(potential: Potential, crystal: Crystal, states: States, response: Response | None) -> Medium:
+    """`response` of the mean crystal, or None for atoms that stay on their sites."""
+    skin = 0.0 if response is None else SKIN + STRETCH * potential.cutoff
+    evaluate = partial(evaluator(potential, crystal, skin=skin), gradient_at)
+    at = crystal.system.weights[None], np.zeros((1, *crystal.system.structure.positions.shape))
+    mean = jax.tree.map(lambda a: a[0], evaluate((*at, np.zeros((1, 3, 3)))))
+    inverse = None if response is None else response.inverse
+    following = None if response is None or response.stiffness is None else response.following
+    medium = Medium(crystal, states, evaluate, mean, inverse, following, np.zeros((3,) * 4), potential.dtype)
+    return medium._replace(elastic=_elastic(medium, *at)[0])
 
 
 def single_sites(medium: Medium, fluctuations: Fluctuations) -> Singles:
@@ -94,13 +111,14 @@ def single_sites(medium: Medium, fluctuations: Fluctuations) -> Singles:
     rows = [(m, int(k)) for m in sorted(set(source)) for k in np.flatnonzero(states.allowed[m])]
     held = [{int(states.site[m]): k} for m, k in rows]
     weights = np.stack([_weights(medium, own) for own in held])
-    on_sites = medium.evaluate((weights, np.zeros((len(rows), *mean.gradient.positions.shape))))
+    on_sites = _evaluate(medium, weights)
     chance = np.array([[states.weights[m, k] * (m == other) for m, k in rows] for other in range(len(place))])
     pull = np.tensordot(chance, on_sites.gradient.positions - mean.gradient.positions, 1)
     balanced = np.tensordot(chance, on_sites.gradient.strain - mean.gradient.strain, 1)
     force = np.stack([_balance(medium, pull[m], own) for (m, _), own in zip(rows, held, strict=True)])
     end, gained, moved, rest = _come_to_rest(medium, weights, on_sites, force)
     strain = end.gradient.strain - mean.gradient.strain - balanced[[m for m, _ in rows]]
+    elastic = _elastic(medium, weights, moved) - medium.elastic
     field = (on_sites.energies - mean.energies).sum(1)  # in float64, site by site
 
     found, number = _no_singles(medium), {row: i for i, row in enumerate(rows)}
@@ -112,6 +130,7 @@ def single_sites(medium: Medium, fluctuations: Fluctuations) -> Singles:
         found.at_rest[m, allowed] = rest[own]
         found.moved[m, allowed[:, None], image] = moved[own] @ turn
         found.strain[m, allowed] = turn.T @ strain[own] @ turn
+        found.elastic[m, allowed] = _turned(elastic[own], turn)
         found.pull[m, image] = pull[source[m]] @ turn
         found.balanced[m] = turn.T @ balanced[source[m]] @ turn
     slope, residual = _of_random_alloy(medium, fluctuations, found)
@@ -133,6 +152,7 @@ def _no_singles(medium: Medium) -> Singles:
         gained=np.zeros(shape),
         moved=np.zeros((*shape, *mean.gradient.positions.shape)),
         strain=np.zeros((*shape, 3, 3)),
+        elastic=np.zeros((*shape, 3, 3, 3, 3)),
         at_rest=np.ones(shape, bool),
     )
 
@@ -170,17 +190,18 @@ def pairs_of_sites(
         allowed = [np.flatnonzero(states.allowed[mixed[j]]).tolist() for j in orbit.pair]
         rows += [(number, k, l) for k, l in product(*allowed) if k <= l or not orbit.exchanges]
     shape = len(states.site), crystal.cells, len(states.site), len(states.species), len(states.species)
-    found = Pairs(np.zeros(shape), np.zeros(shape), np.zeros((*shape, 6)), np.ones(shape, bool), 0.0)
+    found = Pairs(np.zeros(shape), np.zeros(shape), np.zeros((*shape, 27)), np.ones(shape, bool), 0.0)
     around = _everywhere(medium, singles)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         some = rows[start : start + ROWS_AT_ONCE]
         held = [dict(zip(orbits[number].pair, ends, strict=True)) for number, *ends in some]
         beyond = _beyond_singles(medium, singles, around, mixed, held)
-        for (number, k, l), (energy, gained, strain, calm) in zip(some, beyond, strict=True):
+        for (number, k, l), (energy, gained, strain, elastic, calm) in zip(some, beyond, strict=True):
             for (i, j), turn, exchanged in orbits[number].members:
                 where = mixed[i], j // sites, mixed[j], *((l, k) if exchanged else (k, l))
                 found.energy[where], found.gained[where], found.at_rest[where] = energy, gained, calm
-                found.strain[where] = by_strains(turn.T @ strain @ turn)
+                first, second = by_strains(turn.T @ strain @ turn), by_two_strains(_turned(elastic, turn))
+                found.strain[where] = np.append(first, second)
         if on_rows is not None:
             on_rows(start + len(some), len(rows))
     calm = np.broadcast_to(found.at_rest.all((3, 4), keepdims=True), shape)
@@ -199,22 +220,27 @@ def _everywhere(medium: Medium, singles: Singles):
 
 
 def _beyond_singles(medium: Medium, singles: Singles, around, mixed, held: list[dict[int, int]]):
-    """Energy on the sites, energy gained, dE/dstrain, and whether atoms are at rest, of every one of some pairs."""
+    """Of every one of some pairs.
+
+    Energy on the sites, energy gained, first and second derivatives by strain, and whether atoms are at rest.
+    """
     mean, (pull, moved) = medium.mean, around
     sites = len(mixed) // medium.crystal.cells
     places = [[(j // sites, mixed[j], k) for j, k in both.items()] for both in held]
     weights = np.stack([_weights(medium, both) for both in held])
-    on_sites = medium.evaluate((weights, np.zeros((len(held), *mean.gradient.positions.shape))))
+    on_sites = _evaluate(medium, weights)
     pulls = [sum(pull[c, m] for c, m, _ in both) for both in places]
     force = np.stack([_balance(medium, own, both) for own, both in zip(pulls, held, strict=True)])
     near = np.stack([sum(moved[place] for place in both) for both in places])
-    end, gained, _, rest = _come_to_rest(medium, weights, on_sites, force, near)
+    end, gained, moved, rest = _come_to_rest(medium, weights, on_sites, force, near)
+    elastic = _elastic(medium, weights, moved) - medium.elastic
     for row, both in enumerate(places):
         alone = lambda table, both=both: sum(table[m, k] for _, m, k in both)
         energy = (on_sites.energies[row] - mean.energies).sum() - alone(singles.field)
         strain = end.gradient.strain[row] - mean.gradient.strain - sum(singles.balanced[m] for _, m, _ in both)
         calm = bool(rest[row]) and all(singles.at_rest[m, k] for _, m, k in both)
-        yield energy, gained[row] - alone(singles.gained), strain - alone(singles.strain), calm
+        stiffer = elastic[row] - alone(singles.elastic)
+        yield energy, gained[row] - alone(singles.gained), strain - alone(singles.strain), stiffer, calm
 
 
 def _weights(medium: Medium, held: dict[int, int]) -> Float[np.ndarray, "superweights"]:
@@ -253,7 +279,7 @@ def _come_to_rest(medium: Medium, weights, on_sites: Moved, balance, near=None):
     moved = np.where(far[:, None, None], 0, moved)
     force = (on_sites.gradient.positions - balance).reshape(rows, -1)
     second = ((force @ medium.inverse) * force).sum(1) / 2
-    now = on_sites if near is None else medium.evaluate((weights, moved))
+    now = on_sites if near is None else _evaluate(medium, weights, moved)
     length, enough = np.ones(rows), AT_REST * np.finfo(medium.dtype).eps
     force, left = _still_to_gain(medium, now, balance)
     step = -force @ medium.inverse
@@ -262,7 +288,7 @@ def _come_to_rest(medium: Medium, weights, on_sites: Moved, balance, near=None):
         if not going.any():
             break
         moved = moved + np.where(going[:, None], step, 0).reshape(moved.shape)
-        now = medium.evaluate((weights, moved))
+        now = _evaluate(medium, weights, moved)
         steeper, left = _still_to_gain(medium, now, balance)
         far |= _gained(on_sites, now, balance, moved) < -FAR * (second + SMALL)
         far |= np.array([_apart(own) > SKIN for own in moved])
@@ -291,8 +317,35 @@ def _apart(moved: Float[np.ndarray, "supersites 3"]) -> float:
     return most if most <= SKIN else float(np.linalg.norm(moved[:, None] - moved, axis=-1).max())
 
 
-def gradient_at(of, point: Gradient, given: tuple[Array, Array]) -> Moved:
-    """With other weights, atoms displaced."""
-    weights, moved = given
-    gradient, energies = jax.grad(of, (0, 1, 2), has_aux=True)(weights, point.positions + moved, point.strain)
+def _elastic(medium: Medium, weights, moved) -> Float[np.ndarray, "rows 3 3 3 3"]:
+    """Second derivatives by strain, the atoms following as they do in the mean crystal [eV]."""
+    if medium.following is None:
+        return np.zeros((len(weights), 3, 3, 3, 3))
+    columns = []
+    for strain, following in zip(STRAINS, np.moveaxis(medium.following, 2, 0), strict=True):
+        up, down = (
+            _evaluate(medium, weights, moved + amount * following, amount * strain).gradient
+            for amount in (STRETCH, -STRETCH)
+        )
+        atoms = np.einsum("rsx,sxk->rk", up.positions - down.positions, medium.following)
+        columns.append((by_strains(up.strain - down.strain) + atoms) / (2 * STRETCH))
+    both = np.stack(columns, axis=-1)
+    return ((both + both.swapaxes(1, 2)) / 2)[:, VOIGT[:, :, None, None], VOIGT]
+
+
+def _turned(tensors, turn):
+    return np.einsum("ia,jb,kc,ld,...ijkl->...abcd", turn, turn, turn, turn, tensors, optimize=True)
+
+
+def _evaluate(medium: Medium, weights, moved=None, strain=None) -> Moved:
+    """Rows of weights, with atoms displaced, and one strain of all of them."""
+    rows, shape = len(weights), medium.mean.gradient.positions.shape
+    moved = np.zeros((rows, *shape)) if moved is None else moved
+    return medium.evaluate((weights, moved, np.broadcast_to(0.0 if strain is None else strain, (rows, 3, 3))))
+
+
+def gradient_at(of, point: Gradient, given: tuple[Array, Array, Array]) -> Moved:
+    """With other weights, atoms displaced, strained."""
+    weights, moved, strain = given
+    gradient, energies = jax.grad(of, (0, 1, 2), has_aux=True)(weights, point.positions + moved, strain)
     return Moved(energies, Gradient(*gradient))

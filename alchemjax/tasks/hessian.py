@@ -143,6 +143,12 @@ def by_strains(matrices):
     return np.einsum("...ab,kab->...k", matrices, STRAINS)
 
 
+def by_two_strains(tensors):
+    """The same of second derivatives [..., 3, 3, 3, 3]: [..., 21], in the order of `np.triu_indices`."""
+    both = np.einsum("...abcd,kab,lcd->...kl", tensors, STRAINS, STRAINS)
+    return both[(..., *np.triu_indices(len(STRAINS)))]
+
+
 def along(crystal: Crystal, *, weight=None, site=None, axis=None, strain=None) -> Gradient:
     """The direction of one variable."""
     weights, positions = np.zeros(len(crystal.site)), np.zeros((len(crystal.supercell.origin), 3))

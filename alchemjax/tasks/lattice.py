@@ -1,7 +1,7 @@
 """Arrangements of atoms on a lattice with pair interactions, which strains as a whole.
 
 E = cells * energy + sum_i field_i[k_i] + 1/2 sum_(i != j) V_ij[k_i, k_j]         i, j: all sites, k_i: their states
-    + min_e (F e + 1/2 e compliance^-1 e) = -1/2 F compliance F                   F: dE/de, of the same form as E
+    + min_e (F e + 1/2 e C e) = -1/2 F C^-1 F                F: dE/de, C: d2E/de2, both of the same form as E
 h_i[k] = field_i[k] + sum_j V_ij[k, k_j]                                          local fields: what a move costs
 """
 
@@ -15,14 +15,18 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 Arrays = Array | np.ndarray
+SOFTEST = 0.2  # no arrangement is softer than so many times the stiffness without its sites and pairs, in any strain
 
 
 class Strains(NamedTuple):
-    """How the energy depends on strain of the whole lattice."""
+    """How the energy depends on strain of the whole lattice.
 
-    field: Float[Arrays, "sites states strains"]  # dE/de of single sites [eV]
-    pair: Float[Arrays, "n1 n2 n3 sites sites states states strains"]  # of pairs [eV]
-    compliance: Float[Arrays, "strains strains"]  # of the whole lattice [1/eV]
+    Terms: first derivatives, behind which second ones may stand, in the order of `np.triu_indices`.
+    """
+
+    field: Float[Arrays, "sites states terms"]  # of single sites [eV]
+    pair: Float[Arrays, "n1 n2 n3 sites sites states states terms"]  # of pairs [eV]
+    stiffness: Float[Arrays, "strains strains"]  # second derivatives of the whole lattice without these [eV]
 
 
 class LatticeModel(NamedTuple):
@@ -37,12 +41,12 @@ class LatticeModel(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Energies, and in further channels their derivatives by every strain, ready for use."""
+    """Energies, and in further channels their derivatives by strain, ready for use."""
 
     field: Float[Array, "sites states channels"]
     pair: Float[Array, "n1 n2 n3 sites sites states states channels"]
     kernel: Array  # complex conjugate of the Fourier transform of `pair`
-    compliance: Float[Array, "strains strains"]
+    stiffness: Float[Array, "strains strains"]
 
 
 def total_energy(model: LatticeModel, states: Int[Arrays, "n1 n2 n3 sites"]) -> Float[Array, ""]:
@@ -66,8 +70,8 @@ def box_strain(model: LatticeModel, states: Int[Arrays, "n1 n2 n3 sites"]) -> Fl
         return np.zeros((3, 3))
     with precision_of(model):
         tables = make_tables(model)
-        slope = totals_of(tables, states, local_fields(tables, jnp.asarray(states)))[1:]
-        xx, yy, zz, yz, xz, xy = np.asarray(-tables.compliance @ slope)  # engineering strains
+        totals = totals_of(tables, states, local_fields(tables, jnp.asarray(states)))
+        xx, yy, zz, yz, xz, xy = np.asarray(strained(*elastic(tables, totals)))  # engineering strains
     return np.array([[xx, xy / 2, xz / 2], [xy / 2, yy, yz / 2], [xz / 2, yz / 2, zz]])
 
 
@@ -87,24 +91,50 @@ def local_fields(
 
 
 def totals_of(tables: Tables, states, fields) -> Float[Array, "channels"]:
-    """Energy without strain and without the constant, and dE/dstrain; every pair is in two local fields."""
+    """Energy without strain and without the constant, and its derivatives; every pair is in two local fields."""
     both = (fields + tables.field[None, None, None]) / 2
     return jnp.take_along_axis(both, jnp.asarray(states)[..., None, None], -2).sum((0, 1, 2, 3, 4))
 
 
 def energy_of(tables: Tables, totals) -> Float[Array, ""]:
     """At the strain of lowest energy."""
-    return totals[0] - totals[1:] @ tables.compliance @ totals[1:] / 2
+    force, stiffness = elastic(tables, totals)
+    return totals[0] + force @ strained(force, stiffness) / 2
+
+
+def elastic(tables: Tables, totals):
+    """First and second derivatives of the energy by strain, [strains] and [strains, strains]."""
+    mean = tables.stiffness
+    force, more = jnp.split(totals[1:], [len(mean)])
+    if not len(more):
+        return force, mean
+    root = jnp.linalg.cholesky(mean)
+    inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(len(mean), dtype=mean.dtype), lower=True)
+    ratios, modes = jnp.linalg.eigh(inverse @ (mean + more[symmetric_index(len(mean))]) @ inverse.T)
+    modes = root @ modes
+    return force, modes @ (jnp.maximum(ratios, SOFTEST)[:, None] * modes.T)
+
+
+def strained(force, stiffness):
+    """The strain of lowest energy."""
+    return -jnp.linalg.solve(stiffness, force)
+
+
+def symmetric_index(number: int) -> Int[np.ndarray, "number number"]:
+    """Where the elements of a symmetric matrix stand in the list of `np.triu_indices`."""
+    table = np.zeros((number, number), int)
+    table[np.triu_indices(number)] = np.arange(number * (number + 1) // 2)
+    return np.maximum(table, table.T)
 
 
 def make_tables(model: LatticeModel) -> Tables:
     """Of a checked model, in the precision of its pairs."""
-    field, pair, compliance = model.field[..., None], model.pair[..., None], np.zeros((0, 0))
+    field, pair, stiffness = model.field[..., None], model.pair[..., None], np.zeros((0, 0))
     if model.strains is not None:
         field = np.concatenate([field, model.strains.field], axis=-1)
-        pair, compliance = np.concatenate([pair, model.strains.pair], axis=-1), model.strains.compliance
-    field, pair, compliance = (jnp.asarray(a, model.pair.dtype) for a in (field, pair, compliance))
-    return Tables(field, pair, jnp.conj(jnp.fft.fftn(pair, axes=(0, 1, 2))), compliance)
+        pair, stiffness = np.concatenate([pair, model.strains.pair], axis=-1), model.strains.stiffness
+    field, pair, stiffness = (jnp.asarray(a, model.pair.dtype) for a in (field, pair, stiffness))
+    return Tables(field, pair, jnp.conj(jnp.fft.fftn(pair, axes=(0, 1, 2))), stiffness)
 
 
 def with_images(single, pair):
@@ -127,7 +157,7 @@ def smaller(model: LatticeModel, parts) -> LatticeModel:
     strains = model.strains
     if strains is not None:
         ends = with_images(strains.field, fold(strains.pair))
-        strains = Strains(*ends, strains.compliance * np.prod(parts))
+        strains = Strains(*ends, strains.stiffness / np.prod(parts))
     return model._replace(field=field, pair=pair, strains=strains)
 
 
@@ -210,14 +240,15 @@ def checked_model(model: LatticeModel) -> LatticeModel:
         raise ValueError("the model has an energy that is not finite; forbid states by `allowed` instead")
     _check_symmetric("pair", model.pair[..., None])
     if strains is not None:
-        number = len(strains.compliance)
-        check_shape("strains.field", strains.field, (sites, states, number))
-        check_shape("strains.pair", strains.pair, (*model.pair.shape, number))
-        check_shape("strains.compliance", strains.compliance, (number, number))
+        number, stiffness = len(strains.stiffness), strains.stiffness
+        terms = strains.field.shape[-1]
+        terms = number if terms <= number else number * (number + 3) // 2
+        check_shape("strains.field", strains.field, (sites, states, terms))
+        check_shape("strains.pair", strains.pair, (*model.pair.shape, terms))
+        check_shape("strains.stiffness", stiffness, (number, number))
         _check_symmetric("strains.pair", strains.pair)
-        compliance = strains.compliance
-        if not np.allclose(compliance, compliance.T) or not (np.linalg.eigvalsh(compliance) > 0).all():
-            raise ValueError("strains.compliance must be symmetric and positive definite: strain has to cost energy")
+        if not np.allclose(stiffness, stiffness.T) or not (np.linalg.eigvalsh(stiffness) > 0).all():
+            raise ValueError("strains.stiffness must be symmetric and positive definite: strain has to cost energy")
     first = np.unique(model.sublattice, return_index=True)[1]
     if not model.allowed.any(1).all() or (model.allowed != model.allowed[first[model.sublattice]]).any():
         raise ValueError("all sites of a sublattice must allow the same states, at least one; use more sublattices")

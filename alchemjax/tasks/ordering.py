@@ -19,8 +19,16 @@ from jaxtyping import Complex, Float, Int
 
 from alchemjax.system.structure import Structure, completed_cell
 from alchemjax.system.supercell import box_for, numbering
-from alchemjax.tasks.alloy import Alloy, long_waves, mean_long_wave, pair_energies, site_energies, strain_forces
-from alchemjax.tasks.lattice import LatticeModel, Strains, with_images
+from alchemjax.tasks.alloy import (
+    Alloy,
+    long_waves,
+    mean_long_wave,
+    pair_energies,
+    site_energies,
+    strain_forces,
+    strain_of_random,
+)
+from alchemjax.tasks.lattice import LatticeModel, Strains, symmetric_index, with_images
 from alchemjax.units import KELVIN
 
 SAME_DISTANCE = 1e-3  # A
@@ -36,7 +44,7 @@ class Interactions(NamedTuple):
     cell: Int[np.ndarray, "pairs 3"]
     distance: Float[np.ndarray, "pairs"]  # A
     energy: Float[np.ndarray, "pairs states states"]  # eV; its mean over either site is 0
-    strain: Float[np.ndarray, "pairs states states strains"]  # its derivatives by strain [eV]
+    strain: Float[np.ndarray, "pairs states states terms"]  # its derivatives by strain, first and second ones [eV]
 
 
 class Waves(NamedTuple):
@@ -108,11 +116,12 @@ def lattice_model(alloy: Alloy, shape, *, relaxed: bool = True) -> LatticeModel:
     if not relaxed or alloy.stiffness is None:
         return LatticeModel(np.asarray(alloy.energy), *with_images(field, pair), alloy.allowed, alloy.sublattice)
     pair -= mean_long_wave(alloy) / shape.prod()  # the box has no waves of infinite length; it strains as a whole
-    strained = np.zeros((*pair.shape, len(alloy.stiffness)))
+    single = strain_forces(alloy)[0]
+    strained = np.zeros((*pair.shape, single.shape[-1]))
     if alloy.pair_strain is not None:
         np.add.at(strained, where, given.strain)
     constants = np.asarray(alloy.energy), *with_images(field, pair), alloy.allowed, alloy.sublattice
-    strains = Strains(*with_images(strain_forces(alloy)[0], strained), np.linalg.inv(alloy.stiffness) / shape.prod())
+    strains = Strains(*with_images(single, strained), alloy.stiffness * shape.prod())
     return LatticeModel(*constants, strains)
 
 
@@ -221,11 +230,14 @@ def spinodal(alloy: Alloy) -> float:
         raise ValueError("the spinodal needs strain: make the alloy with relaxed=True, periodic in every direction")
     basis, site = _basis(alloy)
     single, pair = strain_forces(alloy)
-    mean, compliance = np.einsum("mk,mkx->x", alloy.weights, single), np.linalg.inv(alloy.stiffness)
-    force = np.einsum("ak,akx->ax", basis * alloy.weights[site], single[site])
-    strained = pair.sum(1) @ (compliance @ mean)  # the pairs at the strain of the random alloy
-    added = _in_modes(alloy, (-mean_long_wave(alloy) - strained)[None])[0]
-    uniform = fourier(alloy, np.zeros((1, 3)))[0].real + added - force @ compliance @ force.T
+    upper = np.triu_indices(6)
+    _, stiffness, strain = strain_of_random(alloy)
+    terms = np.concatenate([strain, np.outer(strain, strain)[upper] / (1 + np.eye(6)[upper])])
+    slope = single[..., :6] + single[..., 6:][..., symmetric_index(6)] @ strain
+    force = np.einsum("ak,akx->ax", basis * alloy.weights[site], slope[site])
+    strained = pair.sum(1) @ terms  # the pairs at the strain of the random alloy
+    added = _in_modes(alloy, (strained - mean_long_wave(alloy))[None])[0]
+    uniform = fourier(alloy, np.zeros((1, 3)))[0].real + added - force @ np.linalg.solve(stiffness, force.T)
     same = alloy.sublattice[site][:, None] == alloy.sublattice[site]
     same &= np.isclose(basis[:, None], basis).all(-1)
     together = same / same.sum(1, keepdims=True)  # projects on modes that are alike on all sites of a sublattice

@@ -24,6 +24,7 @@ class Response(NamedTuple):
     stiffness: Float[np.ndarray, "6 6"] | None  # None if not periodic in every direction
     softest: float
     inverse: Float[np.ndarray, "coordinates coordinates"]  # Huu^+ [A^2/eV]
+    following: Float[np.ndarray, "supersites 3 6"]  # displacements of all sites by strain [A]
 
 
 def make_response(crystal: Crystal, states: States, hessian: Hessian) -> Response:
@@ -41,7 +42,8 @@ def make_response(crystal: Crystal, states: States, hessian: Hessian) -> Respons
     pair = pair.reshape(*states.weights.shape, crystal.cells, *states.weights.shape).transpose(0, 2, 3, 1, 4)
     pair = symmetric(pair, crystal)
     coupling = of_states(hessian.weights_strain, states) + (moved @ strained).reshape(*states.weights.shape, 6)
-    found = Response(pair, moved.reshape(force.shape), coupling, None, softest, inverse)
+    following = -(inverse @ strained).reshape(supersites, 3, -1)
+    found = Response(pair, moved.reshape(force.shape), coupling, None, softest, inverse, following)
     if not crystal.system.structure.pbc.all():
         return found
     elastic = (hessian.strain_strain - strained.T @ inverse @ strained) / crystal.cells

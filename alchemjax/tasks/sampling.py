@@ -2,7 +2,8 @@
 
 An accepted move adds rows of V to the local fields; they are computed afresh after every sweep, so that round-off does
 not accumulate. Strain is drawn from its Gaussian before every sweep and held during it; what is measured is at the
-strain of lowest energy. Exchange between temperatures: K. Hukushima, K. Nemoto, J. Phys. Soc. Jpn. 65, 1604 (1996).
+strain of lowest energy. Arrangements that are softer leave strain more room, and are likelier by that. Exchange between
+temperatures: K. Hukushima, K. Nemoto, J. Phys. Soc. Jpn. 65, 1604 (1996).
 """
 
 from collections.abc import Callable
@@ -24,11 +25,13 @@ from alchemjax.tasks.lattice import (
     checked_model,
     checked_states,
     checked_temperatures,
+    elastic,
     energy_of,
     local_fields,
     make_tables,
     precision_of,
     smaller,
+    strained,
     total_energy,
     totals_of,
 )
@@ -124,13 +127,16 @@ def _sweep(move, tables: Tables, moves: _Moves, states, fields, key, heat):
     """One move for every site that may move; returns states, their local fields, energy, and the accepted fraction."""
     shape, dtype = states.shape, fields.dtype
     drawn = _draw(move, moves, key, states[..., 0].size, shape[-1], dtype)
-    luck = jax.random.normal(jax.random.fold_in(key, 0), tables.compliance.shape[:1], dtype)
-    strain = jnp.linalg.cholesky(tables.compliance) @ luck * jnp.sqrt(heat)
-    strain = strain - tables.compliance @ totals_of(tables, states, fields)[1:]
-    channels = jnp.concatenate([jnp.ones(1, dtype), strain])
+    force, stiffness = elastic(tables, totals_of(tables, states, fields))
+    luck = jax.random.normal(jax.random.fold_in(key, 0), force.shape, dtype) * jnp.sqrt(heat)
+    luck = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(stiffness), luck, lower=True, trans=1)
+    strain = strained(force, stiffness) + luck
+    one, other = np.triu_indices(len(force))
+    squares = strain[one] * strain[other] / (1 + (one == other))
+    channels = jnp.concatenate([jnp.ones(1, dtype), strain, squares])[: tables.field.shape[-1]]
     start = states.reshape(-1), (fields @ channels).reshape(-1, fields.shape[-2])
     # without strain all chains share one table
-    pair = tables.pair @ channels if len(tables.compliance) else tables.pair[..., 0]
+    pair = tables.pair @ channels if len(force) else tables.pair[..., 0]
     (states, _), accepted = jax.lax.scan(partial(move, _rows(pair), moves, heat), start, drawn)
     states = states.reshape(shape)
     fields = local_fields(tables, states)
