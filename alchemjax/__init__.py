@@ -17,6 +17,8 @@ if _TYPE_CHECKING:
     from alchemjax.calculate import calculate as calculate
     from alchemjax.commands.alloy_file import read_alloy as read_alloy
     from alchemjax.commands.alloy_file import write_alloy as write_alloy
+    from alchemjax.decorate import Explicit as Explicit
+    from alchemjax.decorate import check_optimum as check_optimum
     from alchemjax.decorate import decorate as decorate
     from alchemjax.export import to_icet as to_icet
     from alchemjax.export import to_smol as to_smol
@@ -104,6 +106,8 @@ _PUBLIC = {
     "Optimum": "tasks.optimise",
     "exponentiated_gradient": "tasks.descent",
     "decorate": "decorate",
+    "check_optimum": "decorate",
+    "Explicit": "decorate",
     "sweep": "tasks.sweep",
     "Table": "tasks.sweep",
     "md": "tasks.md",

@@ -17,6 +17,7 @@ from alchemjax.system.symmetry import equal_axes, kinds_of
 from alchemjax.system.system import UNBOUNDED, System, checked_weights
 from alchemjax.tasks.equilibrium import Equilibrium
 from alchemjax.tasks.lattice import whole_counts
+from alchemjax.tasks.optimise import Optimum
 from alchemjax.tasks.properties import PROPERTIES, Facts, properties_of
 from alchemjax.tasks.quasirandom import quasirandom_states
 from alchemjax.tasks.relax import Relaxed, check_limit, relax
@@ -98,6 +99,15 @@ class Explicit(NamedTuple):
     energy: Float[np.ndarray, "supercells"]  # per site [eV]
     sites: int  # of a supercell, empty ones included
     converged: Bool[np.ndarray, "supercells"]
+
+
+def check_optimum(potential: Potential, system: System, found: Optimum, **options) -> Explicit:
+    """Explicit supercells of what `optimise` has found: its properties, beside those of ordinary relaxed atoms.
+
+    `options`: `cells`, `number`, `method` and `seed` as in `decorate`, and those of the relaxations of the search.
+    """
+    near = system._replace(structure=found.structure)
+    return explicitly(potential, near, found.weights, found.facts, found.values, **options)
 
 
 def explicitly(

@@ -91,7 +91,8 @@ def read(path, mix=None, groups="shared", coupling: str = "independent", weights
         if Path(name).is_dir() or not Path(name).stat().st_size:
             what = "is a directory" if Path(name).is_dir() else "is empty"
             raise ValueError(f"'{name}' {what}; give a structure file") from None
-        said = "" if isinstance(error, UnknownFileTypeError) else str(error).strip()
+        ours = isinstance(error, UnknownFileTypeError | IndexError | KeyError | TypeError | AttributeError)
+        said = "" if ours else str(error).strip()  # of Python's own errors nobody can make use
         what = (said.splitlines() or [NO_FORMAT])[0].rstrip(".")
         advice = "" if ";" in what else f"; {GIVE}"
         raise ValueError(f"'{path}' could not be read as a structure: {what}{advice}") from None

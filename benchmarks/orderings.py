@@ -51,6 +51,7 @@ def row_of(potential, name: str) -> dict:
         "found": 1000 * (lowest - energies.mean()),
         "lowest": 1000 * (energies[0] - energies.mean()),
         "below": int((energies < lowest - 1e-6).sum()),
+        "disorder": float(found.disorder.max()),
     }
 
 
@@ -61,12 +62,17 @@ def main():
     given = parser.parse_args()
     use_two_cores()
     potential, rows = aj.load("sevennet-0"), []
-    print("| system | arrangements | found (meV/atom, from their mean) | lowest | below what was found |")
-    print("|---|---|---|---|---|")
+    print(
+        "| system | arrangements | found (meV/atom, from their mean) | lowest | below what was found | disorder left |"
+    )
+    print("|---|---|---|---|---|---|")
     for name in given.systems:
         row = row_of(potential, name)
         rows.append(row)
-        print("| {system} | {arrangements} | {found:.2f} | {lowest:.2f} | {below} |".format(**row), flush=True)
+        print(
+            "| {system} | {arrangements} | {found:.2f} | {lowest:.2f} | {below} | {disorder:.2f} |".format(**row),
+            flush=True,
+        )
     if given.json:
         with open(given.json, "w") as file:
             json.dump(rows, file, indent=1)

@@ -16,6 +16,7 @@ from alchemjax.cli import app
 from alchemjax.commands import optimise, optimise_report
 from alchemjax.commands.optimise_plot import plot_optimise
 from alchemjax.decorate import Explicit, explicitly
+from alchemjax.system.sites import Group
 from alchemjax.tasks.goals import Goal
 from alchemjax.tasks.properties import facts_of
 
@@ -103,10 +104,17 @@ def test_explicit_supercells_are_relaxed_atoms_of_that_composition(run, made, po
         assert explicit["values"]["a"][k] == pytest.approx(2**0.5 / 2 * 4 ** (1 / 3) / cells, rel=1e-4)
         assert explicit["values"]["energy"][k] == pytest.approx(float(relaxed.output.energy) / len(atoms), abs=1e-5)
     assert explicit["mean"]["a"] == pytest.approx(np.mean(explicit["values"]["a"]))
+    found = aj.optimise(potential, system, {"a": 3.75}, starts=1, cell="hydrostatic", properties=["energy"])
+    own = aj.check_optimum(potential, system, found, number=2, cell="hydrostatic")
+    assert own.names == ("a", "energy")
+    for name, column in zip(own.names, own.values.T, strict=True):
+        np.testing.assert_allclose(column, explicit["values"][name], rtol=1e-5)
     alchemical = aj.relax(potential, system, explicit["weights"], cell="hydrostatic")
     assert explicit["predicted"]["a"] == pytest.approx(np.linalg.norm(alchemical.structure.cell[0]), rel=1e-4)
     assert explicit["predicted"]["energy"] == pytest.approx(float(alchemical.output.energy), abs=1e-5)
     assert "±" in done.stdout
+    (row,) = (line for line in done.stdout.splitlines() if line.strip().startswith("Ar:Kr"))
+    assert f"{explicit['weights'][1]:.5f}" in row
 
 
 @pytest.mark.parametrize("mean_field", [True, False])
@@ -164,7 +172,7 @@ def test_supercells_that_are_relaxed_are_not_relaxed_again(run, made, monkeypatc
     out, _, standard = made
     place = shutil.copytree(out, run.folder / "lost")
     (place / "path.csv").unlink()
-    monkeypatch.setattr(optimise, "explicitly", None)  # whoever calls it fails
+    monkeypatch.setattr(optimise, "check_optimum", None)  # whoever calls it fails
     assert run(place, *standard, "--check", 2).exit_code == 0
     assert (place / "path.csv").read_bytes() == (out / "path.csv").read_bytes()
     results = [json.loads((folder / "optimise.json").read_text())["results"] for folder in (out, place)]
@@ -260,8 +268,17 @@ def test_figures_draw_any_number_of_species(run, potential):
     system = aj.read(run.folder / "ar.cif", mix={"Ar": ("Ar", "Kr")}, weights=[0.6, 0.4])
     found = aj.optimise(potential, system, {"a": 3.75, "energy": "min"}, evaluations=2, starts=2, cell="hydrostatic")
     targets, names = [Goal("a", "=", 3.75), Goal("energy", "min", 0.0)], list(found.values)
-    figure = plot_optimise([("Ar", "Kr")], targets, names, found)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["$a$ (Å)", "Energy (eV)", "Weight (best start)"]
+    figure = plot_optimise(system.sites.groups, targets, names, found)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["$a$ (Å)", "Energy (eV/site)", "Weight (best start)"]
+    one = found.path[0]
+    still = tuple(one._replace(values=one.values[:1] + np.full((2, 1), change)) for change in (0, 1e-5))
+    quiet = plot_optimise(system.sites.groups, targets, names, found._replace(path=still))
+    room = [np.ptp(axes.get_ylim()) for axes in quiet.axes]
+    assert room[0] > 0.009 and 1e-5 < room[1] < 2e-5  # noise looks like noise, but of an extreme all is shown
+    labels = lambda figure: [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
+    assert labels(figure) == ["Ar", "Kr"]
+    each = [Group(f"Ar[{k}]", (k,), ("Ar",)) for k in range(2)]
+    assert labels(plot_optimise(each, targets, names, found)) == ["Ar[0]:Ar", "Ar[1]:Ar"]
     always = [*targets[:1], Goal("b", "=", 3.75), Goal("gamma", "=", 60.0)]  # b is a, and gamma stays what it is
     more = found._replace(path=tuple(one._replace(values=one.values[:, [0, 1, 0, 0]]) for one in found.path))
     more = more._replace(
@@ -269,12 +286,12 @@ def test_figures_draw_any_number_of_species(run, potential):
             one._replace(values=np.column_stack([one.values[:, :3], np.full(2, 60.0 + 1e-6)])) for one in more.path
         )
     )
-    figure = plot_optimise([("Ar", "Kr")], always, ["a", "energy", "b", "gamma"], more)
+    figure = plot_optimise(system.sites.groups, always, ["a", "energy", "b", "gamma"], more)
     assert [axes.get_ylabel() for axes in figure.axes] == ["$a$ (Å)", "Weight (best start)"]
     three = lambda w: np.column_stack([0.5 * w, 0.5 * w[:, :1] + w[:, 1:] / 2])
     path = tuple(one._replace(weights=three(one.weights), gradient=three(one.gradient)) for one in found.path)
     ternary = found._replace(path=path, weights=three(found.weights[None])[0])
-    figure = plot_optimise([("Ar", "Kr", "Xe")], targets[:1], names, ternary)
+    figure = plot_optimise([Group("Ar", (0,), ("Ar", "Kr", "Xe"))], targets[:1], names, ternary)
     assert figure.axes[1].name == "ternary" and len(figure.axes[1].lines) == 4
 
 

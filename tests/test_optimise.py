@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.build import bulk
 from pair_potential import A, lennard_jones
 from scipy.interpolate import make_interp_spline
+from scipy.optimize import linprog
 
 import alchemjax as aj
 from alchemjax.system.sites import Group, make_sites
@@ -164,6 +165,22 @@ def test_what_is_not_a_number_is_no_success(text):
     assert np.isnan(loss)
 
 
+def test_extremes_count_so_little_that_other_targets_are_hit(rng):
+    wanted = goals.parse_goals(["a=5", "energy=min"])
+    units = np.array([PROPERTIES[goal.name].tolerance for goal in wanted])
+    slopes = np.array([[3.0, -3.0], [40.0, -20.0]])  # in tolerances; what composition may follow is (1, -1)
+    sideways = lambda row: row - row.mean()
+    share = goals.share_of_extremes(wanted, np.stack([slopes, 0.1 * slopes]) * units[:, None], sideways)
+    assert share == pytest.approx(0.1 / (30 / 3))
+    lost = np.full((2, 2, 2), np.nan)
+    assert goals.share_of_extremes(wanted, lost, sideways) == 1
+    assert goals.share_of_extremes(wanted[1:], slopes[None, 1:] * units[1], sideways) == 1
+    values = np.array([5.0, -2.0])
+    one, other = (goals.goals_loss(wanted, values, slopes * units[:, None], part) for part in (1.0, share))
+    assert other[0] == pytest.approx(share * one[0]) and one[0] == pytest.approx(-2000)
+    np.testing.assert_allclose(other[1], share * slopes[1])
+
+
 # --- searches ---------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +226,68 @@ def test_searches_hit_targets_that_are_nearly_linear(entropic, bent, targets):
             told = float(miss @ miss) / 2, by.T @ miss, by.T @ by, True
             search = descent.advance_by_line_search(search, *told, allowed=allowed, tolerance=1e-6, entropic=entropic)
         assert search.loss < 1e-3
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_nearest_of_distant_compositions_is_found_in_stiff_metrics(seed):
+    """The condition of an optimum on a convex set, by a linear programme."""
+    rng = np.random.default_rng(seed)
+    for stiff in (1, 1e4, 1e8):
+        allowed = constraints.make_constraints(salt(["Li", "Mg", "Al", "Zn"]), rng.dirichlet(np.ones(4)))
+        if seed % 2:
+            rows, inside = rng.normal(size=(2, 4)), rng.dirichlet(np.ones(4))
+            allowed = allowed._replace(most=rows, at_most=rows @ inside + 0.02)
+        valley = rng.normal(size=(4, 1 + seed % 3))
+        metric = np.eye(4) + stiff * valley @ valley.T
+        away = np.linalg.solve(metric, rng.normal(size=4))
+        given = rng.dirichlet(np.ones(4)) + away * descent.FARTHEST / np.abs(away).max()
+        near = constraints.nearest(allowed, given, metric=metric)
+        slope = metric @ (near - given) / np.abs(metric @ (near - given)).max()
+        best = linprog(slope, allowed.most, allowed.at_most, allowed.equal, allowed.equal_to, [(0, 1)] * 4)
+        assert constraints.violation(allowed, near) < 1e-9 and slope @ near < best.fun + 1e-6
+
+
+def test_steep_extremes_beside_a_target_neither_end_a_search_nor_miss_it():
+    """Total energies of the elements differ by electron volts; what is aimed at lies between the end members."""
+    wanted = goals.parse_goals(["a=3.9", "energy=min"])
+    allowed = constraints.make_constraints(salt(["Li", "Mg", "Al"]), np.full(3, 1 / 3))
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        ends = np.stack([3.9 + np.array([-0.1, 0.05, 0.1]), 10 * rng.uniform(size=3)])
+        search, share = descent.start(rng.dirichlet(np.ones(3))), None
+        while not search.done:
+            values, jacobian = ends @ search.trial + 0.01 * search.trial[0] ** 2, ends + 0
+            jacobian[:, 0] += 0.02 * search.trial[0]
+            if share is None:
+                share = goals.share_of_extremes(wanted, jacobian[None], partial(constraints.along, allowed))
+            told = *goals.goals_loss(wanted, values, jacobian, share), True
+            search = descent.advance_by_line_search(search, *told, allowed=allowed, tolerance=1e-5, entropic=False)
+        missed = goals.misses(wanted, {"a": ends[0] @ search.weights + 0.01 * search.weights[0] ** 2, "energy": 0.0})
+        assert search.done in (descent.CONVERGED, descent.NOTHING_BETTER) and max(missed) < 1, seed
+
+
+def test_a_slope_that_is_zero_by_symmetry_is_no_optimum():
+    allowed = constraints.make_constraints(salt(["Li", "Mg"]), np.array([0.5, 0.5]))
+    told = (0.0, np.zeros(2), np.zeros((2, 2)), True)
+    how = {"tolerance": 1e-4, "entropic": False}
+    flat = descent.advance_by_line_search(descent.start(np.array([0.5, 0.5])), *told, allowed=allowed, **how)
+    assert flat.done == descent.FLAT
+    only = constraints.make_constraints(salt(["Li", "Mg"]), np.array([0.5, 0.5]), ["Li = 0.5"])
+    fixed = descent.advance_by_line_search(descent.start(np.array([0.5, 0.5])), *told, allowed=only, **how)
+    assert fixed.done == descent.CONVERGED
+
+
+@pytest.mark.parametrize(("rate", "ended"), [(1e-9, descent.TOO_SMALL), (0.3, descent.CONVERGED)])
+def test_small_steps_of_an_optimiser_are_no_convergence(rate, ended):
+    allowed = constraints.make_constraints(salt(["Li", "Mg"]), np.array([0.5, 0.5]))
+    search, how = descent.start(np.array([0.9, 0.1])), {"optimiser": optax.sgd(rate), "sizes": (2,)}
+    for _ in range(300):
+        loss, gradient = quadratic(search.trial, np.array([0.3, 0.7]), np.full(2, 4.0))
+        search = descent.advance_by_optimiser(search, loss, gradient, None, True, allowed, 1e-4, **how)
+        if search.done:
+            break
+    assert search.done == ended
+    assert (abs(search.weights[0] - 0.3) < 2e-3) == (ended == descent.CONVERGED)
 
 
 def test_searches_step_back_from_what_has_no_state():
@@ -338,6 +417,26 @@ def test_optimisers_of_optax_and_functions_of_the_user(potential, argon, optimis
     assert expected.loss < 0.01
     np.testing.assert_allclose(found.weights, expected.weights, atol=5e-3)
     assert found.reached is None and len(expected.path) < len(found.path) < 100
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "parameters"), [(optax.adam(0.3), "softmax"), (aj.exponentiated_gradient(1e-4, [2]), "weights")]
+)
+def test_optimisers_of_optax_leave_pure_starts(potential, argon, optimiser, parameters):
+    options = {"start": [1.0, 0.0], "starts": 1, "evaluations": 100, "tolerance": 1e-4, **OPTIONS}
+    found = aj.optimise(potential, argon, {"a": 3.75}, optimiser=optimiser, parameters=parameters, **options)
+    assert found.reached
+
+
+def test_functions_of_the_user_may_change_what_they_look_at(potential, argon):
+    wanted = [3.75]
+
+    def loss(state):
+        return 1e6 * (jnp.linalg.norm(state.cell[0]) - wanted[0]) ** 2
+
+    for wanted[0] in (3.75, 3.80):
+        found = aj.optimise(potential, argon, loss, start=[0.5, 0.5], starts=1, **OPTIONS)
+        assert np.linalg.norm(found.structure.cell[0]) == pytest.approx(wanted[0], abs=1e-4)
 
 
 def test_interrupted_searches_continue_as_they_would_have(potential, argon):

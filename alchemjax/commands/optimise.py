@@ -41,7 +41,7 @@ from alchemjax.commands.store import (
     stored,
     stored_batches,
 )
-from alchemjax.decorate import Explicit, explicitly
+from alchemjax.decorate import Explicit, check_optimum
 from alchemjax.io import load, read
 from alchemjax.model.load import Potential
 from alchemjax.system.structure import volume
@@ -119,7 +119,7 @@ def run(arguments: dict) -> None:
         explicit, why_not = None, []
         if arguments["check"]:
             try:
-                explicit = _explicit(potential, system, found, names, arguments, options, batches, fingerprint)
+                explicit = _explicit(potential, system, found, arguments, options, batches, fingerprint)
             except ValueError as error:  # what was found is kept
                 why_not = [f"there are no explicit supercells: {error}"]
         report = {"fingerprint": fingerprint, "search": search} | provenance(
@@ -241,22 +241,22 @@ def _optimise(potential, system, targets, names, arguments: dict, charges, optio
 
 
 def _explicit(
-    potential, system: System, found: Optimum, names, arguments: dict, options: dict, batches: Path, fingerprint: str
+    potential, system: System, found: Optimum, arguments: dict, options: dict, batches: Path, fingerprint: str
 ) -> Explicit:
     """The same properties of explicit supercells; those of this very work that are stored are not relaxed again."""
     path = batches / "explicit.npz"
     before = stored(path, Explicit)
     if before is not None and before[1]["fingerprint"] == fingerprint:
         return before[0]._replace(names=tuple(before[0].names.tolist()), sites=int(before[0].sites))
+    pure = ((found.weights == 0) | (found.weights == 1)).all()  # all supercells would be the same
+    number = 1 if pure else arguments["check"]
     with _bar() as bar:
-        task = bar.add_task("explicit supercells", total=arguments["check"])
-        explicit = explicitly(
+        task = bar.add_task("explicit supercells", total=number)
+        explicit = check_optimum(
             potential,
-            system._replace(structure=found.structure),
-            found.weights,
-            found.facts,
-            names,
-            number=arguments["check"],
+            system,
+            found,
+            number=number,
             method="sqs" if arguments["sqs"] else "random",
             seed=arguments["seed"],
             on_supercell=lambda done, number: bar.update(task, completed=done),

@@ -9,6 +9,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from alchemjax.plot import COLOURS, LINEAR, PANEL, STYLE, triangle
+from alchemjax.system.sites import Group
 from alchemjax.tasks.goals import Goal
 from alchemjax.tasks.optimise import Optimum
 from alchemjax.tasks.properties import PROPERTIES
@@ -18,14 +19,13 @@ ARROW = 0.12  # length of the longest arrow, of the side of the triangle
 LABELS = {"g/cm^3": "g/cm³", "A^3": "Å³", "A": "Å", "degree": "°"}
 
 
-def plot_optimise(
-    species: Sequence[Sequence[str]], targets: Sequence[Goal], names: Sequence[str], found: Optimum
-) -> Figure:
-    """Every target's property of every start against evaluations, and the compositions that were seen.
+def plot_optimise(groups: Sequence[Group], targets: Sequence[Goal], names: Sequence[str], found: Optimum) -> Figure:
+    """Every target's property of every start against evaluations, and the compositions of these groups that were seen.
 
     Of one group of three species the way is drawn in a triangle, with arrows along the steepest descent of the loss;
     of others the weights of the best start are drawn against evaluations.
     """
+    names_of = [s if len(groups) == 1 else f"{group.name}:{s}" for group in groups for s in group.species]
     shown = _shown(targets, names, found)[:MOST_TARGETS]
     with matplotlib.rc_context(STYLE):
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06, wspace=0.04)
@@ -35,11 +35,11 @@ def plot_optimise(
             _approach(axes, goal, np.array([one.values[:, names.index(goal.name)] for one in found.path]), found)
             axes.set_title(f"({'abcd'[k]})", loc="left")
         place: tuple[int, int, int] = (1, len(shown) + 1, len(shown) + 1)
-        if [len(group) for group in species] == [3]:
-            axes = _triangle(figure, place, species[0], found)
+        if [len(group.species) for group in groups] == [3]:
+            axes = _triangle(figure, place, groups[0].species, found)
         else:
             axes = figure.add_subplot(*place)
-            _weights(axes, [s for group in species for s in group], found)
+            _weights(axes, names_of, found)
         axes.set_title(f"({'abcd'[len(shown)]})", loc="left")
     return figure
 
@@ -74,7 +74,8 @@ def _approach(axes, goal: Goal, values: np.ndarray, found: Optimum) -> None:
         sign = {"=": "", "<=": "at most ", ">=": "at least "}[goal.sign]
         axes.axhline(goal.value, linestyle="--", color=LINEAR, linewidth=1.0, label=f"target ({sign}{goal.value:g})")
     low, high = axes.get_ylim()
-    room = max(0.0, 5 * PROPERTIES[goal.name].tolerance - (high - low) / 2)  # noise is to look like noise
+    least = 0 if goal.sign in ("min", "max") else 5 * PROPERTIES[goal.name].tolerance  # noise is to look like noise
+    room = max(0.0, least - (high - low) / 2)
     axes.set(xlabel="Evaluation", ylim=(low - room, high + room))
     unit = PROPERTIES[goal.name].unit
     symbol = {"alpha": "α", "beta": "β", "gamma": "γ", **{name: f"${name}$" for name in "abc"}}
@@ -85,16 +86,17 @@ def _approach(axes, goal: Goal, values: np.ndarray, found: Optimum) -> None:
     axes.legend()
 
 
-def _weights(axes, species: list[str], found: Optimum) -> None:
+def _weights(axes, names: list[str], found: Optimum) -> None:
     """Weights of the best start."""
     best = _best(found)
     weights = np.array([one.weights[best] for one in found.path])
     colours = [*COLOURS, "#E69F00", "#56B4E9", "0.3", "0.6"]
-    for k, (name, column) in enumerate(zip(species, weights.T, strict=True)):
-        axes.plot(column, "-o", color=colours[k % len(colours)], markersize=3, label=name)
+    for k, (name, column) in enumerate(zip(names, weights.T, strict=True)):
+        style = ("-o", "--s", ":^", "-.v")[k // len(colours) % 4]
+        axes.plot(column, style, color=colours[k % len(colours)], markersize=3, label=name)
     axes.set(xlabel="Evaluation", ylabel="Weight (best start)", ylim=(-0.03, 1.03))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.legend(ncols=2 if len(species) > 4 else 1)
+    axes.legend(ncols=2 if len(names) > 4 else 1)
 
 
 def _triangle(figure: Figure, place: tuple[int, int, int], species: Sequence[str], found: Optimum):
@@ -113,7 +115,7 @@ def _triangle(figure: Figure, place: tuple[int, int, int], species: Sequence[str
     for lane in range(weights.shape[1]):
         colour, above = (COLOURS[0], 4) if lane == best else ("0.6", 3)
         way = (weights / totals)[:, lane]
-        axes.plot(*way.T, "-o", color=colour, markersize=3, zorder=above)
+        axes.plot(*way.T, "-o", color=colour, markersize=3, zorder=above, clip_on=False)
         here = known[:, lane]
         axes.quiver(
             *way[here].T,
@@ -125,7 +127,7 @@ def _triangle(figure: Figure, place: tuple[int, int, int], species: Sequence[str
             scale_units="width",
         )
     end = found.weights / max(found.weights.sum(), 1e-9)
-    axes.plot(*end[:, None], "*", color=COLOURS[2], markersize=11, zorder=6, label="optimum")
+    axes.plot(*end[:, None], "*", color=COLOURS[2], markersize=11, zorder=6, label="optimum", clip_on=False)
     axes.plot([], [], [], "-", color=COLOURS[1], label="descent of the loss")
     axes.legend(loc="upper left", bbox_to_anchor=(0.72, 1.0))
     return axes

@@ -21,6 +21,7 @@ from alchemjax.tasks.properties import PROPERTIES
 
 FILES = ("path.csv", "optimum.extxyz", "optimise.png")
 WORK = Work("optimisation", "optimise.json", (*FILES, "optimise.json"), ("results", "path"))
+SHOWN = 1e-5  # of weights, in the table
 RANDOM_ALLOYS = "--fluctuations site-exact aims at random alloys"
 DISPLACED = "that atoms around every site are displaced is not in this energy (alchemjax alloy knows it)"
 
@@ -131,7 +132,7 @@ def write(out: Path, system: System, targets, names, found: Optimum, report: dic
     if plot:
         from alchemjax.commands.optimise_plot import plot_optimise
 
-        figure = plot_optimise([group.species for group in system.sites.groups], targets, names, found)
+        figure = plot_optimise(system.sites.groups, targets, names, found)
         write_atomically(out / "optimise.png", lambda path: figure.savefig(path, dpi=200))
     write_json(out / WORK.last, report)
 
@@ -141,8 +142,13 @@ def summary(system: System, targets, names, found: Optimum, explicit: Explicit |
     table = Printed(title=f"optimum ({energy_kind(system)} energy)", show_edge=False)
     for column in ("", "value", "target", *(["in whole atoms", "explicit supercells"] if explicit is not None else [])):
         table.add_column(column, justify="left" if not column else "right")
-    for name, weight in zip(weight_names(system.sites), found.weights, strict=True):
-        table.add_row(name, f"{weight + 0.0:.5f}")
+    whole = [] if explicit is None else [[f"{w + 0.0:.5f}"] for w in explicit.weights]
+    for k, (name, weight) in enumerate(zip(weight_names(system.sites), found.weights, strict=True)):
+        table.add_row(name, f"{weight + 0.0:.5f}", "", *(whole[k] if whole else ()))
+    ends = np.cumsum([len(group.species) for group in system.sites.groups])[:-1]
+    for group, own in zip(system.sites.groups, np.split(found.weights, ends), strict=True):
+        if own.sum() < 1 - SHOWN:
+            table.add_row(f"{group.name}:vacancy", f"{1 - own.sum():.5f}")
     wanted: dict[str, str] = {}
     for goal in targets:
         text = f"{goal.sign} {goal.value:g}" if goal.sign not in ("min", "max") else goal.sign

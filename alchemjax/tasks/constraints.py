@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import linprog, minimize
+from scipy.linalg import null_space
+from scipy.optimize import linprog, minimize, nnls
 
 from alchemjax.system.sites import Sites, weight_names
 
@@ -179,10 +180,34 @@ def nearest(
     *,
     metric: Float[np.ndarray, "weights weights"] | None = None,
 ) -> Float[np.ndarray, "weights"]:
-    """The allowed weights next to these: least squares, in a metric if there is one."""
-    back, _ = _sphere(np.eye(len(weights)) if metric is None else metric)
-    given = np.linalg.solve(back, weights)
-    return _least(allowed, lambda x: (float(np.sum((x - given) ** 2)) / 2, x - given), weights, back)
+    """The allowed weights next to these: least squares, in a metric if there is one.
+
+    The problem of the least distance, as one of least squares without negative numbers: C. L. Lawson, R. J. Hanson,
+    Solving Least Squares Problems (1974), chapter 23.
+    """
+    number = len(weights)
+    metric = np.eye(number) if metric is None else metric
+    free = null_space(allowed.equal) if len(allowed.equal) else np.eye(number)
+    fixed = np.linalg.pinv(allowed.equal) @ allowed.equal_to if len(allowed.equal) else np.zeros(number)
+    near = fixed
+    if free.shape[1]:
+        root = np.linalg.cholesky(free.T @ metric @ free).T
+        best = np.linalg.solve(root.T @ root, free.T @ metric @ (weights - fixed))  # but for bounds and inequalities
+        inside = free.T @ (np.clip(weights, 0, 1) - fixed)
+        size = np.linalg.norm(root @ (inside - best)) + np.linalg.norm(root, 2)
+        back = size * free @ np.linalg.inv(root)  # from numbers of order one
+        rows = np.vstack([-allowed.most, np.eye(number), -np.eye(number)])
+        least = np.concatenate([-allowed.at_most, np.zeros(number), -np.ones(number)]) - rows @ (fixed + free @ best)
+        rows = rows @ back
+        scale = np.maximum(np.abs(rows).max(1), np.abs(least))
+        scale = np.where(scale > 0, scale, 1)
+        table = np.vstack([rows.T, least]) / scale
+        aim = np.eye(len(table))[-1]
+        rest = table @ nnls(table, aim, maxiter=100 * len(scale))[0] - aim
+        if rest[-1] == 0:
+            raise _none_near(weights)
+        near = fixed + free @ best - back @ rest[:-1] / rest[-1]
+    return _checked(allowed, np.clip(near, 0, 1), weights)
 
 
 def nearest_by_entropy(
@@ -224,10 +249,18 @@ def _least(allowed: Constraints, loss, begin, back) -> Float[np.ndarray, "weight
     first = np.linalg.solve(back, np.clip(begin, 0, 1))
     options = {"ftol": 1e-14, "maxiter": 500}
     found = minimize(loss, first, jac=True, method="SLSQP", constraints=conditions, options=options)
-    near = np.clip(back @ found.x, 0, 1)
+    return _checked(allowed, np.clip(back @ found.x, 0, 1), begin)
+
+
+def _checked(allowed: Constraints, near, given) -> Float[np.ndarray, "weights"]:
+    """Errors: ValueError for weights that are not allowed."""
     if not violation(allowed, near) < LOOSE:
-        raise ValueError(f"no allowed composition was found next to {begin.round(4).tolist()}; simplify the conditions")
+        raise _none_near(given)
     return near
+
+
+def _none_near(given) -> ValueError:
+    return ValueError(f"no allowed composition was found next to {given.round(4).tolist()}; simplify the conditions")
 
 
 def random_weights(allowed: Constraints, number: int, rng: np.random.Generator) -> Float[np.ndarray, "number weights"]:

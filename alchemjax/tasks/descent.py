@@ -25,8 +25,12 @@ SHORTER = 0.1, 0.5  # bounds of a shorter step, of the one before
 LONGEST = 1e12  # of a step, in units of the first
 STEEPEST = 50.0  # exponent that a step of mirror descent may have
 STIFFEST = 1e8  # ratio of what is known of the curvature to that of the metric in which steps are measured
+FARTHEST = 1e3  # that a step aims outside the allowed compositions: from there the nearest of them hardly changes
 CONVERGED, NOTHING_BETTER = "the composition has converged", "no composition next to it is better"
-STILL = 3  # steps of an optimiser that move nothing, until it has converged
+FLAT = "the slope is zero at the first composition, perhaps by symmetry; give other starts"
+TOO_SMALL = "the optimiser's steps have become too small"
+STILL = 3  # steps of an optimiser that move nothing, until it has ended
+FLATTER = 1e-3  # times the steepest slope on the way: that of an end
 
 
 class Search(NamedTuple):
@@ -75,8 +79,9 @@ def advance_by_line_search(
             return search._replace(done=f"the first composition has no {lacks}")
         steep = float(np.abs(along(allowed, gradient)).max())
         if not steep > 1e-12 * float(np.abs(gradient).max()):
+            why = FLAT if np.linalg.matrix_rank(allowed.equal) < len(gradient) else CONVERGED
             return search._replace(
-                weights=search.trial, loss=loss, gradient=gradient, losses=(loss,), curvature=curvature, done=CONVERGED
+                weights=search.trial, loss=loss, gradient=gradient, losses=(loss,), curvature=curvature, done=why
             )
         step = FIRST / steep
         first = search._replace(weights=search.trial, loss=loss, gradient=gradient, losses=(loss,), step=step)
@@ -115,7 +120,10 @@ def _aimed(search: Search, allowed: Constraints, tolerance: float, entropic: boo
         aim = nearest_by_entropy(allowed, pushed, step * search.curvature, search.weights)
     else:
         metric = np.eye(len(search.weights)) + step * search.curvature
-        aim = nearest(allowed, search.weights - step * np.linalg.solve(metric, gradient), metric=metric)
+        while np.abs(away := step * np.linalg.solve(metric, gradient)).max() > FARTHEST:
+            step /= 10
+            metric = np.eye(len(search.weights)) + step * search.curvature
+        aim = nearest(allowed, search.weights - away, metric=metric)
     direction = aim - search.weights
     if np.abs(direction).max() < tolerance:
         return search._replace(direction=direction, done=CONVERGED)
@@ -143,14 +151,21 @@ def advance_by_optimiser(
     parameters, slope = jnp.asarray(to(search.trial)), jnp.asarray(gradient, float)
     if sizes is not None:
         slope = jax.vjp(back, parameters)[1](slope)[0]
-    state, still = search.inner or (optimiser.init(parameters), 0)
+    gradient = np.asarray(gradient, np.float64)
+    steep = float(np.abs(along(allowed, gradient)).max())
+    state, still, steepest = search.inner or (optimiser.init(parameters), 0, steep)
+    steepest = max(steep, steepest)
     updates, state = optimiser.update(slope, state, parameters)
     trial = nearest(allowed, np.asarray(back(optax.apply_updates(parameters, updates)), np.float64))
     still = still + 1 if np.abs(trial - search.trial).max() < tolerance else 0
-    done = CONVERGED if still >= STILL else ""
     if loss < search.loss:
-        search = search._replace(weights=search.trial, loss=loss, gradient=np.asarray(gradient, np.float64))
-    return search._replace(trial=trial, inner=(state, still), done=done)
+        search = search._replace(weights=search.trial, loss=loss, gradient=gradient)
+    done = ""
+    if still >= STILL:
+        ahead = nearest(allowed, search.trial - FIRST * gradient / max(steep, 1 / LONGEST)) - search.trial
+        at_end = steep <= FLATTER * steepest or np.abs(ahead).max() < tolerance
+        done = CONVERGED if at_end else TOO_SMALL
+    return search._replace(trial=trial, inner=(state, still, steepest), done=done)
 
 
 def softmax(sizes: Sequence[int], weights: Float[np.ndarray, "weights"]) -> tuple[Callable, Callable]:

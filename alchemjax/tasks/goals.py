@@ -1,7 +1,7 @@
 """What is wanted of properties, and how far a material is from it."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,8 @@ from jaxtyping import Float
 
 from alchemjax.tasks.constraints import NUMBER
 from alchemjax.tasks.properties import PROPERTIES, checked_names
+
+LIGHT = 0.1  # tolerances
 
 
 class Goal(NamedTuple):
@@ -46,11 +48,16 @@ def parse_goals(target: Mapping | Iterable[str | Goal] | str) -> tuple[Goal, ...
     return tuple(goals)
 
 
-def goals_loss(goals: Sequence[Goal], values: Float[np.ndarray, "goals"], jacobian: Float[np.ndarray, "goals weights"]):
+def goals_loss(
+    goals: Sequence[Goal],
+    values: Float[np.ndarray, "goals"],
+    jacobian: Float[np.ndarray, "goals weights"],
+    share: float = 1.0,
+):
     """Loss, gradient and Gauss-Newton curvature of what the goals' properties are.
 
     The loss is half the sum of squared misses, in tolerances of the properties; what is to be small or large counts
-    itself.
+    itself, times `share`.
     """
     loss, gradient, curvature = 0.0, np.zeros(jacobian.shape[1]), np.zeros((jacobian.shape[1],) * 2)
     for goal, value, slope in zip(goals, values.tolist(), jacobian, strict=True):
@@ -59,11 +66,31 @@ def goals_loss(goals: Sequence[Goal], values: Float[np.ndarray, "goals"], jacobi
         if not np.isfinite(miss):
             loss = np.nan  # also where a bound would not count
         if goal.sign in ("min", "max"):
-            sign = 1 if goal.sign == "min" else -1
+            sign = share if goal.sign == "min" else -share
             loss, gradient = loss + sign * miss, gradient + sign * slope
         elif goal.sign == "=" or (miss < 0) == (goal.sign == ">="):
             loss, gradient, curvature = loss + miss**2 / 2, gradient + miss * slope, curvature + np.outer(slope, slope)
     return loss, gradient, curvature
+
+
+def share_of_extremes(
+    goals: Sequence[Goal], jacobians: Float[np.ndarray, "starts goals weights"], along: Callable
+) -> float:
+    """What is to be small or large should count so much that it makes other targets miss by `LIGHT` tolerances.
+
+    `along` leaves of a slope what composition may follow. At an optimum with one other target the miss is the ratio of
+    both slopes.
+    """
+    if not goals:
+        return 1.0
+    units = np.array([PROPERTIES[goal.name].tolerance for goal in goals])
+    extreme, most = np.array([goal.sign in ("min", "max") for goal in goals], bool), 0.0
+    for jacobian in jacobians[np.isfinite(jacobians).all((1, 2))]:
+        slopes = np.array([along(row) for row in jacobian / units[:, None]])
+        squares = (slopes[~extreme] ** 2).sum(1)
+        ratios = np.abs(slopes[extreme] @ slopes[~extreme].T) / np.where(squares > 0, squares, np.inf)
+        most = max(most, ratios.max(initial=0))
+    return LIGHT / most if most > LIGHT else 1.0
 
 
 def misses(goals: Sequence[Goal], values: Mapping) -> list[float]:

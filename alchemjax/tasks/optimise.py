@@ -14,9 +14,10 @@ from alchemjax.calculate import check_kind, devices_for, precision, with_fluctua
 from alchemjax.model.load import Potential
 from alchemjax.system.structure import Structure, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
-from alchemjax.tasks.constraints import Constraints, make_constraints, nearest, random_weights
+from alchemjax.tasks.constraints import Constraints, along, make_constraints, nearest, random_weights
 from alchemjax.tasks.descent import (
     CONVERGED,
+    FLAT,
     NOTHING_BETTER,
     Search,
     advance_by_line_search,
@@ -27,12 +28,13 @@ from alchemjax.tasks.elasticity import Elasticity, check_crystal, elasticity_at
 from alchemjax.tasks.equilibrium import REACH, Equilibrium, Kind, Problem, at_rest, described, prepared, scale
 from alchemjax.tasks.fire import initial_state
 from alchemjax.tasks.freedom import keeps_symmetry
-from alchemjax.tasks.goals import goals_loss, misses, parse_goals
+from alchemjax.tasks.goals import goals_loss, misses, parse_goals, share_of_extremes
 from alchemjax.tasks.properties import PROPERTIES, Facts, checked_names, facts_of, properties_of
 from alchemjax.tasks.relax import Lists, check_limit
 
 LISTS = 20  # new lists of neighbours until a state is given up
 FINE = 0.1  # of the tolerance of a property: where a target is hit
+INSIDE = 0.02  # of the way to the centre: where optimisers of optax start, for on faces logits do not move
 OPTIMISERS = ("projected", "mirror")
 PARAMETERS = ("softmax", "weights")
 HIT = "all targets are hit"
@@ -44,6 +46,7 @@ class Evaluation(NamedTuple):
 
     weights: Float[np.ndarray, "starts weights"]
     loss: Float[np.ndarray, "starts"]
+    share: Float[np.ndarray, "starts"]  # of what is to be small or large, in the loss
     gradient: Float[np.ndarray, "starts weights"]
     curvature: Float[np.ndarray, "starts weights weights"]  # of the loss, as far as it is known
     values: Float[np.ndarray, "starts properties"]
@@ -108,7 +111,8 @@ def optimise(
     """Minimise a loss of the relaxed material over the allowed compositions.
 
     `target`: {"a": 5.45, "bulk_modulus": ">=150", "energy": "min"} of the names and units of `PROPERTIES`, whose loss
-    is half the sum of squared misses in units of their tolerances; or a function of an `Equilibrium` (with `elastic`
+    is half the sum of squared misses in units of their tolerances, and of what is to be small or large so little that
+    the others are hardly missed for it; or a function of an `Equilibrium` (with `elastic`
     of an `Elasticity`) to a number that JAX differentiates. `properties`: names of what else is to be recorded.
     `start`: the composition of the first search, or a list of those of the first ones; by default the system's own.
     `starts`: number of searches, the others from random allowed compositions; 4, or as many as `start` has. All are
@@ -141,6 +145,10 @@ def optimise(
     if allowed.emptied and not isinstance(optimiser, str) and parameters == "softmax":
         raise ValueError("logits keep the sums of groups, but a condition names vacancies; use parameters='weights'")
     begun = _starts(system, allowed, own if start is None else start, starts, seed)
+    if not isinstance(optimiser, str):
+        ends = np.cumsum([len(group.species) for group in system.sites.groups])[:-1]
+        centres = lambda w: np.concatenate([np.full(len(p), p.mean()) for p in np.split(w, ends)])
+        begun = np.array([nearest(allowed, w + INSIDE * (centres(w) - w)) for w in begun])
     advance = _advance(system, allowed, tolerance, optimiser, parameters)
     free = {"positions": positions, "cell": cell, "fixed_sites": fixed_sites, "fixed_axes": fixed_axes}
     symmetric = keeps_symmetry(cell, fixed_sites, fixed_axes) and not elastic
@@ -151,7 +159,8 @@ def optimise(
     facts = facts_of(potential, ordinary, names, alpha=none, pressure=pressure, **free, **tight)
     limits = {"force": force_tolerance, "stress": stress_tolerance, "steps": max_steps, "pressure": pressure}
     judge = Judge(names, tuple(goal.name for goal in goals), target if callable(target) else None, elastic)
-    evaluate = _evaluator(potential, system, alpha, free, limits, facts, judge, goals, len(begun))
+    free_slope = partial(along, allowed)
+    evaluate = _evaluator(potential, system, alpha, free, limits, facts, judge, goals, free_slope, len(begun))
     searches, path = _searched(evaluate, advance, goals, names, begun, evaluations, recorded, on_evaluation)
     return _optimum(system, goals, facts, names, searches, path)
 
@@ -169,9 +178,11 @@ def _searched(evaluate, advance, goals, names, begun, evaluations: int, recorded
             found = evaluate(np.array([search.trial for search in searches]), path[-1] if path else None)
         path.append(found)
         for k, search in enumerate(searches):
-            told = advance(
-                search, float(found.loss[k]), found.gradient[k], found.curvature[k], bool(found.converged[k])
-            )
+            seen = float(found.loss[k]), found.gradient[k], found.curvature[k], bool(found.converged[k])
+            try:
+                told = advance(search, *seen)
+            except ValueError as error:  # the others go on
+                told = search._replace(done=str(error))
             searches[k] = _stopped_at_goals(goals, names, told, found, k)
         if len(path) > len(recorded) and on_evaluation is not None:
             on_evaluation(len(path) - 1, found, searches)
@@ -214,7 +225,8 @@ def _advance(system: System, allowed: Constraints, tolerance: float, optimiser, 
 
 def _stopped_at_goals(goals, names, search: Search, found: Evaluation, k: int) -> Search:
     """Done where all there is to reach is hit."""
-    if search.done or any(goal.sign in ("min", "max") for goal in goals) or not goals or not found.converged[k]:
+    extreme = any(goal.sign in ("min", "max") for goal in goals)
+    if search.done not in ("", FLAT) or extreme or not goals or not found.converged[k]:
         return search
     missed = misses(goals, dict(zip(names, found.values[k].tolist(), strict=True)))
     if not all(miss <= FINE for miss in missed):
@@ -273,13 +285,15 @@ def _judged(judge: Judge, facts: Facts, material, reference, strain):
 
 
 def _evaluator(
-    potential: Potential, system: System, alpha, free, limits, facts: Facts, judge: Judge, goals, lanes: int
+    potential: Potential, system: System, alpha, free, limits, facts: Facts, judge: Judge, goals, along, lanes: int
 ) -> Callable[[np.ndarray, Evaluation | None], Evaluation]:
     """A function of compositions, and of the evaluation before, near whose states they relax."""
     kind, problem, offset, _ = prepared(potential, system, None, alpha, free, limits, {"kind": "none"})
     near = system._replace(structure=wrapped(system.structure))
     lists = Lists(potential, near, jax.tree.map(np.asarray, problem.freedom), lanes, REACH)
-    program = _compiled(kind, judge, devices_for(lanes))
+    # a function of the user may change what it looks at, between two calls
+    compiled = _compiled if judge.function is None else _compiled.__wrapped__
+    program = compiled(kind, judge, devices_for(lanes))
     shared = problem._replace(topology=None, positions=None, strain=None, weights=None)
     with precision(potential):
         fresh = initial_state(problem.positions, len(problem.weights))
@@ -309,12 +323,13 @@ def _evaluator(
             if (found.state.listed | lost).all():
                 break
             state = place(np.isfinite(found.strain).all(-1), found.reference, found.strain)
-        rows = [_loss(goals, *one) for one in zip(aims, jacobian, strict=True)]
+        share = share_of_extremes(goals, jacobian, along) if before is None else before.share[0]
+        rows = [_loss(goals, share, *one) for one in zip(aims, jacobian, strict=True)]
         loss, gradient, curvature = (np.array(column) for column in zip(*rows, strict=True))
         real = np.isfinite(aims).all(-1) & np.array([_has_order(system, one, alpha) for one in weights])
         parts = found._asdict() | found.state._asdict() | {"weights": double(weights)}
         parts |= {"converged": found.state.converged & ~lost & real}
-        parts |= {"loss": loss, "gradient": gradient, "curvature": curvature}
+        parts |= {"loss": loss, "share": np.full(lanes, share), "gradient": gradient, "curvature": curvature}
         return Evaluation(*(parts[name] for name in Evaluation._fields))
 
     def in_precision(*arguments):
@@ -333,10 +348,10 @@ def _has_order(system: System, weights, alpha) -> bool:
     return True
 
 
-def _loss(goals, aims: Float[np.ndarray, "aims"], jacobian: Float[np.ndarray, "aims weights"]):
+def _loss(goals, share: float, aims: Float[np.ndarray, "aims"], jacobian: Float[np.ndarray, "aims weights"]):
     """Loss, gradient and what is known of its curvature; nothing is of a function of the user."""
     if goals:
-        return goals_loss(goals, aims, jacobian)
+        return goals_loss(goals, aims, jacobian, share)
     return float(aims[0]), jacobian[0], np.zeros((len(jacobian[0]),) * 2)
 
 

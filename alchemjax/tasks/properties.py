@@ -96,10 +96,10 @@ PROPERTIES: dict[str, Property] = {
     "gamma": Property(_angle(0, 1), "degree", 0.01, "angle between the lattice vectors a and b"),
     "volume": Property(_volume, "A^3", 0.05, "volume of the cell"),
     "density": Property(_density, "g/cm^3", 1e-3, "mass by volume"),
-    "energy": Property(_energy, "eV", 1e-3, "energy per site", needs_cell=False),
+    "energy": Property(_energy, "eV/site", 1e-3, "energy per site", needs_cell=False),
     "mixing_energy": Property(
         _mixing_energy,
-        "eV",
+        "eV/site",
         1e-3,
         "energy per site (under a pressure: enthalpy) minus that of the end members, weighted",
         needs_cell=False,
