@@ -200,6 +200,25 @@ def test_atoms_follow_strain_as_they_do_in_the_mean_crystal(potential, monkeypat
     rigid = hessian.strain_strain[np.triu_indices(6)]
     assert np.abs(rigid - expected).max() > 0.03 * np.abs(expected).max()
 
+    # around a site in a state, what follows is not at rest: second differences of the energy along the same way
+    singles = clusters.single_sites(medium, fluctuations)
+    site, state, large = int(states.site[0]), 1, crystal.system
+    held = large.weights.copy()
+    held[crystal.site == site] = np.eye(2)[state]
+
+    def energy(weights, moved, strain, amount):
+        turn = np.eye(3) + amount * STRAINS[strain]
+        positions = large.structure.positions + moved + amount * response.following[..., strain]
+        structure = large.structure._replace(positions=positions @ turn, cell=large.structure.cell @ turn)
+        return float(aj.calculate(potential, large._replace(structure=structure), weights).energy)
+
+    h = clusters.STRETCH
+    for strain in range(6):
+        of = lambda *at, k=strain: (energy(*at, k, h) + energy(*at, k, -h) - 2 * energy(*at, k, 0)) / h**2
+        stiffer = of(held, singles.moved[0, state]) - of(large.weights, 0)
+        got = np.einsum("abcd,ab,cd->", singles.elastic[0, state], STRAINS[strain], STRAINS[strain])
+        assert got == pytest.approx(stiffer, abs=1e-4)
+
 
 @pytest.mark.parametrize("vacancy", [False, True])
 def test_a_cluster_with_two_mixed_sites_is_exact(potential, vacancy):

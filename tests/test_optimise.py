@@ -96,7 +96,7 @@ def test_nearest_compositions_are_allowed_and_nearest(entropic, rng):
         (["Li >= 0.6", "Mg >= 0.7"], None, "no composition fulfils all conditions .* comes closest"),
         ([], {"Li": 1, "O": -2}, "charges of Mg are missing"),
         ([], {"Li": 1, "Mg": 2, "O": -2, "K": 1}, "charges name K"),
-        ([], {"Li": 1, "Mg": 2, "O": -4}, "g0:Li = 0, g0:Mg = 1 comes closest"),
+        ([], {"Li": 1, "Mg": 2, "O": -4}, "charges that add up to nothing.; g0:Li = 0, g0:Mg = 1 comes closest"),
     ],
 )
 def test_conditions_that_make_no_sense_are_refused(texts, charges, message):
@@ -377,6 +377,11 @@ def test_optima_are_those_of_a_grid(potential, argon, optimiser):
     assert found.reached and found.converged and len(found.path) < 15
     assert np.ptp(found.ends[:, 1]) < 2e-3  # whatever the start
     np.testing.assert_allclose(np.linalg.norm(found.structure.cell[0]), found.values["a"], rtol=1e-12)
+
+
+def test_bounds_that_hold_at_the_start_are_hit(potential, argon):
+    found = aj.optimise(potential, argon, {"volume": ">=1"}, starts=1, **OPTIONS)
+    assert found.reached and found.converged and len(found.path) == 1 and "all targets are hit" in found.message
 
 
 def test_what_cannot_be_reached_is_said_with_the_closest(potential, argon):

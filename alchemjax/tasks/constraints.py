@@ -68,7 +68,7 @@ def make_constraints(
     found = Constraints(
         rows(equal), np.array(equal_to, float), rows(most), np.array(at_most, float), tuple(sorted(emptied))
     )
-    _check_possible(sites, found, firm)
+    _check_possible(sites, found, firm, neutral=charges is not None)
     return _independent(found)
 
 
@@ -142,7 +142,7 @@ def along(allowed: Constraints, gradient: Float[np.ndarray, "weights"]) -> Float
     return gradient - np.linalg.pinv(allowed.equal) @ (allowed.equal @ gradient) if len(allowed.equal) else gradient
 
 
-def _check_possible(sites: Sites, allowed: Constraints, firm: int) -> None:
+def _check_possible(sites: Sites, allowed: Constraints, firm: int, *, neutral: bool) -> None:
     """Errors: ValueError if no composition is allowed, with the one that comes closest; `firm` equalities are kept."""
     number, conditions = allowed.equal.shape[1], len(allowed.equal_to) + len(allowed.at_most)
     # the least sum of violations: A w - p + q = a, B w - r <= b
@@ -162,7 +162,8 @@ def _check_possible(sites: Sites, allowed: Constraints, firm: int) -> None:
             )
         )
         raise ValueError(
-            "no composition fulfils all conditions (with the sums that the groups have, weights from 0 to 1)"
+            "no composition fulfils all conditions (with the sums that the groups have, weights from 0 to 1"
+            + (", and charges that add up to nothing)" if neutral else ")")
             + (f"; {near} comes closest" if near else "")
             + "; give fewer or wider conditions"
         )
