@@ -144,7 +144,7 @@ def test_windows_say_what_the_library_says_and_are_analysed_again(run, crystal, 
         (["--windows", "4", "--replicas", "4"], "--replicas 4 has no effect with --windows"),
         (["--windows", "4", "--schedule", "linear"], "--schedule linear has no effect with --windows"),
         (["--rule", "trapezoid"], "--rule trapezoid has no effect without --windows"),
-        (["--windows", "1"], "windows = 1 must be a whole number, at least 2"),
+        (["--windows", "1"], "--windows 1 must be a whole number, at least 2"),
     ],
 )
 def test_windows_and_switches_have_their_own_options(run, tmp_path, options, said):

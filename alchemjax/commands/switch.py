@@ -58,6 +58,8 @@ def run(arguments: dict) -> None:
 def completed(arguments: dict) -> dict:
     """With defaults. Errors: ValueError for an option that has no effect."""
     in_windows = arguments["windows"] is not None
+    if in_windows and arguments["windows"] < 2:
+        raise ValueError(f"--windows {arguments['windows']} must be a whole number, at least 2")
     ours, others = (OF_WINDOWS, OF_SWITCHES) if in_windows else (OF_SWITCHES, OF_WINDOWS)
     for name in others:
         if arguments[name] is not None:
