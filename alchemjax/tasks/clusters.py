@@ -321,15 +321,14 @@ def _elastic(medium: Medium, weights, moved) -> Float[np.ndarray, "rows 3 3 3 3"
     """Second derivatives by strain, the atoms following as they do in the mean crystal [eV]."""
     if medium.following is None:
         return np.zeros((len(weights), 3, 3, 3, 3))
-    columns = []
-    for strain, following in zip(STRAINS, np.moveaxis(medium.following, 2, 0), strict=True):
-        up, down = (
-            _evaluate(medium, weights, moved + amount * following, amount * strain).gradient
-            for amount in (STRETCH, -STRETCH)
-        )
-        atoms = np.einsum("rsx,sxk->rk", up.positions - down.positions, medium.following)
-        columns.append((by_strains(up.strain - down.strain) + atoms) / (2 * STRETCH))
-    both = np.stack(columns, axis=-1)
+    rows, amounts = len(weights), np.array([STRETCH, -STRETCH])[:, None, None, None, None]
+    ways = np.moveaxis(medium.following, 2, 0)[:, None]
+    many = lambda a: np.broadcast_to(a, (2, len(STRAINS), rows, *a.shape[-2:])).reshape(-1, *a.shape[-2:])
+    given = many(weights[:, None])[:, 0], many(moved + amounts * ways), many(amounts * STRAINS[:, None])
+    found = medium.evaluate(given).gradient
+    slope = by_strains(found.strain) + np.einsum("rsx,sxk->rk", found.positions, medium.following)
+    up, down = slope.reshape(2, len(STRAINS), rows, -1)
+    both = np.moveaxis(up - down, 0, -1) / (2 * STRETCH)
     return ((both + both.swapaxes(1, 2)) / 2)[:, VOIGT[:, :, None, None], VOIGT]
 
 
@@ -337,11 +336,10 @@ def _turned(tensors, turn):
     return np.einsum("ia,jb,kc,ld,...ijkl->...abcd", turn, turn, turn, turn, tensors, optimize=True)
 
 
-def _evaluate(medium: Medium, weights, moved=None, strain=None) -> Moved:
-    """Rows of weights, with atoms displaced, and one strain of all of them."""
+def _evaluate(medium: Medium, weights, moved=None) -> Moved:
+    """Rows of weights, with atoms displaced."""
     rows, shape = len(weights), medium.mean.gradient.positions.shape
-    moved = np.zeros((rows, *shape)) if moved is None else moved
-    return medium.evaluate((weights, moved, np.broadcast_to(0.0 if strain is None else strain, (rows, 3, 3))))
+    return medium.evaluate((weights, np.zeros((rows, *shape)) if moved is None else moved, np.zeros((rows, 3, 3))))
 
 
 def gradient_at(of, point: Gradient, given: tuple[Array, Array, Array]) -> Moved:
