@@ -120,6 +120,12 @@ def strained(force, stiffness):
     return -jnp.linalg.solve(stiffness, force)
 
 
+def powers(strain, xp=jnp):
+    """What the terms of `Strains` are to be multiplied by at a strain, to be its energy."""
+    one, other = np.triu_indices(len(strain))
+    return xp.concatenate([strain, strain[one] * strain[other] / (1 + (one == other))])
+
+
 def symmetric_index(number: int) -> Int[np.ndarray, "number number"]:
     """Where the elements of a symmetric matrix stand in the list of `np.triu_indices`."""
     table = np.zeros((number, number), int)

@@ -159,8 +159,7 @@ def optimise(
     facts = facts_of(potential, ordinary, names, alpha=none, pressure=pressure, **free, **tight)
     limits = {"force": force_tolerance, "stress": stress_tolerance, "steps": max_steps, "pressure": pressure}
     judge = Judge(names, tuple(goal.name for goal in goals), target if callable(target) else None, elastic)
-    free_slope = partial(along, allowed)
-    evaluate = _evaluator(potential, system, alpha, free, limits, facts, judge, goals, free_slope, len(begun))
+    evaluate = _evaluator(potential, system, alpha, free, limits, facts, judge, goals, allowed, len(begun))
     searches, path = _searched(evaluate, advance, goals, names, begun, evaluations, recorded, on_evaluation)
     return _optimum(system, goals, facts, names, searches, path)
 
@@ -285,7 +284,7 @@ def _judged(judge: Judge, facts: Facts, material, reference, strain):
 
 
 def _evaluator(
-    potential: Potential, system: System, alpha, free, limits, facts: Facts, judge: Judge, goals, along, lanes: int
+    potential: Potential, system: System, alpha, free, limits, facts: Facts, judge: Judge, goals, allowed, lanes: int
 ) -> Callable[[np.ndarray, Evaluation | None], Evaluation]:
     """A function of compositions, and of the evaluation before, near whose states they relax."""
     kind, problem, offset, _ = prepared(potential, system, None, alpha, free, limits, {"kind": "none"})
@@ -323,7 +322,7 @@ def _evaluator(
             if (found.state.listed | lost).all():
                 break
             state = place(np.isfinite(found.strain).all(-1), found.reference, found.strain)
-        share = share_of_extremes(goals, jacobian, along) if before is None else before.share[0]
+        share = share_of_extremes(goals, jacobian, partial(along, allowed)) if before is None else before.share[0]
         rows = [_loss(goals, share, *one) for one in zip(aims, jacobian, strict=True)]
         loss, gradient, curvature = (np.array(column) for column in zip(*rows, strict=True))
         real = np.isfinite(aims).all(-1) & np.array([_has_order(system, one, alpha) for one in weights])

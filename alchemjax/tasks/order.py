@@ -197,16 +197,13 @@ def _scaled(logs: Float[Array, "sites species"], amounts: Float[Array, "species"
 
 def _swapped(kinds: list[Kind], row, energies_of: Callable, slope_of: Callable, round_off: float):
     """An arrangement no swap of which is known to be lower, and its energy."""
-    lowest = float(energies_of([row] * SWAPS)[0])
     while True:
-        tried = _swaps(kinds, row, slope_of(row))
-        if not tried:
-            return row, lowest
-        energies = energies_of((tried * SWAPS)[:SWAPS])
+        tried = [row, *_swaps(kinds, row, slope_of(row))]
+        energies = energies_of(tried + [row] * (SWAPS + 1 - len(tried)))  # of one shape: one compilation
         best = int(np.argmin(energies))
-        if not energies[best] < lowest - LOWER * round_off * abs(lowest):
-            return row, lowest
-        row, lowest = (tried * SWAPS)[best], float(energies[best])
+        if not energies[best] < energies[0] - LOWER * round_off * abs(energies[0]):
+            return row, float(energies[0])
+        row = tried[best]
 
 
 def _swaps(kinds: list[Kind], row, slope) -> list[Float[np.ndarray, "weights"]]:

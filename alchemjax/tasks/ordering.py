@@ -28,7 +28,7 @@ from alchemjax.tasks.alloy import (
     strain_forces,
     strain_of_random,
 )
-from alchemjax.tasks.lattice import LatticeModel, Strains, symmetric_index, with_images
+from alchemjax.tasks.lattice import LatticeModel, Strains, powers, symmetric_index, with_images
 from alchemjax.units import KELVIN
 
 SAME_DISTANCE = 1e-3  # A
@@ -230,12 +230,10 @@ def spinodal(alloy: Alloy) -> float:
         raise ValueError("the spinodal needs strain: make the alloy with relaxed=True, periodic in every direction")
     basis, site = _basis(alloy)
     single, pair = strain_forces(alloy)
-    upper = np.triu_indices(6)
     _, stiffness, strain = strain_of_random(alloy)
-    terms = np.concatenate([strain, np.outer(strain, strain)[upper] / (1 + np.eye(6)[upper])])
     slope = single[..., :6] + single[..., 6:][..., symmetric_index(6)] @ strain
     force = np.einsum("ak,akx->ax", basis * alloy.weights[site], slope[site])
-    strained = pair.sum(1) @ terms  # the pairs at the strain of the random alloy
+    strained = pair.sum(1) @ powers(strain, np)  # the pairs at the strain of the random alloy
     added = _in_modes(alloy, (strained - mean_long_wave(alloy))[None])[0]
     uniform = fourier(alloy, np.zeros((1, 3)))[0].real + added - force @ np.linalg.solve(stiffness, force.T)
     same = alloy.sublattice[site][:, None] == alloy.sublattice[site]

@@ -42,11 +42,12 @@ def make_response(crystal: Crystal, states: States, hessian: Hessian) -> Respons
     pair = pair.reshape(*states.weights.shape, crystal.cells, *states.weights.shape).transpose(0, 2, 3, 1, 4)
     pair = symmetric(pair, crystal)
     coupling = of_states(hessian.weights_strain, states) + (moved @ strained).reshape(*states.weights.shape, 6)
-    following = -(inverse @ strained).reshape(supersites, 3, -1)
-    found = Response(pair, moved.reshape(force.shape), coupling, None, softest, inverse, following)
+    following = -inverse @ strained
+    placed = following.reshape(supersites, 3, -1)
+    found = Response(pair, moved.reshape(force.shape), coupling, None, softest, inverse, placed)
     if not crystal.system.structure.pbc.all():
         return found
-    elastic = (hessian.strain_strain - strained.T @ inverse @ strained) / crystal.cells
+    elastic = (hessian.strain_strain + strained.T @ following) / crystal.cells
     elastic = (elastic + elastic.T) / 2
     if (least := np.linalg.eigvalsh(elastic)[0]) < SOFT * np.abs(elastic).max():
         raise ValueError(

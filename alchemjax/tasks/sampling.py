@@ -29,6 +29,7 @@ from alchemjax.tasks.lattice import (
     energy_of,
     local_fields,
     make_tables,
+    powers,
     precision_of,
     smaller,
     strained,
@@ -131,9 +132,7 @@ def _sweep(move, tables: Tables, moves: _Moves, states, fields, key, heat):
     luck = jax.random.normal(jax.random.fold_in(key, 0), force.shape, dtype) * jnp.sqrt(heat)
     luck = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(stiffness), luck, lower=True, trans=1)
     strain = strained(force, stiffness) + luck
-    one, other = np.triu_indices(len(force))
-    squares = strain[one] * strain[other] / (1 + (one == other))
-    channels = jnp.concatenate([jnp.ones(1, dtype), strain, squares])[: tables.field.shape[-1]]
+    channels = jnp.concatenate([jnp.ones(1, dtype), powers(strain)])[: tables.field.shape[-1]]
     start = states.reshape(-1), (fields @ channels).reshape(-1, fields.shape[-2])
     # without strain all chains share one table
     pair = tables.pair @ channels if len(force) else tables.pair[..., 0]
