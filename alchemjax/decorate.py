@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from alchemjax.atoms import from_atoms
 from alchemjax.calculate import check_kind
 from alchemjax.model.load import Potential
+from alchemjax.system.sites import by_group
 from alchemjax.system.structure import wrapped
 from alchemjax.system.supercell import box_for, make_supercell, repeated
 from alchemjax.system.symmetry import equal_axes, kinds_of
@@ -47,7 +48,7 @@ def decorate(
         raise ValueError(f"method = '{method}' is not understood; use {', '.join(METHODS)}")
     check_limit("batch", number, f"number = {number}")
     owner = {site: k for k, group in enumerate(sites.groups) for site in group.sites}
-    mixed, parts = np.array(sorted(owner)), np.split(weights, np.cumsum([len(g.species) for g in sites.groups])[:-1])
+    mixed, parts = np.array(sorted(owner)), by_group(sites, weights)
     held = [np.append(part, max(1 - part.sum(), 0)) for part in parts]
     if cells is None:
         cells = box_for(

@@ -14,7 +14,7 @@ from alchemjax.commands.session import energy_kind
 from alchemjax.commands.store import Work
 from alchemjax.decorate import Explicit
 from alchemjax.io import write_atomically
-from alchemjax.system.sites import weight_names
+from alchemjax.system.sites import by_group, weight_names
 from alchemjax.system.system import System
 from alchemjax.tasks.optimise import USED_UP, Optimum
 from alchemjax.tasks.properties import PROPERTIES
@@ -145,8 +145,7 @@ def summary(system: System, targets, names, found: Optimum, explicit: Explicit |
     whole = [] if explicit is None else [[f"{w + 0.0:.5f}"] for w in explicit.weights]
     for k, (name, weight) in enumerate(zip(weight_names(system.sites), found.weights, strict=True)):
         table.add_row(name, f"{weight + 0.0:.5f}", "", *(whole[k] if whole else ()))
-    ends = np.cumsum([len(group.species) for group in system.sites.groups])[:-1]
-    for group, own in zip(system.sites.groups, np.split(found.weights, ends), strict=True):
+    for group, own in zip(system.sites.groups, by_group(system.sites, found.weights), strict=True):
         if own.sum() < 1 - SHOWN:
             table.add_row(f"{group.name}:vacancy", f"{1 - own.sum():.5f}")
     wanted: dict[str, str] = {}

@@ -73,6 +73,11 @@ def num_weights(sites: Sites) -> int:
     return sum(len(g.species) for g in sites.groups)
 
 
+def by_group(sites: Sites, weights: np.ndarray) -> list[np.ndarray]:
+    """The flat weights of every group, in order."""
+    return np.split(weights, np.cumsum([len(group.species) for group in sites.groups])[:-1])
+
+
 def weight_names(sites: Sites) -> list[str]:
     """`group:species` of every weight, in order."""
     return [f"{group.name}:{species}" for group in sites.groups for species in group.species]

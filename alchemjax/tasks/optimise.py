@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from alchemjax.calculate import check_kind, devices_for, precision, with_fluctuations
 from alchemjax.model.load import Potential
+from alchemjax.system.sites import by_group
 from alchemjax.system.structure import Structure, wrapped
 from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.tasks.constraints import Constraints, along, make_constraints, nearest, random_weights
@@ -146,8 +147,7 @@ def optimise(
         raise ValueError("logits keep the sums of groups, but a condition names vacancies; use parameters='weights'")
     begun = _starts(system, allowed, own if start is None else start, starts, seed)
     if not isinstance(optimiser, str):
-        ends = np.cumsum([len(group.species) for group in system.sites.groups])[:-1]
-        centres = lambda w: np.concatenate([np.full(len(p), p.mean()) for p in np.split(w, ends)])
+        centres = lambda w: np.concatenate([np.full(len(p), p.mean()) for p in by_group(system.sites, w)])
         begun = np.array([nearest(allowed, w + INSIDE * (centres(w) - w)) for w in begun])
     advance = _advance(system, allowed, tolerance, optimiser, parameters)
     free = {"positions": positions, "cell": cell, "fixed_sites": fixed_sites, "fixed_axes": fixed_axes}

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 from alchemjax.model.load import Potential
 from alchemjax.system.corners import FULL, amount_means, corner_fractions, corners
 from alchemjax.system.masses import node_masses
+from alchemjax.system.sites import by_group
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System
 from alchemjax.tasks.elasticity import Elasticity
@@ -145,7 +146,7 @@ def facts_of(
     if "mixing_energy" not in names:
         return facts
     ends = corners(sites)
-    sums = [np.sum(part) for part in np.split(system.weights, np.cumsum([len(g.species) for g in sites.groups])[:-1])]
+    sums = [np.sum(part) for part in by_group(sites, system.weights)]
     if ends is None or np.abs(np.array(sums) - 1).max(initial=0) > FULL:
         raise ValueError("a mixing energy needs weights that sum to 1 in every group, and not too many end members")
     enthalpies = []
