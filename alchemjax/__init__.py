@@ -30,6 +30,7 @@ if _TYPE_CHECKING:
     from alchemjax.tasks.alloy import mean_square_displacements as mean_square_displacements
     from alchemjax.tasks.alloy import random_energy as random_energy
     from alchemjax.tasks.alloy import strain_by_displacements as strain_by_displacements
+    from alchemjax.tasks.averages import long_range_order as long_range_order
     from alchemjax.tasks.averages import shells as shells
     from alchemjax.tasks.averages import statistics as statistics
     from alchemjax.tasks.averages import transition_temperature as transition_temperature
@@ -134,6 +135,7 @@ _PUBLIC = {
     "ground_state": "tasks.sampling",
     "shells": "tasks.averages",
     "statistics": "tasks.averages",
+    "long_range_order": "tasks.averages",
     "transition_temperature": "tasks.averages",
     "order_disorder": "tasks.transition",
     "validate": "tasks.validate",

@@ -639,6 +639,12 @@ def test_validation_says_when_to_trust(potential, relaxed_argon, argon_alloy):
     assert "caution" not in good.message and "3 explicit arrangements" in good.message
     lengths = np.cbrt(good.predicted_volume / good.volume) - 1
     assert np.abs(lengths).max() < 2e-3 and np.ptp(good.volume) > 0 and "lattice constants are wrong by" in good.message
+    given = validate(
+        potential, relaxed_argon, argon_alloy, random=0, ground_state=False, sqs=False, arrangements=good.states[1:2]
+    )
+    assert given.kinds == ("given",)
+    for name in ("rigid", "predicted_rigid", "relaxed", "predicted_relaxed", "volume", "predicted_volume"):
+        assert getattr(given, name) == pytest.approx(getattr(good, name)[1:2], rel=1e-9)
     strict = validate(
         potential, relaxed_argon, argon_alloy, shape=(3, 3, 2), random=1, ground_state=False, limit=1e-9, sqs=False
     )
@@ -718,3 +724,9 @@ def test_wrong_inputs_get_a_sentence(potential, argon_alloy):
         lattice_model(rigid, (0, 1, 1))
     with pytest.raises(ValueError, match="leave nothing to compare"):
         validate(potential, mixed_argon(), argon_alloy, random=0, ground_state=False)
+    for wrong, sentence in (
+        (np.zeros((2, 2, 2), int), r"shape \(2, 2, 2\); give"),
+        (np.full((1, 1, 2, 1), 9), "from 0 to"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            validate(potential, mixed_argon(), argon_alloy, arrangements=[wrong])

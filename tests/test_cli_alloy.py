@@ -107,6 +107,30 @@ def test_ground_state_is_a_structure_of_the_right_composition(made):
     assert (made[0] / "alloy.png").stat().st_size > 10_000
 
 
+def test_another_order_is_told_compared_and_kept(made, run, tmp_path, monkeypatch):
+    folder, found = shutil.copytree(made[0], tmp_path / "alloy"), []
+    settings = ["-x", "0.5", "--overwrite", "--no-plot", *QUICK]
+    right = aj.order_disorder
+
+    def other(*arguments, **options):
+        found.append(right(*arguments, **options))
+        states = np.indices((2, 2, 2)).sum(0)[..., None] % 2
+        return found[-1]._replace(another=states.astype(np.int32), stable=found[-1].stable & False)
+
+    monkeypatch.setattr(command, "order_disorder", other)
+    done = run(folder, *settings, "--validate", "1")
+    assert done.exit_code == 0, done.output
+    assert "at 300 K chains from random arrangements are more stable" in " ".join(done.stderr.split())
+    report = json.loads((folder / "alloy.json").read_text())["results"]
+    assert report["transition"]["another_order"] and report["validation"]["kinds"][-1] == "given"
+    atoms = ase.io.read(folder / "other_order.extxyz")
+    assert atoms.info["predicted_energy_eV"] == pytest.approx(16 * report["validation"]["predicted_rigid"][-1])
+    assert not (made[0] / "other_order.extxyz").exists()
+    monkeypatch.undo()
+    assert run(folder, *settings, "--validate", "0").exit_code == 0
+    assert not (folder / "other_order.extxyz").exists()
+
+
 def test_second_derivatives_are_calculated_once(made, run):
     folder, _ = made
     stamp = (folder / "hamiltonian.json").stat().st_mtime_ns
@@ -269,7 +293,7 @@ def test_mean_field_order_is_empty_where_it_is_no_probability():
     assert c * (1 - c) * (1 - alpha[0]) > c > c * (1 - c) * (1 - alpha[1])
     zeros, orders = np.zeros(3), np.zeros((3, 1, 2, 2))
     averages = Statistics(temperatures, *[zeros] * 4, orders, orders, zeros)
-    branches = averages, averages, zeros, zeros, "smooth", 0.0, 0.0, 0.0, False, zeros > 0, averages, 0.0
+    branches = averages, averages, zeros, zeros, "smooth", 0.0, 0.0, 0.0, False, zeros > 0, averages, 0.0, None
     pairs = [Shell(3.0, (0, 0), np.zeros((1, 5), int))]
     columns = temperature_table(found, OrderDisorder(temperatures, *branches), pairs)
     np.testing.assert_allclose(columns["alpha_mean_field_A-B_3.00A"], [np.nan, *alpha[1:]])

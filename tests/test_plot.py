@@ -224,7 +224,7 @@ def figure_of_alloy(temperatures, alphas, mean_field=0.1):
     for name, alpha in alphas.items():
         columns |= {f"alpha_{name}": zeros + alpha, f"alpha_error_{name}": zeros}
         columns |= {f"alpha_mean_field_{name}": zeros + mean_field}
-    branches = None, None, zeros, zeros, "smooth", 700.0, 50.0, 0.0, False, zeros > 0, None, 0.0
+    branches = None, None, zeros, zeros, "smooth", 700.0, 50.0, 0.0, False, zeros > 0, None, 0.0, None
     return plot_alloy(found, columns, OrderDisorder(temperatures, *branches), None)
 
 

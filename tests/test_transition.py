@@ -9,7 +9,7 @@ import pytest
 from test_sampling import J, checkerboard, free_model, ising
 
 from alchemjax.tasks import transition
-from alchemjax.tasks.averages import Shell, Statistics
+from alchemjax.tasks.averages import Shell, Statistics, long_range_order
 from alchemjax.tasks.lattice import LatticeModel, Strains, checked_model, smaller, total_energy
 from alchemjax.tasks.sampling import BLOCKS, Samples, anneal, ground_state
 from alchemjax.tasks.transition import order_disorder
@@ -22,6 +22,10 @@ WEIGHTS = np.tile([2 / 3, 1 / 3], (3, 1))
 ORDERED = np.broadcast_to([1, 0, 0], (4, 4, 4, 3))
 SHELL = Shell(1.0, (0, 0), np.array([[0, 0, 0, 0, 1]]))
 METASTABLE = 230, 330  # K: as far as the disordered and the ordered lattice wait
+LAYERED = 0.0  # K: below, chains from random arrangements have another order
+LAYERS = np.zeros((4, 4, 4, 3), int)  # the atoms of which gather in every fourth layer
+LAYERS[0] = 1
+LAYERS[2, :, :, 0] = 1
 
 
 def one_of_three() -> LatticeModel:
@@ -55,6 +59,19 @@ def exactly(temperature, *, ordered: bool):
     return partition, np.exp(terms - partition)
 
 
+def correlations_of(states) -> np.ndarray:
+    """P of an arrangement of two states."""
+    waves = np.fft.fftn(np.eye(2)[states], axes=(0, 1, 2))
+    both = np.einsum("xyzck,xyzdl->xyzcdkl", waves.conj(), waves)
+    return np.fft.ifftn(both, axes=(0, 1, 2)).real / states[..., 0].size
+
+
+def disordered_correlations() -> np.ndarray:
+    pairs = np.broadcast_to(np.outer(WEIGHTS[0], WEIGHTS[0]), (4, 4, 4, 3, 3, 2, 2)).copy()
+    pairs[0, 0, 0, range(3), range(3)] = np.diag(WEIGHTS[0])
+    return pairs
+
+
 @pytest.fixture
 def exact_chains(monkeypatch):
     """Chains of independent arrangements of one lattice, or of the other where the first does not wait any more."""
@@ -70,8 +87,14 @@ def exact_chains(monkeypatch):
         energy = np.stack([rng.choice(energies, size=(1, length), p=chance) for chance in chances])
         shape = len(temperatures), 1
         composition = np.broadcast_to([2 / 3, 1 / 3], (*shape, length, 1, 2))
-        pairs = np.full((*shape, BLOCKS, 4, 4, 4, 3, 3, 2, 2), 0.25 if weights is None else 0.2)
-        final = np.broadcast_to(ORDERED, (*shape, *ORDERED.shape))
+        cold = [weights is not None and at < LAYERED for at in temperatures]
+        finals = [ORDERED if weights is None else LAYERS for _ in temperatures]
+        pairs = [
+            correlations_of(one) if weights is None or layered else disordered_correlations()
+            for one, layered in zip(finals, cold, strict=True)
+        ]
+        pairs = np.stack([np.broadcast_to(one, (1, BLOCKS, *one.shape)) for one in pairs])
+        final = np.stack(finals)[:, None]
         moved = np.full(len(temperatures), 0.5)
         return Samples(temperatures, energy, energy, composition, pairs, final, np.zeros(3, int), moved, None)
 
@@ -138,6 +161,34 @@ def test_a_transition_elsewhere_is_said_to_be_elsewhere(exact_chains, ends, kind
     found = found_between(*ends)
     assert found.kind == kind and np.isnan([found.temperature, found.error]).all()
     assert found.stable.all() if kind == "ordered throughout" else not found.stable.any()
+    assert found.another is None
+
+
+def test_a_stable_branch_that_is_ordered_otherwise_is_not_called_disordered(exact_chains, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "LAYERED", 310)
+    found = found_between(292, 325)
+    assert found.kind == "smooth" and not found.stable.any()
+    np.testing.assert_array_equal(found.another, LAYERS)
+    np.testing.assert_allclose(found.equilibrium.energy, found.random.energy)
+    between = found_between(245, 320)
+    assert between.kind == "first order"
+    np.testing.assert_array_equal(between.another, LAYERS)
+    monkeypatch.setattr(sys.modules[__name__], "LAYERED", 260)  # less stable than the ordered arrangement there
+    assert found_between(245, 320).another is None
+
+
+def test_long_range_order_counts_the_waves():
+    """Atoms in one of three kinds of sites, layers of period four, and none."""
+    many = [correlations_of(ORDERED), correlations_of(LAYERS), disordered_correlations()]
+    pairs = np.stack([np.broadcast_to(one, (1, BLOCKS, *one.shape)) for one in many])
+    none = np.zeros((3, 1, BLOCKS))
+    composition = np.broadcast_to(WEIGHTS[0], (3, 1, BLOCKS, 1, 2))
+    samples = Samples(np.arange(3.0), none, none, composition, pairs, none, np.zeros(3, int), none, None)
+    one, layers, random = long_range_order(samples)[:, 0]
+    assert one == pytest.approx(1) and random == pytest.approx(1 / (3 * CELLS))
+    change = LAYERS.reshape(4, -1, 3)[:, 0] - 1 / 3
+    parts = (np.abs(np.fft.fft(change, axis=0)) ** 2).sum(1)
+    assert layers == pytest.approx((parts**2).sum() / parts.sum() ** 2) and layers < 0.6
 
 
 def test_free_energies_of_two_levels_begin_at_the_ends():

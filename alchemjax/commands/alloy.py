@@ -43,17 +43,18 @@ from alchemjax.tasks.alloy import (
     strain_by_displacements,
 )
 from alchemjax.tasks.averages import REMEMBERS, shells
-from alchemjax.tasks.lattice import box_strain, nearest_counts
+from alchemjax.tasks.lattice import LatticeModel, box_strain, nearest_counts, total_energy
 from alchemjax.tasks.ordering import box_of, check_box, instability, lattice_model, spinodal
 from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import ground_state
 from alchemjax.tasks.states import VACANCY, mixed_states
 from alchemjax.tasks.transition import OrderDisorder, order_disorder
-from alchemjax.tasks.validate import explicit_system, one_hot, validate
+from alchemjax.tasks.validate import MOST, explicit_system, one_hot, validate
 
 NEW = "hamiltonian.new.json"  # beside earlier results
 SAMPLING = "temperatures", "sweeps", "seeds", "seed", "box", "validate"
-FILES = ("hamiltonian.json", "interactions.csv", "temperatures.csv", "ground_state.extxyz", "alloy.json", "alloy.png")
+ARRANGEMENTS = "ground_state.extxyz", "other_order.extxyz"
+FILES = ("hamiltonian.json", "interactions.csv", "temperatures.csv", *ARRANGEMENTS, "alloy.json", "alloy.png")
 SAME_ENERGY = 1e-6  # eV per cell
 BOX = 200, 500  # mixed sites in Monte Carlo
 SHELLS = 3
@@ -125,8 +126,8 @@ def run(arguments: dict) -> None:
     report["results"] |= _of_sampling(found, box, transition, lowest)
     if smaller is not None:
         report["results"]["transition"]["in_smaller_box"] = {"box": smaller[0]} | _numbers(smaller[1], found)
-    report["results"]["ground_state_strain"] = shape = box_strain(model, ordered)
-    if (most := np.abs(shape).max()) > ORDERED_STRAIN:
+    report["results"]["ground_state_strain"] = box_strain(model, ordered)
+    if (most := np.abs(report["results"]["ground_state_strain"]).max()) > ORDERED_STRAIN:
         warn(
             f"the ordered arrangement strains by {100 * most:.1f} per cent, and its energy is of second order in "
             "strain; see how it compares (--validate)"
@@ -136,7 +137,8 @@ def run(arguments: dict) -> None:
         on, bar = _bar("explicit arrangements")
         with bar:
             given = {"random": arguments["validate"], "ordered": ordered, "seed": arguments["seed"]}
-            explicit = validate(potential, system, found, on_arrangement=on, **given)
+            others = _small_enough(found, transition, None if smaller is None else smaller[1])
+            explicit = validate(potential, system, found, arrangements=others, on_arrangement=on, **given)
         report["results"]["validation"] = explicit._asdict()
     report["table"] = columns
     texts = {
@@ -144,8 +146,9 @@ def run(arguments: dict) -> None:
         "interactions.csv": csv_table(interaction_table(found, names)),
         "temperatures.csv": csv_table(columns),
     }
-    atoms = _arrangement(system, found, box, ordered, shape)
-    atoms.info["predicted_energy_eV"] = lowest
+    arrangements = {ARRANGEMENTS[0]: _arrangement(system, found, model, ordered)}
+    if transition.another is not None:
+        arrangements[ARRANGEMENTS[1]] = _arrangement(system, found, model, transition.another)
     figure = None
     if arguments["plot"]:
         from alchemjax.commands.alloy_plot import plot_alloy
@@ -155,8 +158,10 @@ def run(arguments: dict) -> None:
     (out / NEW).unlink(missing_ok=True)
     for name, text in texts.items():
         write_atomically(out / name, lambda path, text=text: path.write_text(text))
-    write_atomically(out / "ground_state.extxyz", lambda path: ase.io.write(path, atoms, format="extxyz"))
-    (out / "alloy.png").unlink(missing_ok=True)
+    for name in (*ARRANGEMENTS, "alloy.png"):
+        (out / name).unlink(missing_ok=True)
+    for name, atoms in arrangements.items():
+        write_atomically(out / name, lambda path, atoms=atoms: ase.io.write(path, atoms, format="extxyz"))
     if figure is not None:
         write_atomically(out / "alloy.png", lambda path: figure.savefig(path, dpi=200))
     Console(highlight=False, markup=False).print(_summary(found, report["results"], strain, transition, smaller))
@@ -312,6 +317,12 @@ def _of_sampling(found: Alloy, box, transition: OrderDisorder, lowest: float) ->
             f"Monte Carlo met arrangements {1000 * transition.missed / sites:.2g} meV per site below the ordered one "
             "it started from; the transition is that of the latter: try another --seed or --box"
         )
+    if transition.another is not None:
+        colder = transition.temperatures[~transition.stable][0]
+        warn(
+            f"at {colder:.0f} K chains from random arrangements are more stable than the ordered arrangement, and have "
+            "another order (other_order.extxyz): the potential may not know it, see how it compares (--validate)"
+        )
     energy = lowest / (sites * int(np.prod(box)))
     return {"box": box, "ground_state_energy_per_site_eV": energy, "transition": _numbers(transition, found)}
 
@@ -319,19 +330,30 @@ def _of_sampling(found: Alloy, box, transition: OrderDisorder, lowest: float) ->
 def _numbers(transition: OrderDisorder, found: Alloy) -> dict:
     about = {"kind": transition.kind, "temperature_K": transition.temperature, "error_K": transition.error}
     latent = transition.latent_heat / len(found.structure.positions)
-    return about | {"latent_heat_per_site_eV": latent, "at_edge": transition.at_edge}
+    return about | {
+        "latent_heat_per_site_eV": latent,
+        "at_edge": transition.at_edge,
+        "another_order": transition.another is not None,
+    }
 
 
-def _arrangement(system: System, found: Alloy, box, states, strain) -> Atoms:
+def _small_enough(found: Alloy, *transitions: OrderDisorder | None) -> list:
+    """What is ordered otherwise, in the first box that is quick to relax."""
+    others = [one.another for one in transitions if one is not None and one.another is not None]
+    return [one for one in others if one[..., 0].size * len(found.structure.positions) <= MOST][:1]
+
+
+def _arrangement(system: System, found: Alloy, model: LatticeModel, states) -> Atoms:
     """Ordinary atoms on the sites of a box that strains."""
-    large = explicit_system(system, found, box)
+    large, strain = explicit_system(system, found, states.shape[:3]), box_strain(model, states)
     atoms = to_atoms(large, weights=one_hot(large, found, states))
     symbols, held = atoms.get_chemical_symbols(), [found.species[k] for k in states.reshape(-1)]
     for group, own in zip(large.sites.groups, held, strict=True):
         symbols[group.sites[0]] = own
     occupied = [site for site, symbol in enumerate(symbols) if symbol != VACANCY]
     positions, cell = (a @ (np.eye(3) + strain) for a in (atoms.positions[occupied], atoms.cell.array))
-    return Atoms([symbols[site] for site in occupied], positions, cell=cell, pbc=atoms.pbc)
+    info = {"predicted_energy_eV": float(total_energy(model, states))}
+    return Atoms([symbols[site] for site in occupied], positions, cell=cell, pbc=atoms.pbc, info=info)
 
 
 def _summary(found: Alloy, results: dict, strain, transition: OrderDisorder, smaller) -> Table:
@@ -365,9 +387,8 @@ def _of_transition(transition: OrderDisorder, sites: int, box) -> tuple[str, str
     where = f"in {'x'.join(map(str, box))} cells"
     number = f"{transition.temperature:.0f} +- {transition.error:.0f} K {where}"
     if transition.kind == "first order":
-        return "order-disorder transition", (
-            f"{number}, first order, latent heat {1000 * transition.latent_heat / sites:.1f} meV per site"
-        )
+        between = "order-disorder transition" if transition.another is None else "transition to another order"
+        return between, (f"{number}, first order, latent heat {1000 * transition.latent_heat / sites:.1f} meV per site")
     if transition.kind == "smooth":
         if transition.at_edge:
             number = f"at the edge of --temperatures, {transition.temperature:.0f} K, {where}: give others"

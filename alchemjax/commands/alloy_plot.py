@@ -16,7 +16,8 @@ from alchemjax.tasks.ordering import concentration_waves
 from alchemjax.tasks.transition import OrderDisorder
 from alchemjax.tasks.validate import Validation
 
-MARKERS = {"random": ("o", None), "SQS": ("D", None), "ground state": ("s", "white")}
+MARKERS = {"random": ("o", None), "SQS": ("D", None), "ground state": ("s", "white"), "given": ("^", "white")}
+OTHER_NAMES = {"ground state": "predicted ground state", "given": "other order"}  # in a legend
 POINTS = 200  # along the path
 LINE = 0.19  # inches, of a legend
 CHARACTER = 0.026  # width of a character of tick labels, of the axes
@@ -152,7 +153,7 @@ def _energies(axes, alloy: Alloy, validation: Validation) -> None:
         axes.plot([], [], "o", color=colour, markersize=size, label=label)
     for kind, (marker, face) in MARKERS.items():
         if kind != "random" and kind in validation.kinds:
-            label = f"predicted {kind}" if kind == "ground state" else kind
+            label = OTHER_NAMES.get(kind, kind)
             axes.plot([], [], marker, color="0.3", markerfacecolor=face or "0.3", label=label)
     margin = 0.05 * (max(ends) - min(ends)) + 1
     both = [min(ends) - margin, max(ends) + margin]

@@ -32,6 +32,7 @@ from alchemjax.tasks.states import VACANCY, States, everywhere, of_states, symme
 
 STEPS = 100
 AT_REST = 10  # times the round-off of the potential's numbers: energy that a further step would gain [eV]
+CLOSER = 0.3  # the same: steps go on to here as long as each halves it, since strain and stiffness are less forgiving
 LENGTHS = 0.3, 3.0  # of a step, that of the mean crystal's curvature being 1
 FAR = 3  # times what second order gains: such displacements are those of another crystal
 SMALL = 1e-4  # eV
@@ -280,13 +281,16 @@ def _come_to_rest(medium: Medium, weights, on_sites: Moved, balance, near=None):
     force = (on_sites.gradient.positions - balance).reshape(rows, -1)
     second = ((force @ medium.inverse) * force).sum(1) / 2
     now = on_sites if near is None else _evaluate(medium, weights, moved)
-    length, enough = np.ones(rows), AT_REST * np.finfo(medium.dtype).eps
+    round_off = np.finfo(medium.dtype).eps
+    length, last = np.ones(rows), np.full(rows, np.inf)
     force, left = _still_to_gain(medium, now, balance)
     step = -force @ medium.inverse
     for _ in range(STEPS):
-        going = (left > enough) & ~far
+        calm = left <= AT_REST * round_off
+        going = ~far & (left > CLOSER * round_off) & ~(calm & (left > last / 2))
         if not going.any():
             break
+        last = left
         moved = moved + np.where(going[:, None], step, 0).reshape(moved.shape)
         now = _evaluate(medium, weights, moved)
         steeper, left = _still_to_gain(medium, now, balance)
@@ -295,7 +299,7 @@ def _come_to_rest(medium: Medium, weights, on_sites: Moved, balance, near=None):
         turned = (step * (steeper - force)).sum(1)
         length = np.clip(-length * (step * force).sum(1) / np.where(turned > 0, turned, np.inf), *LENGTHS)
         force, step = steeper, -length[:, None] * (steeper @ medium.inverse)
-    far |= ~(left <= enough)
+    far |= ~(left <= AT_REST * round_off)
     gained = np.where(far, -second, _gained(on_sites, now, balance, moved))
     chosen = jax.tree.map(lambda a, b: np.where(far.reshape(-1, *[1] * (a.ndim - 1)), a, b), on_sites, now)
     return chosen, gained, np.where(far[:, None, None], 0, moved), ~far

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from alchemjax.tasks.averages import Statistics, statistics, transition_temperature
+from alchemjax.tasks.averages import Statistics, long_range_order, statistics, transition_temperature
 from alchemjax.tasks.lattice import (
     LatticeModel,
     check_whole,
@@ -70,6 +70,7 @@ class OrderDisorder(NamedTuple):
     stable: Bool[np.ndarray, "temperatures"]  # which are those of the ordered branch
     equilibrium: Statistics  # of the stable branch
     missed: float  # how far below the energy of the ordered arrangement a chain came: then order is not known
+    another: Int[np.ndarray, "n1 n2 n3 sites"] | None  # of the stable random branch, if that has order
 
 
 def order_disorder(
@@ -95,6 +96,9 @@ def order_disorder(
     hysteresis, because the transition is continuous or the box small; `temperature` is that of the largest heat
     capacity of all chains (see `transition_temperature`). Otherwise one branch is the stable one at all temperatures.
     Order is one arrangement and its excitations: many arrangements of the same lowest energy are more stable than that.
+    Where the stable branch is the one from random arrangements, and has long-range order nevertheless, that is order
+    of another kind, and `another` an arrangement of it. A transition of first order is then one between the two; if the
+    other kind is stable at all temperatures, "smooth" is where that one is lost.
 
     Errors: ValueError for arguments that do not fit the model, and for a box of one arrangement.
     """
@@ -140,14 +144,19 @@ def order_disorder(
     live = _both_live(disordered, order, apart, waits, gap, np.maximum(error, TINY), MANY / cells)
     crossing = np.flatnonzero((gap[:-1] < 0) & (gap[1:] >= 0) & live)
     latent, at_edge, stable = 0.0, False, np.ones(len(given), bool)
+    waves = _ordered_otherwise(*both)[here[0]]
+    less_stable = apart[0] and gap[0] > max(SURE * error[0], MANY / cells)  # than what is not the ordered arrangement
     if len(crossing):
         kind = "first order"
         temperature, spread, latent = _crossing(given, gap, error, disordered, order, pure, int(crossing[-1]))
         stable = given < temperature
     elif apart.all() and gap[-1] < 0:
         kind, temperature, spread = "ordered throughout", np.nan, np.nan
-    elif apart[0] and gap[0] > max(SURE * error[0], MANY / cells):
+    elif less_stable and not waves[0].any():
         kind, temperature, spread, stable = "disordered throughout", np.nan, np.nan, ~stable
+    elif less_stable:
+        kind, stable = "smooth", ~stable
+        temperature, spread, at_edge = _largest(_part(both[0], here[0]))
     else:
         kind, chains = "smooth", [_part(*one) for one in zip(both, here, strict=True)]
         temperature, spread, at_edge = _largest(_joined(chains))
@@ -155,9 +164,11 @@ def order_disorder(
             spread = np.hypot(spread, temperature - _largest(chains[1])[0])
     choose = lambda a, b: np.where(stable.reshape(-1, *[1] * (a.ndim - 1)), b, a)
     equilibrium = Statistics(*map(choose, disordered, order))
+    other = np.argwhere(waves & ~stable[:, None])
+    another = both[0].states[here[0]][tuple(other[0])] if len(other) else None
     ends = KELVIN * given * gap, KELVIN * given * error
     numbers = float(temperature), float(spread), float(latent), bool(at_edge)
-    return OrderDisorder(given, disordered, order, *ends, kind, *numbers, stable, equilibrium, missed)
+    return OrderDisorder(given, disordered, order, *ends, kind, *numbers, stable, equilibrium, missed, another)
 
 
 def _tell(on_sweeps, run: int, runs: int, done: int, number: int) -> None:
@@ -218,6 +229,13 @@ def _jumps(found: Statistics):
     """By how much energies of neighbouring temperatures differ from the integral of the heat capacity [eV]."""
     explained = KELVIN * np.diff(found.temperatures) * (found.heat_capacity[1:] + found.heat_capacity[:-1]) / 2
     return np.abs(np.diff(found.energy) - explained)
+
+
+def _ordered_otherwise(disordered: Samples, order: Samples) -> Bool[np.ndarray, "temperatures seeds"]:
+    """Which chains from random arrangements have long-range order: more than halfway, on a logarithmic scale, between
+    those at the highest temperature and the ordered arrangement at the lowest."""
+    found = long_range_order(disordered)
+    return found**2 > found[-1].mean() * long_range_order(order)[0].mean()
 
 
 def _joined(runs: list[Samples]) -> Samples:

@@ -14,7 +14,7 @@ from alchemjax.system.structure import Structure, completed_cell, volume
 from alchemjax.system.supercell import make_supercell, repeated
 from alchemjax.system.system import System
 from alchemjax.tasks.alloy import Alloy, site_energies
-from alchemjax.tasks.lattice import box_strain, random_states, total_energy
+from alchemjax.tasks.lattice import box_strain, checked_states, random_states, total_energy
 from alchemjax.tasks.ordering import box_of, lattice_model
 from alchemjax.tasks.quasirandom import can_search, quasirandom_states
 from alchemjax.tasks.relax import relax
@@ -31,7 +31,7 @@ AWAY = 0.3  # of the distance of neighbours: an atom so far from its site has le
 class Validation(NamedTuple):
     """Energies of arrangements, per site of the crystal [eV]; relaxed ones with atoms and cell free."""
 
-    kinds: tuple[str, ...]  # "random", "SQS" or "ground state"
+    kinds: tuple[str, ...]  # "random", "SQS", "ground state" or "given"
     states: tuple[Int[np.ndarray, "n1 n2 n3 mixed"], ...]  # that of the ground state in its own smallest box
     rigid: Float[np.ndarray, "arrangements"]
     predicted_rigid: Float[np.ndarray, "arrangements"]
@@ -55,6 +55,7 @@ def validate(
     sqs: bool | None = None,
     ground_state: bool = True,
     ordered=None,
+    arrangements=(),
     limit: float = LIMIT,
     seed: int = 0,
     on_arrangement: Callable[[int, int], None] | None = None,
@@ -62,12 +63,13 @@ def validate(
     """Evaluate and relax a few random arrangements in a box of cells, and the predicted ground state, and compare.
 
     `system` is the one that the alloy was made of. `ordered`: the ground state, by default, or if it repeats nothing
-    smaller than 216 sites, what `ground_state` finds in this box or in a small one of even numbers of cells. `limit`:
-    the largest error [eV per site] that counts as valid. `sqs`: also a special quasirandom structure, by default if
-    sqsgenerator is installed.
+    smaller than 216 sites, what `ground_state` finds in this box or in a small one of even numbers of cells.
+    `arrangements`: others [n1, n2, n3, mixed] to compare, each in its own box, such as `another` of an `OrderDisorder`
+    or one of the `states` of `Samples`. `limit`: the largest error [eV per site] that counts as valid. `sqs`: also a
+    special quasirandom structure, by default if sqsgenerator is installed.
     Errors: ValueError for a wrong shape or number; ImportError for `sqs` without sqsgenerator.
     """
-    if random < 0 or random + ground_state + bool(sqs) < 1:
+    if random < 0 or random + ground_state + bool(sqs) + len(arrangements) < 1:
         raise ValueError(f"random = {random} arrangements and no ground state leave nothing to compare; ask for more")
     sqs = can_search(alloy.structure) and random > 0 if sqs is None else sqs
     shape = box_of(alloy, *SITES) if shape is None else shape
@@ -79,7 +81,11 @@ def validate(
         states.append(quasirandom_states(alloy.structure, alloy.site, alloy.sublattice, drawn[0], seed=seed))
     if ground_state:
         states.append(_ground_state(alloy, model, ordered, seed))
-    kinds = ("random",) * random + ("SQS",) * sqs + ("ground state",) * ground_state
+    for one in arrangements:
+        if np.ndim(one) != 4:
+            raise ValueError(f"an arrangement has the shape {np.shape(one)}; give states [n1, n2, n3, mixed sites]")
+        states.append(checked_states(lattice_model(alloy, np.shape(one)[:3]), one))
+    kinds = ("random",) * random + ("SQS",) * sqs + ("ground state",) * ground_state + ("given",) * len(arrangements)
     rows, converged, boxes = [], [], {}
     for number, one in enumerate(states):
         if one.shape not in boxes:
