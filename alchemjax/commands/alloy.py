@@ -318,10 +318,9 @@ def _of_sampling(found: Alloy, box, transition: OrderDisorder, lowest: float) ->
             "it started from; the transition is that of the latter: try another --seed or --box"
         )
     if transition.another is not None:
-        colder = transition.temperatures[~transition.stable][0]
         warn(
-            f"at {colder:.0f} K chains from random arrangements are more stable than the ordered arrangement, and have "
-            "another order (other_order.extxyz): the potential may not know it, see how it compares (--validate)"
+            "between the ordered arrangement and disorder Monte Carlo finds another order (other_order.extxyz), of "
+            "which the potential may know nothing: see how it compares (--validate)"
         )
     energy = lowest / (sites * int(np.prod(box)))
     return {"box": box, "ground_state_energy_per_site_eV": energy, "transition": _numbers(transition, found)}

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 
 from alchemjax.tasks.sampling import BLOCKS, Samples
 from alchemjax.units import KELVIN
@@ -110,16 +110,25 @@ def statistics(samples: Samples, shells=()) -> Statistics:
 def long_range_order(samples: Samples) -> Float[np.ndarray, "temperatures seeds"]:
     """By how few concentration waves the arrangements of a chain are made: sum_q |S(q)|^2 / (sum_q tr S(q))^2.
 
-    S(q): Fourier transform of the correlations of p - w, a matrix of sites and states; p: occupation of a site, w: that
-    of its sublattice in the mean. One wave has 1, n equal ones 1/n, a random arrangement of N sites about 1/N.
+    One wave has 1, n equal ones 1/n, a random arrangement of N sites about 1/N.
+    """
+    waves = correlations_of_waves(samples)
+    total = np.einsum("tsxyzcckk->ts", waves).real
+    return (np.abs(waves) ** 2).sum(tuple(range(2, waves.ndim))) / np.where(total > 0, total, np.inf) ** 2
+
+
+def correlations_of_waves(
+    samples: Samples,
+) -> Complex[np.ndarray, "temperatures seeds n1 n2 n3 sites sites states states"]:
+    """S(q), the Fourier transform of the correlations of p - w.
+
+    p: occupation of a site by a state, w: that of its sublattice in the mean.
     """
     mean = samples.composition.mean(2)[:, :, samples.sublattice]  # [temperatures, seeds, sites, states]
     pairs = samples.correlations.mean(2, float)
     own = np.einsum("tscckk->tsck", pairs[:, :, 0, 0, 0])
     product = lambda one, two: np.einsum("tsck,tsdl->tscdkl", one, two)[:, :, None, None, None]
-    waves = np.fft.fftn(pairs - product(own, mean) - product(mean, own - mean), axes=(2, 3, 4))
-    total = np.einsum("tsxyzcckk->ts", waves).real
-    return (np.abs(waves) ** 2).sum(tuple(range(2, waves.ndim))) / np.where(total > 0, total, np.inf) ** 2
+    return np.fft.fftn(pairs - product(own, mean) - product(mean, own - mean), axes=(2, 3, 4))
 
 
 def _jackknife(estimate, *means):

@@ -21,7 +21,13 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from alchemjax.tasks.averages import Statistics, long_range_order, statistics, transition_temperature
+from alchemjax.tasks.averages import (
+    Statistics,
+    correlations_of_waves,
+    long_range_order,
+    statistics,
+    transition_temperature,
+)
 from alchemjax.tasks.lattice import (
     LatticeModel,
     check_whole,
@@ -51,6 +57,7 @@ APART = 4.0  # standard errors by which energies of two branches differ
 SURE = 3.0  # standard errors by which a branch must be metastable, to be one
 MANY = 5.0  # ln of a number that equivalent ordered arrangements do not exceed: of one, the free energy is too high
 FINE = 1001  # temperatures, in looking for the crossing
+ALIKE = 0.05  # of the root mean square energy of waves: those that differ by less may be the same
 _PER_SEED = "energy", "grand", "composition", "correlations", "states"  # of samples
 
 
@@ -70,7 +77,7 @@ class OrderDisorder(NamedTuple):
     stable: Bool[np.ndarray, "temperatures"]  # which are those of the ordered branch
     equilibrium: Statistics  # of the stable branch
     missed: float  # how far below the energy of the ordered arrangement a chain came: then order is not known
-    another: Int[np.ndarray, "n1 n2 n3 sites"] | None  # of the stable random branch, if that has order
+    another: Int[np.ndarray, "n1 n2 n3 sites"] | None  # one that has order of another kind than the ordered one
 
 
 def order_disorder(
@@ -96,9 +103,9 @@ def order_disorder(
     hysteresis, because the transition is continuous or the box small; `temperature` is that of the largest heat
     capacity of all chains (see `transition_temperature`). Otherwise one branch is the stable one at all temperatures.
     Order is one arrangement and its excitations: many arrangements of the same lowest energy are more stable than that.
-    Where the stable branch is the one from random arrangements, and has long-range order nevertheless, that is order
-    of another kind, and `another` an arrangement of it. A transition of first order is then one between the two; if the
-    other kind is stable at all temperatures, "smooth" is where that one is lost.
+    Where chains from random arrangements are in equilibrium (those from the ordered one have the same energies, or are
+    less stable) and all have long-range order, but of other waves than the ordered arrangement, `another` is of these.
+    A transition of first order may then be one between two orders, and what "smooth" loses is the other one.
 
     Errors: ValueError for arguments that do not fit the model, and for a box of one arrangement.
     """
@@ -144,7 +151,7 @@ def order_disorder(
     live = _both_live(disordered, order, apart, waits, gap, np.maximum(error, TINY), MANY / cells)
     crossing = np.flatnonzero((gap[:-1] < 0) & (gap[1:] >= 0) & live)
     latent, at_edge, stable = 0.0, False, np.ones(len(given), bool)
-    waves = _ordered_otherwise(*both)[here[0]]
+    has_order, differs = (a[here[0]] for a in _long_range_order(model, *both))
     less_stable = apart[0] and gap[0] > max(SURE * error[0], MANY / cells)  # than what is not the ordered arrangement
     if len(crossing):
         kind = "first order"
@@ -152,7 +159,7 @@ def order_disorder(
         stable = given < temperature
     elif apart.all() and gap[-1] < 0:
         kind, temperature, spread = "ordered throughout", np.nan, np.nan
-    elif less_stable and not waves[0].any():
+    elif less_stable and not has_order[0].any():
         kind, temperature, spread, stable = "disordered throughout", np.nan, np.nan, ~stable
     elif less_stable:
         kind, stable = "smooth", ~stable
@@ -164,8 +171,8 @@ def order_disorder(
             spread = np.hypot(spread, temperature - _largest(chains[1])[0])
     choose = lambda a, b: np.where(stable.reshape(-1, *[1] * (a.ndim - 1)), b, a)
     equilibrium = Statistics(*map(choose, disordered, order))
-    other = np.argwhere(waves & ~stable[:, None])
-    another = both[0].states[here[0]][tuple(other[0])] if len(other) else None
+    other = np.flatnonzero((has_order & differs).all(1) & (~stable | ~apart))
+    another = both[0].states[here[0]][other[0], 0] if len(other) else None
     ends = KELVIN * given * gap, KELVIN * given * error
     numbers = float(temperature), float(spread), float(latent), bool(at_edge)
     return OrderDisorder(given, disordered, order, *ends, kind, *numbers, stable, equilibrium, missed, another)
@@ -231,11 +238,29 @@ def _jumps(found: Statistics):
     return np.abs(np.diff(found.energy) - explained)
 
 
-def _ordered_otherwise(disordered: Samples, order: Samples) -> Bool[np.ndarray, "temperatures seeds"]:
-    """Which chains from random arrangements have long-range order: more than halfway, on a logarithmic scale, between
-    those at the highest temperature and the ordered arrangement at the lowest."""
+def _long_range_order(model: LatticeModel, disordered: Samples, order: Samples):
+    """Which chains from random arrangements have it, and for which the strongest wave is none of the ordered one's.
+
+    They have it if `long_range_order` is more than halfway, on a logarithmic scale, from those at the highest
+    temperature to the ordered arrangement at the lowest. Waves that are alike by symmetry have the same energy.
+    """
     found = long_range_order(disordered)
-    return found**2 > found[-1].mean() * long_range_order(order)[0].mean()
+    has_order = found**2 > found[-1].mean() * long_range_order(order)[0].mean()
+    strength, energy = _waves(model, disordered)
+    ordered, own = (a[0, 0] for a in _waves(model, order))
+    own = own[ordered > ordered.max() / 2]
+    strongest = np.take_along_axis(energy, strength.argmax(-1)[..., None], -1)
+    scale = np.sqrt(np.average(energy[-1] ** 2, weights=strength[-1]))  # the mean over all waves is 0
+    return has_order, np.abs(strongest - own).min(-1) > ALIKE * scale
+
+
+def _waves(model: LatticeModel, samples: Samples):
+    """Strength and energy of all waves of all chains, [temperatures, seeds, waves] each."""
+    waves = correlations_of_waves(samples)
+    strength = np.einsum("tsxyzcckk->tsxyz", waves).real
+    pair = np.fft.fftn(model.pair, axes=(0, 1, 2))
+    energy = np.einsum("tsxyzcdkl,xyzcdkl->tsxyz", waves, pair.conj()).real / np.where(strength > 0, strength, np.inf)
+    return tuple(a.reshape(*a.shape[:2], -1) for a in (strength, energy))
 
 
 def _joined(runs: list[Samples]) -> Samples:
