@@ -294,6 +294,9 @@ def test_round_off_of_single_precision_adds_up_as_it_is_told(relaxed_argon):
     low, high = (alloy(one, relaxed_argon, supercell=CUBE) for one in both)
     assert abs(random_energy(low) - random_energy(high)) < 4 * low.round_off
     assert low.round_off > 1e6 * high.round_off and low.round_off < 1e-3
+    sums = [(one.own_strain[0, 0, :6], one.pair_strain[..., :6].sum((1, 2))) for one in (low, high)]
+    for got, expected in zip(*sums, strict=True):  # atoms at rest: what is left of forces would add up too
+        np.testing.assert_allclose(got, expected, atol=1e-4)
     (sentence,) = doubts(low._replace(round_off=0.002))
     assert "may add up to +2.0 meV per site; take float64" in sentence
 
