@@ -18,6 +18,7 @@ from alchemjax.cli import app
 from alchemjax.commands import alloy as command
 from alchemjax.commands.alloy_tables import describe_instability, interaction_table, temperature_table
 from alchemjax.system.supercell import make_supercell
+from alchemjax.tasks import clusters
 from alchemjax.tasks.alloy import Alloy
 from alchemjax.tasks.averages import Shell, Statistics
 from alchemjax.tasks.ordering import instability
@@ -107,6 +108,50 @@ def test_ground_state_is_a_structure_of_the_right_composition(made):
     assert (made[0] / "alloy.png").stat().st_size > 10_000
 
 
+def test_an_interrupted_hamiltonian_goes_on_where_it_was(made, run, tmp_path, monkeypatch):
+    """After an interruption at any pair, and after one that cut the last line short, the numbers are the same."""
+    whole, folder = made[0], tmp_path / "alloy"
+    settings = ["-x", "0.5", "--validate", "0", "--no-plot", *QUICK]
+    known, right, evaluated = folder / "hamiltonian.pairs.jsonl", clusters._beyond_singles, []
+
+    def some(*arguments):
+        if len(evaluated) == 2:
+            raise KeyboardInterrupt
+        evaluated.append(arguments)
+        return right(*arguments)
+
+    monkeypatch.setattr(clusters, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(clusters, "_beyond_singles", some)
+    stopped = run(folder, *settings)
+    assert stopped.exit_code == 130 and "run the same command to continue" in stopped.stderr
+    assert [path.name for path in folder.iterdir()] == [known.name]
+    lines = known.read_text().splitlines()
+    assert len(lines) == 1 + 2
+    known.write_text("\n".join(lines)[:-100])
+    other = run(folder, "-x", "0.25", *settings[2:])
+    assert other.exit_code == 2 and "holds pairs of an unfinished alloy of other input" in other.stderr
+    evaluated.clear()
+    assert run(folder, *settings).exit_code == 130
+    assert len(known.read_text().splitlines()) > len(lines)
+    monkeypatch.setattr(
+        clusters, "_beyond_singles", lambda *arguments: evaluated.append(arguments) or right(*arguments)
+    )
+    evaluated.clear()
+    done = run(folder, *settings)
+    assert done.exit_code == 0, done.output
+    assert 0 < len(evaluated) and not known.exists()
+    assert (folder / "hamiltonian.json").read_bytes() == (whole / "hamiltonian.json").read_bytes()
+
+
+def test_pairs_of_another_alloy_are_replaced_when_asked(made, run, tmp_path):
+    folder = shutil.copytree(made[0], tmp_path / "alloy")
+    (folder / "hamiltonian.pairs.jsonl").write_text(json.dumps({"fingerprint": "of another"}) + "\n")
+    settings = ["-x", "0.5", "--validate", "0", "--no-plot", *QUICK]
+    assert run(folder, *settings).exit_code == 2
+    assert run(folder, *settings, "--overwrite").exit_code == 0
+    assert not (folder / "hamiltonian.pairs.jsonl").exists()
+
+
 def test_another_order_is_told_compared_and_kept(made, run, tmp_path, monkeypatch):
     folder = shutil.copytree(made[0], tmp_path / "alloy")
     settings = ["-x", "0.5", "--overwrite", "--no-plot", *QUICK]
@@ -176,7 +221,7 @@ def test_earlier_results_stay_until_new_ones_are_there(made, run, tmp_path, monk
     assert new.pop("hamiltonian.new.json") != before["hamiltonian.json"]
     assert new == before
     monkeypatch.undo()
-    monkeypatch.setattr("alchemjax.commands.alloy.alloy", stopped)  # the derivatives are there
+    monkeypatch.setattr("alchemjax.commands.alloy_hamiltonian.alloy", stopped)  # the derivatives are there
     assert run(folder, *settings).exit_code == 0
     assert not (folder / "hamiltonian.new.json").exists()
     weights = aj.read_alloy(folder / "hamiltonian.json").weights
@@ -242,7 +287,7 @@ def test_a_random_alloy_that_did_not_relax_is_called_so_every_time(argon, monkey
     def stop_early(*arguments, **options):
         return aj.relax(*arguments, **options, max_steps=0)
 
-    monkeypatch.setattr("alchemjax.commands.alloy.relax", stop_early)
+    monkeypatch.setattr("alchemjax.commands.alloy_hamiltonian.relax", stop_early)
     for done in (argon("--validate", "0", "--rigid"), argon("--validate", "0", "--rigid")):
         assert re.search(r"the random alloy did not relax \([0-9.e-]+ eV/A are left\)", done.output)
 

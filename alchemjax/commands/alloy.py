@@ -1,21 +1,28 @@
 """alchemjax alloy: order and disorder at one composition, from the alchemical Hamiltonian."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import ase.io
-import jax
 import numpy as np
 from ase import Atoms
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
-import alchemjax
 from alchemjax.atoms import shown_amounts, to_atoms
 from alchemjax.calculate import with_fluctuations
-from alchemjax.commands.alloy_file import FORMAT, about_file, csv_table, stored, write_alloy
+from alchemjax.commands.alloy_file import csv_table
+from alchemjax.commands.alloy_hamiltonian import (
+    ARRANGEMENTS,
+    FILES,
+    NEW,
+    PAIRS,
+    SAMPLING,
+    bar_of,
+    hamiltonian_fingerprint,
+    make_hamiltonian,
+    open_folder,
+    warn_of_force,
+)
 from alchemjax.commands.alloy_options import check_numbers, check_size, given_weights, parse_box, parse_temperatures
 from alchemjax.commands.alloy_tables import describe_instability, interaction_table, temperature_table
 from alchemjax.commands.columns import plain
@@ -23,20 +30,16 @@ from alchemjax.commands.options import check_periodic, parse_mix, parse_supercel
 from alchemjax.commands.session import (
     fingerprint_of,
     prepare_jax,
-    progress_bar,
     provenance,
     read_system,
-    unwritable,
     warn,
 )
 from alchemjax.io import load, write_atomically
-from alchemjax.model.load import Potential
 from alchemjax.system.sites import WEIGHT_TOLERANCE
 from alchemjax.system.structure import completed_cell, volume
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.alloy import (
     Alloy,
-    alloy,
     doubts,
     mean_square_displacements,
     random_energy,
@@ -45,16 +48,11 @@ from alchemjax.tasks.alloy import (
 from alchemjax.tasks.averages import REMEMBERS, shells
 from alchemjax.tasks.lattice import LatticeModel, box_strain, nearest_counts, total_energy
 from alchemjax.tasks.ordering import box_of, check_box, instability, lattice_model, spinodal
-from alchemjax.tasks.relax import relax
 from alchemjax.tasks.sampling import ground_state
 from alchemjax.tasks.states import VACANCY, mixed_states
 from alchemjax.tasks.transition import OrderDisorder, order_disorder
 from alchemjax.tasks.validate import MOST, explicit_system, one_hot, validate
 
-NEW = "hamiltonian.new.json"  # beside earlier results
-SAMPLING = "temperatures", "sweeps", "seeds", "seed", "box", "validate"
-ARRANGEMENTS = "ground_state.extxyz", "other_order.extxyz"
-FILES = ("hamiltonian.json", "interactions.csv", "temperatures.csv", *ARRANGEMENTS, "alloy.json", "alloy.png")
 SAME_ENERGY = 1e-6  # eV per cell
 BOX = 200, 500  # mixed sites in Monte Carlo
 SHELLS = 3
@@ -79,17 +77,17 @@ def run(arguments: dict) -> None:
         check_periodic(system, arguments["file"], "--no-relax")
     potential = load(arguments["model"], arguments["dtype"], head=arguments["head"], modality=arguments["modality"])
     chosen = with_fluctuations(potential, system, "site-exact", supercell)  # refuses before a folder is made
-    fingerprint = _fingerprint(potential, system, arguments, supercell)
+    fingerprint = hamiltonian_fingerprint(potential, system, arguments, supercell)
     if box is not None:
         check_box(system.structure, np.array(box), f"--box {arguments['box']}")
         check_size(system, box, arguments["box"])
     sampling = fingerprint_of([fingerprint, *(arguments[name] for name in SAMPLING)], ())
-    path, about, found = _open(out, fingerprint, sampling, overwrite=arguments["overwrite"])
+    path, about, found = open_folder(out, fingerprint, sampling, overwrite=arguments["overwrite"])
     if found is not None and about.get("fingerprint") == fingerprint:
-        _warn_of_force(about.get("unrelaxed_eV_per_A"))
+        warn_of_force(about.get("unrelaxed_eV_per_A"))
         system = system._replace(structure=found.structure)
     else:
-        found, system = _hamiltonian(path, potential, system, arguments, supercell, fingerprint)
+        found, system = make_hamiltonian(path, potential, system, arguments, supercell, fingerprint)
     shown = system._replace(fluctuations=chosen.fluctuations)
     report = provenance(arguments["file"], arguments, potential, shown) | {"sampling_fingerprint": sampling}
     report["results"] = _of_hamiltonian(found)
@@ -114,7 +112,7 @@ def run(arguments: dict) -> None:
     pairs = shells(cell, places, found.sublattice, box, FAR, pbc=structure.pbc)[:SHELLS]
     given = {"sweeps": arguments["sweeps"], "equilibration": arguments["sweeps"] // 4, "seeds": arguments["seeds"]}
     given["seed"] = arguments["seed"]
-    on, bar = _bar("Monte Carlo sweeps")
+    on, bar = bar_of("Monte Carlo sweeps")
     with bar:
         ordered, lowest = ground_state(model, found.weights, sweeps=arguments["sweeps"], seed=arguments["seed"])
         transition = order_disorder(
@@ -134,7 +132,7 @@ def run(arguments: dict) -> None:
         )
     explicit = None
     if arguments["validate"]:
-        on, bar = _bar("explicit arrangements")
+        on, bar = bar_of("explicit arrangements")
         with bar:
             given = {"random": arguments["validate"], "ordered": ordered, "seed": arguments["seed"]}
             others = _small_enough(found, transition, None if smaller is None else smaller[1])
@@ -155,7 +153,8 @@ def run(arguments: dict) -> None:
 
         figure = plot_alloy(found, columns, transition, explicit)
     path.replace(out / FILES[0])  # only now, when all is there, in the place of earlier results
-    (out / NEW).unlink(missing_ok=True)
+    for name in (NEW, PAIRS):
+        (out / name).unlink(missing_ok=True)
     for name, text in texts.items():
         write_atomically(out / name, lambda path, text=text: path.write_text(text))
     for name in (*ARRANGEMENTS, "alloy.png"):
@@ -170,84 +169,12 @@ def run(arguments: dict) -> None:
     print(f"{out / 'alloy.json'}, {out / 'temperatures.csv'}, {out / 'interactions.csv'}")
 
 
-# --- the folder -------------------------------------------------------------------------------------------------------
-
-
-def _fingerprint(potential: Potential, system: System, arguments: dict, supercell) -> str:
-    """Hash of all that determines the Hamiltonian."""
-    settings = [FORMAT, alchemjax.__version__, jax.__version__, potential.name, potential.sha256, potential.dtype]
-    settings += [arguments[name] for name in ("relax", "rigid", "exact_pairs")]
-    settings += [None if supercell is None else np.asarray(supercell).tolist()]
-    settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
-    return fingerprint_of(settings, (*system.structure, system.weights))
-
-
-def _open(out: Path, fingerprint: str, sampling: str, *, overwrite: bool) -> tuple[Path, dict, Alloy | None]:
-    """Where the Hamiltonian is, or goes to, and what is there. Earlier results stay until new ones are complete.
-
-    Errors: ValueError if the folder holds other results, or cannot be written.
-    """
-    there = [name for name in FILES if (out / name).exists()]
-    try:
-        about, found = stored(out / FILES[0])
-        same = about.get("fingerprint") == fingerprint
-        finished = about_file(out / "alloy.json").get("sampling_fingerprint") if "alloy.json" in there else sampling
-    except ValueError:  # damaged
-        if not overwrite:
-            raise
-        same = False
-    if there and not overwrite and not same:
-        raise ValueError(
-            f"'{out}' holds an alloy of other input, options or versions; use another folder, or --overwrite"
-        )
-    if not overwrite and finished != sampling:
-        raise ValueError(
-            f"'{out}' holds results of other {', '.join(f'--{name}' for name in SAMPLING)}; use another folder, or "
-            "--overwrite, which keeps the Hamiltonian"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(out, error) from None
-    if same or not there:
-        return out / FILES[0], about, found
-    return out / NEW, *stored(out / NEW)
-
-
 def _default_box(found: Alloy) -> tuple[int, ...]:
     share = len(found.site) / len(found.structure.positions)
     return box_of(found, *(round(number / share) for number in BOX), even=True)
 
 
-def _bar(what: str) -> tuple[Callable[[int, int], None], Progress]:
-    bar = progress_bar(MofNCompleteColumn(), TimeElapsedColumn())
-    task = bar.add_task(what, total=None)
-    return (lambda done, number: bar.update(task, completed=done, total=number)), bar
-
-
 # --- what is calculated -----------------------------------------------------------------------------------------------
-
-
-def _hamiltonian(path: Path, potential: Potential, system: System, arguments: dict, supercell, fingerprint: str):
-    """The alloy, which is written to the file, and the system at its relaxed structure."""
-    left = None
-    if arguments["relax"]:
-        relaxed = relax(potential, system, cell=True, fluctuations="site-exact", supercell=supercell)
-        left = None if relaxed.converged else float(relaxed.max_force)
-        _warn_of_force(left)
-        system = system._replace(structure=relaxed.structure)
-    on_rows, bar = _bar("derivatives and pairs")
-    with bar:
-        options = {"relaxed": not arguments["rigid"], "exact_pairs": arguments["exact_pairs"]}
-        found = alloy(potential, system, supercell=supercell, on_rows=on_rows, **options)
-    write_alloy(path, found, fingerprint=fingerprint, unrelaxed_eV_per_A=left)
-    return found, system
-
-
-def _warn_of_force(left: float | None) -> None:
-    """Say what a relaxation that did not converge has left [eV/A]."""
-    if left is not None:
-        warn(f"the random alloy did not relax ({left:.2g} eV/A are left); look at its structure")
 
 
 def _shown(found: Alloy, fractions) -> str:
@@ -296,7 +223,7 @@ def _in_smaller_box(found: Alloy, box, composition, temperatures, given: dict):
         return None
     if not (np.count_nonzero(held, axis=1) > 1).any():
         return None
-    on, bar = _bar("the same in fewer cells")
+    on, bar = bar_of("the same in fewer cells")
     with bar:
         transition = order_disorder(model, found.weights, temperatures, on_sweeps=on, **given)
     return small, transition

@@ -18,7 +18,7 @@ F. Ducastelle, F. Gautier, J. Phys. F 6, 2039 (1976); A. G. Khachaturyan, Theory
 Solids (1983), on concentration waves and strain.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import NamedTuple
 
 import numpy as np
@@ -83,6 +83,7 @@ def alloy(
     exact_pairs: bool = True,
     supercell=None,
     on_rows: Callable[[int, int], None] | None = None,
+    known_pairs: MutableMapping[int, tuple] | None = None,
 ) -> Alloy:
     """The alchemical Hamiltonian at the structure of the random alloy: first `relax` with fluctuations="site-exact".
 
@@ -92,7 +93,8 @@ def alloy(
     Without `relaxed` atoms stay on their sites and the cell as it is. Without `exact_pairs` pairs are of second order
     and do not change with strain, which saves an evaluation, or a relaxation, of every inequivalent pair in the
     supercell, in all states. `supercell` as in `calculate`: interactions are those between its sites and all their
-    images. `on_rows(done, all)` is called after every few rows of derivatives, and again of pairs.
+    images. `on_rows(done, all)` is called after every few rows of derivatives, and again of pairs. `known_pairs` is
+    filled with what was found of pairs: the same call with it does not evaluate these again.
 
     Errors: ValueError as in `calculate`, for a pure composition, and if the crystal is unstable against displacements.
     """
@@ -135,7 +137,7 @@ def alloy(
             found = found._replace(strain_force=response.strain_force, own_strain=own, stiffness=response.stiffness)
     if not exact_pairs:
         return found
-    pairs = pairs_of_sites(medium, fluctuations, single, on_rows)
+    pairs = pairs_of_sites(medium, fluctuations, single, on_rows, known_pairs)
     beyond, number = np.ones(pair.shape, bool), np.arange(len(pair))
     beyond[number, 0, number] = False  # a site and its own images
     found = found._replace(

@@ -5,7 +5,7 @@ What two sites do is beyond what each of them does: of any quantity, on ideal si
     A(i = k, j = l) - A(i = k) - A(j = l) + A,            all other sites being mean
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -175,11 +175,14 @@ def pairs_of_sites(
     fluctuations: Fluctuations,
     singles: Singles,
     on_rows: Callable[[int, int], None] | None = None,
+    known: MutableMapping[int, tuple] | None = None,
 ) -> Pairs:
     """Of the inequivalent pairs of the supercell from the potential, of all others by symmetry.
 
-    `on_rows(done, all)` is called after every few of them.
+    `on_rows(done, all)` is called after every few of them. What is in `known`, by number, is not evaluated again; what
+    is not is added.
     """
+    known = {} if known is None else known
     crystal, states = medium.crystal, medium.states
     sites = len(crystal.supercell.origin) // crystal.cells
     mixed = np.full(sites, -1)
@@ -194,17 +197,20 @@ def pairs_of_sites(
     found = Pairs(np.zeros(shape), np.zeros(shape), np.zeros((*shape, 27)), np.ones(shape, bool), 0.0)
     around = _everywhere(medium, singles)
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        some = rows[start : start + ROWS_AT_ONCE]
-        held = [dict(zip(orbits[number].pair, ends, strict=True)) for number, *ends in some]
-        beyond = _beyond_singles(medium, singles, around, mixed, held)
-        for (number, k, l), (energy, gained, strain, elastic, calm) in zip(some, beyond, strict=True):
+        some = range(start, min(start + ROWS_AT_ONCE, len(rows)))
+        if not all(row in known for row in some):
+            held = [dict(zip(orbits[number].pair, ends, strict=True)) for number, *ends in (rows[row] for row in some)]
+            for row, beyond in zip(some, _beyond_singles(medium, singles, around, mixed, held), strict=True):
+                known[row] = beyond
+        for row in some:
+            (number, k, l), (energy, gained, strain, elastic, calm) = rows[row], known[row]
             for (i, j), turn, exchanged in orbits[number].members:
                 where = mixed[i], j // sites, mixed[j], *((l, k) if exchanged else (k, l))
                 found.energy[where], found.gained[where], found.at_rest[where] = energy, gained, calm
                 first, second = by_strains(turn.T @ strain @ turn), by_two_strains(_turned(elastic, turn))
                 found.strain[where] = np.append(first, second)
         if on_rows is not None:
-            on_rows(start + len(some), len(rows))
+            on_rows(some[-1] + 1, len(rows))
     calm = np.broadcast_to(found.at_rest.all((3, 4), keepdims=True), shape)
     energy, gained, strain = (symmetric(table, crystal) for table in found[:3])
     # equivalent sites of the ideal crystal all have the same one, a quarter of the last digit in the mean
