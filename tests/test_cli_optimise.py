@@ -70,6 +70,11 @@ def test_the_report_says_what_the_library_computes(run, made, potential):
     for name, value in again.values.items():
         assert results["values"][name] == pytest.approx(value, abs=1e-8), name
     assert results["reached"] and results["converged"] and again.message in done.stdout
+    assert not report["warnings"]
+    others = again._replace(reasons=("no composition near is allowed", again.reasons[1]))
+    goals = [Goal("a", "=", 3.75)]
+    (failed,) = optimise_report.report_of(system, goals, tuple(again.values), others, None, [])["warnings"]
+    assert failed == "1 of 2 searches failed: no composition near is allowed"
     assert report["arguments"]["target"] == ["a=3.75"] and report["dtype"] == "float64"
     relaxed = ase.io.read(out / "optimum.extxyz")
     assert np.linalg.norm(relaxed.cell[0]) == pytest.approx(3.75, abs=1e-3)

@@ -16,7 +16,7 @@ from alchemjax.decorate import Explicit
 from alchemjax.io import write_atomically
 from alchemjax.system.sites import by_group, weight_names
 from alchemjax.system.system import System
-from alchemjax.tasks.optimise import USED_UP, Optimum
+from alchemjax.tasks.optimise import ENDS, USED_UP, Optimum
 from alchemjax.tasks.properties import PROPERTIES
 
 FILES = ("path.csv", "optimum.extxyz", "optimise.png")
@@ -33,7 +33,7 @@ def report_of(system: System, targets, names, found: Optimum, explicit: Explicit
         warnings.append(found.message)
     elif not found.converged:
         warnings.append(f"the search has not converged: {found.message}")
-    failed = [why for why in found.reasons if "has no" in why or "have no" in why]
+    failed = [why for why in found.reasons if why not in ENDS]
     if failed:
         warnings.append(f"{len(failed)} of {len(found.reasons)} searches failed: {'; '.join(sorted(set(failed)))}")
     if USED_UP in found.reasons and not (found.reached and found.converged):

@@ -20,6 +20,7 @@ from alchemjax.tasks.descent import (
     CONVERGED,
     FLAT,
     NOTHING_BETTER,
+    TOO_SMALL,
     Search,
     advance_by_line_search,
     advance_by_optimiser,
@@ -40,6 +41,7 @@ OPTIMISERS = ("projected", "mirror")
 PARAMETERS = ("softmax", "weights")
 HIT = "all targets are hit"
 USED_UP = "the evaluations are used up"
+ENDS = CONVERGED, NOTHING_BETTER, FLAT, TOO_SMALL, HIT, USED_UP  # of searches that did not fail
 
 
 class Evaluation(NamedTuple):
