@@ -266,8 +266,8 @@ def alloy(
         int,
         Option(
             **WHOLE,
-            help="Random arrangements to compare with, and the ground state, and a special quasirandom structure if "
-            "sqsgenerator is there; 0 for none.",
+            help="Random arrangements to compare with, the ground state, another order if Monte Carlo finds one, and a "
+            "special quasirandom structure if sqsgenerator is there; 0 for none.",
         ),
     ] = 4,
     model: Model = "sevennet-0",
@@ -282,8 +282,8 @@ def alloy(
     From derivatives of the energy and pairs of sites in the mean of the alloy: random alloy with static displacements,
     pair interactions, short-range order, heat capacity, order-disorder transition and ground state, and a comparison
     with explicit arrangements that says how far to trust them. Monte Carlo starts from random arrangements and from the
-    ordered one: where a transition is of first order, free energies of both decide. Run again, derivatives and pairs
-    are taken from the folder.
+    ordered one: where a transition is of first order, free energies of both decide. Killed at any moment, a run goes on
+    when the same command is given again; derivatives and pairs that are finished are taken from the folder.
     """
     arguments = dict(locals())
     from alchemjax.commands.alloy import run

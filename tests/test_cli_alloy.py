@@ -143,9 +143,40 @@ def test_an_interrupted_hamiltonian_goes_on_where_it_was(made, run, tmp_path, mo
     assert (folder / "hamiltonian.json").read_bytes() == (whole / "hamiltonian.json").read_bytes()
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"[]\n", b'{"a": 1}\n', None])
+def test_damaged_pairs_are_calculated_again(made, run, tmp_path, monkeypatch, damage):
+    folder, right = tmp_path / "alloy", clusters._beyond_singles
+    settings = ["-x", "0.5", "--validate", "0", "--no-plot", *QUICK]
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clusters, "_beyond_singles", stopped)
+    assert run(folder, *settings).exit_code == 130
+    known = folder / "hamiltonian.pairs.jsonl"
+    known.write_bytes(damage or known.read_bytes() + b'{"pair": 0, "found": [1, true]}\n')
+    monkeypatch.setattr(clusters, "_beyond_singles", right)
+    assert run(folder, *settings).exit_code == 0
+    assert (folder / "hamiltonian.json").read_bytes() == (made[0] / "hamiltonian.json").read_bytes()
+
+
+def test_another_order_is_compared_in_a_box_that_is_quick_to_relax(made):
+    found = aj.read_alloy(made[0] / "hamiltonian.json")
+    none = OrderDisorder(*[None] * len(OrderDisorder._fields))
+    small, large = (none._replace(another=np.zeros((n, n, n, 1), int)) for n in (2, 8))
+    assert command._another_order(found, none, None) == (None, False)
+    states, quick = command._another_order(found, large, None)
+    assert states.shape == (8, 8, 8, 1) and not quick
+    for both in ((large, small), (none, small), (small, large)):
+        states, quick = command._another_order(found, *both)
+        assert states.shape == (2, 2, 2, 1) and quick
+
+
 def test_pairs_of_another_alloy_are_replaced_when_asked(made, run, tmp_path):
     folder = shutil.copytree(made[0], tmp_path / "alloy")
-    (folder / "hamiltonian.pairs.jsonl").write_text(json.dumps({"fingerprint": "of another"}) + "\n")
+    structure = {"positions": [[0, 0, 0]], "cell": np.eye(3).tolist(), "pbc": [True] * 3}
+    other = {"fingerprint": "of another", "unrelaxed_eV_per_A": None, "structure": structure}
+    (folder / "hamiltonian.pairs.jsonl").write_text(json.dumps(other) + "\n")
     settings = ["-x", "0.5", "--validate", "0", "--no-plot", *QUICK]
     assert run(folder, *settings).exit_code == 2
     assert run(folder, *settings, "--overwrite").exit_code == 0

@@ -288,6 +288,20 @@ def test_a_box_smaller_than_the_supercell_repeats_its_arrangement(potential, rel
     np.testing.assert_allclose(box_strain(small_box, states), box_strain(large_box, np.tile(states, (2, 2, 2, 1))))
 
 
+def test_known_pairs_are_not_evaluated_again(potential, relaxed_argon, monkeypatch):
+    known = {}
+    whole = alloy(potential, relaxed_argon, supercell=[2, 2, 2], known_pairs=known)
+    for number in list(known)[:6]:
+        del known[number]
+    right, evaluated = clusters._beyond_singles, []
+    count = lambda *arguments: evaluated.append(len(arguments[-1])) or right(*arguments)
+    monkeypatch.setattr(clusters, "_beyond_singles", count)
+    again = alloy(potential, relaxed_argon, supercell=[2, 2, 2], known_pairs=known)
+    assert evaluated and sum(evaluated) <= 8
+    for name in ("pair", "pair_relaxation", "pair_strain", "pair_at_rest"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+
+
 def test_round_off_of_single_precision_adds_up_as_it_is_told(relaxed_argon):
     """By the energies of pairs, in float32 and in float64."""
     both = [lennard_jones(krypton=(1.5, 1.3), embedding=0.5, dtype=dtype) for dtype in ("float32", "float64")]

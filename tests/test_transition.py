@@ -61,9 +61,9 @@ def exactly(temperature, *, ordered: bool):
     return partition, np.exp(terms - partition)
 
 
-def correlations_of(states) -> np.ndarray:
-    """P of an arrangement of two states."""
-    waves = np.fft.fftn(np.eye(2)[states], axes=(0, 1, 2))
+def correlations_of(states, number=2) -> np.ndarray:
+    """P of an arrangement of so many states."""
+    waves = np.fft.fftn(np.eye(number)[states], axes=(0, 1, 2))
     both = np.einsum("xyzck,xyzdl->xyzcdkl", waves.conj(), waves)
     return np.fft.ifftn(both, axes=(0, 1, 2)).real / states[..., 0].size
 
@@ -179,18 +179,71 @@ def test_a_stable_branch_that_is_ordered_otherwise_is_not_called_disordered(exac
     assert found_between(245, 320).another is None
 
 
+def samples_of(pairs: list) -> Samples:
+    """One chain at every temperature with these correlations."""
+    cells, kinds = np.shape(pairs[0])[3], np.shape(pairs[0])[5]
+    pairs = np.stack([np.broadcast_to(one, (1, BLOCKS, *one.shape)) for one in pairs])
+    none, number = np.zeros((len(pairs), 1, BLOCKS)), np.zeros(cells, int)
+    return Samples(
+        np.arange(float(len(pairs))), none, none, np.zeros((*none.shape, 1, kinds)), pairs, none, number, none, None
+    )
+
+
 def test_long_range_order_counts_the_waves():
     """Atoms in one of three kinds of sites, layers of period four, and none."""
-    many = [correlations_of(ORDERED), correlations_of(LAYERS), disordered_correlations()]
-    pairs = np.stack([np.broadcast_to(one, (1, BLOCKS, *one.shape)) for one in many])
-    none = np.zeros((3, 1, BLOCKS))
-    composition = np.broadcast_to(WEIGHTS[0], (3, 1, BLOCKS, 1, 2))
-    samples = Samples(np.arange(3.0), none, none, composition, pairs, none, np.zeros(3, int), none, None)
+    samples = samples_of([correlations_of(ORDERED), correlations_of(LAYERS), disordered_correlations()])
     one, layers, random = long_range_order(samples)[:, 0]
     assert one == pytest.approx(1) and random == pytest.approx(1 / (3 * CELLS))
     change = LAYERS.reshape(4, -1, 3)[:, 0] - 1 / 3
     parts = (np.abs(np.fft.fft(change, axis=0)) ** 2).sum(1)
     assert layers == pytest.approx((parts**2).sum() / parts.sum() ** 2) and layers < 0.6
+    preferred = long_range_order(samples, [0, 1, 1])[0, 0]  # sites that are not alike by themselves
+    assert preferred == 0
+
+
+def of_many_states(*arrangements, states=2):
+    """Correlations of each with the random one as the hottest."""
+    found = [correlations_of(one, states) for one in arrangements]
+    share, sites = np.bincount(arrangements[0].ravel()) / arrangements[0].size, range(arrangements[0].shape[3])
+    random = np.broadcast_to(np.outer(share, share), found[0].shape).copy()
+    random[0, 0, 0, sites, sites] = np.diag(share)
+    return samples_of([*found, random])
+
+
+def test_equivalent_waves_are_one_order_in_small_and_large_cells():
+    """Stripes of the square lattice along x and along y; the checkerboard is another order."""
+    x, y = np.indices((4, 4))
+    for cell in (1, 2):
+        shape = 4 // cell, 4 // cell, cell, cell
+        fold = lambda a, shape=shape: np.moveaxis(a.reshape(shape[0], shape[2], shape[1], shape[3]), 2, 1).reshape(
+            1, shape[0], shape[1], -1
+        )
+        along, across, board = (fold(a % 2) for a in (x, y, x + y))
+        pair = np.zeros((1, *shape[:2], cell**2, cell**2, 2, 2))
+        for steps, energy in (((1, 0), 0.01), ((0, 1), 0.01), ((1, 1), 0.03), ((1, 3), 0.03)):
+            for sign in (1, -1):
+                for i, j in np.ndindex(cell, cell):
+                    to = np.array([i, j]) + sign * np.array(steps)
+                    where = 0, *(to // cell % shape[0]), i * cell + j, to[0] % cell * cell + to[1] % cell
+                    pair[where] += energy * np.array([[1, -1], [-1, 1]])
+        model = LatticeModel(
+            np.array(0.0), np.zeros((cell**2, 2)), pair, np.ones((cell**2, 2), bool), np.zeros(cell**2, int)
+        )
+        has, differs = transition._long_range_order(model, of_many_states(across, board), of_many_states(along))
+        assert has.ravel().tolist() == [True, True, False] and differs.ravel().tolist() == [False, True, False]
+
+
+def test_a_mode_that_turns_is_the_same_order():
+    """Three states of a chain, two of which gather on every second site: partly, and then all."""
+    strong = np.array([0, 1, 0, 1, 0, 2, 0, 2, 0, 1, 0, 2]).reshape(12, 1, 1, 1)
+    weak = np.array([0, 1, 0, 2, 0, 1, 0, 2, 0, 1, 2, 0]).reshape(12, 1, 1, 1)
+    pair = np.zeros((12, 1, 1, 1, 1, 3, 3))
+    pair[1] = pair[-1] = -np.array([[0, 0.05, 0.02], [0.05, 0, 0], [0.02, 0, 0]])
+    model = LatticeModel(np.array(0.0), np.zeros((1, 3)), pair, np.ones((1, 3), bool), np.zeros(1, int))
+    has, differs = transition._long_range_order(
+        model, of_many_states(strong, weak, states=3), of_many_states(strong, states=3)
+    )
+    assert has.ravel().tolist() == [True, True, False] and not differs.any()
 
 
 def test_free_energies_of_two_levels_begin_at_the_ends():

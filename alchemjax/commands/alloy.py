@@ -46,7 +46,7 @@ from alchemjax.tasks.alloy import (
     strain_by_displacements,
 )
 from alchemjax.tasks.averages import REMEMBERS, shells
-from alchemjax.tasks.lattice import LatticeModel, box_strain, nearest_counts, total_energy
+from alchemjax.tasks.lattice import box_strain, nearest_counts, total_energy
 from alchemjax.tasks.ordering import box_of, check_box, instability, lattice_model, spinodal
 from alchemjax.tasks.sampling import ground_state
 from alchemjax.tasks.states import VACANCY, mixed_states
@@ -130,13 +130,21 @@ def run(arguments: dict) -> None:
             f"the ordered arrangement strains by {100 * most:.1f} per cent, and its energy is of second order in "
             "strain; see how it compares (--validate)"
         )
+    another, quick = _another_order(found, transition, None if smaller is None else smaller[1])
+    if another is not None:
+        compared = "it is compared below" if quick else f"with more than {MOST} sites it is not relaxed here: see --box"
+        compared = compared if arguments["validate"] else "see how it compares (--validate)"
+        warn(
+            "between the ordered arrangement and disorder Monte Carlo finds another order (other_order.extxyz), of "
+            f"which the potential may know nothing; {compared}"
+        )
     explicit = None
     if arguments["validate"]:
         on, bar = bar_of("explicit arrangements")
         with bar:
             given = {"random": arguments["validate"], "ordered": ordered, "seed": arguments["seed"]}
-            others = _small_enough(found, transition, None if smaller is None else smaller[1])
-            explicit = validate(potential, system, found, arrangements=others, on_arrangement=on, **given)
+            given["arrangements"] = [another] if quick else []
+            explicit = validate(potential, system, found, on_arrangement=on, **given)
         report["results"]["validation"] = explicit._asdict()
     report["table"] = columns
     texts = {
@@ -144,9 +152,8 @@ def run(arguments: dict) -> None:
         "interactions.csv": csv_table(interaction_table(found, names)),
         "temperatures.csv": csv_table(columns),
     }
-    arrangements = {ARRANGEMENTS[0]: _arrangement(system, found, model, ordered)}
-    if transition.another is not None:
-        arrangements[ARRANGEMENTS[1]] = _arrangement(system, found, model, transition.another)
+    arrangements = [_arrangement(system, found, one) for one in (ordered, another) if one is not None]
+    arrangements = dict(zip(ARRANGEMENTS, arrangements, strict=False))
     figure = None
     if arguments["plot"]:
         from alchemjax.commands.alloy_plot import plot_alloy
@@ -157,10 +164,10 @@ def run(arguments: dict) -> None:
         (out / name).unlink(missing_ok=True)
     for name, text in texts.items():
         write_atomically(out / name, lambda path, text=text: path.write_text(text))
-    for name in (*ARRANGEMENTS, "alloy.png"):
-        (out / name).unlink(missing_ok=True)
     for name, atoms in arrangements.items():
         write_atomically(out / name, lambda path, atoms=atoms: ase.io.write(path, atoms, format="extxyz"))
+    for name in {*ARRANGEMENTS, "alloy.png"} - set(arrangements):
+        (out / name).unlink(missing_ok=True)
     if figure is not None:
         write_atomically(out / "alloy.png", lambda path: figure.savefig(path, dpi=200))
     Console(highlight=False, markup=False).print(_summary(found, report["results"], strain, transition, smaller))
@@ -244,11 +251,6 @@ def _of_sampling(found: Alloy, box, transition: OrderDisorder, lowest: float) ->
             f"Monte Carlo met arrangements {1000 * transition.missed / sites:.2g} meV per site below the ordered one "
             "it started from; the transition is that of the latter: try another --seed or --box"
         )
-    if transition.another is not None:
-        warn(
-            "between the ordered arrangement and disorder Monte Carlo finds another order (other_order.extxyz), of "
-            "which the potential may know nothing: see how it compares (--validate)"
-        )
     energy = lowest / (sites * int(np.prod(box)))
     return {"box": box, "ground_state_energy_per_site_eV": energy, "transition": _numbers(transition, found)}
 
@@ -263,15 +265,17 @@ def _numbers(transition: OrderDisorder, found: Alloy) -> dict:
     }
 
 
-def _small_enough(found: Alloy, *transitions: OrderDisorder | None) -> list:
-    """What is ordered otherwise, in the first box that is quick to relax."""
+def _another_order(found: Alloy, *transitions: OrderDisorder | None):
+    """What is ordered otherwise, of the first box that is quick to relax, or of the first; and whether it is quick."""
     others = [one.another for one in transitions if one is not None and one.another is not None]
-    return [one for one in others if one[..., 0].size * len(found.structure.positions) <= MOST][:1]
+    quick = [one for one in others if one[..., 0].size * len(found.structure.positions) <= MOST]
+    return next(iter([*quick, *others]), None), bool(quick)
 
 
-def _arrangement(system: System, found: Alloy, model: LatticeModel, states) -> Atoms:
+def _arrangement(system: System, found: Alloy, states) -> Atoms:
     """Ordinary atoms on the sites of a box that strains."""
-    large, strain = explicit_system(system, found, states.shape[:3]), box_strain(model, states)
+    large, model = explicit_system(system, found, states.shape[:3]), lattice_model(found, states.shape[:3])
+    strain = box_strain(model, states)
     atoms = to_atoms(large, weights=one_hot(large, found, states))
     symbols, held = atoms.get_chemical_symbols(), [found.species[k] for k in states.reshape(-1)]
     for group, own in zip(large.sites.groups, held, strict=True):

@@ -26,9 +26,13 @@ ARRANGEMENTS = "ground_state.extxyz", "other_order.extxyz"
 FILES = ("hamiltonian.json", "interactions.csv", "temperatures.csv", *ARRANGEMENTS, "alloy.json", "alloy.png")
 
 
+METHOD = 2  # counts changes of numbers that the same input gives
+
+
 def hamiltonian_fingerprint(potential: Potential, system: System, arguments: dict, supercell) -> str:
     """Hash of all that determines the Hamiltonian."""
-    settings = [FORMAT, alchemjax.__version__, jax.__version__, potential.name, potential.sha256, potential.dtype]
+    settings = [FORMAT, METHOD, alchemjax.__version__, jax.__version__]
+    settings += [potential.name, potential.sha256, potential.dtype]
     settings += [arguments[name] for name in ("relax", "rigid", "exact_pairs")]
     settings += [None if supercell is None else np.asarray(supercell).tolist()]
     settings += [[g.name, g.sites, g.species] for g in system.sites.groups] + [list(system.sites.node_species)]
@@ -49,8 +53,8 @@ def open_folder(out: Path, fingerprint: str, sampling: str, *, overwrite: bool) 
         if not overwrite:
             raise
         same = False
-    begun = _lines_of(out / PAIRS)[:1]
-    strange = (there and not same) or (begun and begun[0].get("fingerprint") != fingerprint)
+    begun, _ = _begun(out / PAIRS)
+    strange = (there and not same) or begun.get("fingerprint", fingerprint) != fingerprint
     if strange and not overwrite:
         what = "an alloy" if there and not same else "pairs of an unfinished alloy"
         raise ValueError(
@@ -73,9 +77,9 @@ def open_folder(out: Path, fingerprint: str, sampling: str, *, overwrite: bool) 
 def make_hamiltonian(path: Path, potential: Potential, system: System, arguments: dict, supercell, fingerprint: str):
     """The alloy, which is written to the file, and the system at its relaxed structure."""
     place = path.with_name(PAIRS)
-    begun, *lines = _lines_of(place) or [{}]
+    begun, known = _begun(place)
     if begun.get("fingerprint") == fingerprint:
-        left, known = begun["unrelaxed_eV_per_A"], {line["pair"]: _found(line["found"]) for line in lines}
+        left = begun["unrelaxed_eV_per_A"]
         structure = Structure(**{name: np.array(value) for name, value in begun["structure"].items()})
         system = system._replace(structure=structure)
     else:
@@ -115,24 +119,30 @@ class _Pairs(dict):
         self.file.flush()
 
 
-def _found(values: list) -> tuple:
-    *numbers, calm = values
-    return (*(np.array(value, float) for value in numbers), calm)  # NaN is null
-
-
 def _line(content: dict) -> str:
     return json.dumps(plain(content)) + "\n"
 
 
-def _lines_of(place: Path) -> list[dict]:
-    """The lines of the file up to one that was cut short; none without the file."""
-    found = []
-    for line in place.read_text().splitlines() if place.exists() else ():
+def _begun(place: Path) -> tuple[dict, dict[int, tuple]]:
+    """What the file is of, and its pairs up to a line that is cut short or damaged; nothing without the file."""
+    about, known = {}, {}
+    for line in place.read_text(errors="replace").splitlines() if place.exists() else ():
         try:
-            found.append(json.loads(line))
-        except ValueError:
+            content = json.loads(line)
+            if not about:
+                structure = [np.array(content["structure"][name]).shape for name in Structure._fields]
+                if structure[1:] != [(3, 3), (3,)] or not {"fingerprint", "unrelaxed_eV_per_A"} <= set(content):
+                    break
+                about = content
+            else:
+                *numbers, calm = content["found"]
+                numbers = [np.array(value, float) for value in numbers]  # NaN is null
+                if [value.ndim for value in numbers] != [0, 0, 2, 4]:
+                    break
+                known[int(content["pair"])] = *numbers, bool(calm)
+        except (ValueError, TypeError, KeyError):
             break
-    return found
+    return about, known
 
 
 def bar_of(what: str) -> tuple[Callable[[int, int], None], Progress]:

@@ -107,28 +107,30 @@ def statistics(samples: Samples, shells=()) -> Statistics:
     return Statistics(samples.temperatures, *energy, *capacity, *np.concatenate(orders, axis=2), memory=memory)
 
 
-def long_range_order(samples: Samples) -> Float[np.ndarray, "temperatures seeds"]:
+def long_range_order(samples: Samples, kinds=None) -> Float[np.ndarray, "temperatures seeds"]:
     """By how few concentration waves the arrangements of a chain are made: sum_q |S(q)|^2 / (sum_q tr S(q))^2.
 
-    One wave has 1, n equal ones 1/n, a random arrangement of N sites about 1/N.
+    One wave has 1, n equal ones 1/n, a random binary of N sites about 1/N, one of more states less. `kinds`: which
+    sites are alike, by numbers; by default those of a sublattice are. What sites prefer by themselves is no order.
     """
-    waves = correlations_of_waves(samples)
-    total = np.einsum("tsxyzcckk->ts", waves).real
-    return (np.abs(waves) ** 2).sum(tuple(range(2, waves.ndim))) / np.where(total > 0, total, np.inf) ** 2
+    waves = correlations_of_waves(samples, kinds)
+    total = np.einsum("tsqaa->ts", waves).real
+    return (np.abs(waves) ** 2).sum((2, 3, 4)) / np.where(total > 0, total, np.inf) ** 2
 
 
-def correlations_of_waves(
-    samples: Samples,
-) -> Complex[np.ndarray, "temperatures seeds n1 n2 n3 sites sites states states"]:
-    """S(q), the Fourier transform of the correlations of p - w.
+def correlations_of_waves(samples: Samples, kinds=None) -> Complex[np.ndarray, "temperatures seeds waves modes modes"]:
+    """S(q), the Fourier transform of the correlations of p - w, whose modes are sites and states.
 
-    p: occupation of a site by a state, w: that of its sublattice in the mean.
+    p: occupation of a site by a state, w: that of all sites of its kind in the mean.
     """
-    mean = samples.composition.mean(2)[:, :, samples.sublattice]  # [temperatures, seeds, sites, states]
+    kinds = samples.sublattice if kinds is None else np.asarray(kinds)
     pairs = samples.correlations.mean(2, float)
     own = np.einsum("tscckk->tsck", pairs[:, :, 0, 0, 0])
+    mean = np.stack([own[:, :, kinds == kind].mean(2) for kind in kinds], axis=2)
     product = lambda one, two: np.einsum("tsck,tsdl->tscdkl", one, two)[:, :, None, None, None]
-    return np.fft.fftn(pairs - product(own, mean) - product(mean, own - mean), axes=(2, 3, 4))
+    waves = np.fft.fftn(pairs - product(own, mean) - product(mean, own - mean), axes=(2, 3, 4))
+    modes = waves.shape[-3] * waves.shape[-1]
+    return np.moveaxis(waves, -3, -2).reshape(*waves.shape[:2], -1, modes, modes)
 
 
 def _jackknife(estimate, *means):

@@ -58,6 +58,7 @@ SURE = 3.0  # standard errors by which a branch must be metastable, to be one
 MANY = 5.0  # ln of a number that equivalent ordered arrangements do not exceed: of one, the free energy is too high
 FINE = 1001  # temperatures, in looking for the crossing
 ALIKE = 0.05  # of the root mean square energy of waves: those that differ by less may be the same
+SAME = 1e-4  # eV: sites whose own energies differ by less are alike
 _PER_SEED = "energy", "grand", "composition", "correlations", "states"  # of samples
 
 
@@ -239,28 +240,55 @@ def _jumps(found: Statistics):
 
 
 def _long_range_order(model: LatticeModel, disordered: Samples, order: Samples):
-    """Which chains from random arrangements have it, and for which the strongest wave is none of the ordered one's.
+    """Which chains from random arrangements have it, and of which the strongest wave is none of the ordered chains'.
 
     They have it if `long_range_order` is more than halfway, on a logarithmic scale, from those at the highest
-    temperature to the ordered arrangement at the lowest. Waves that are alike by symmetry have the same energy.
+    temperature to the ordered chains at the lowest.
     """
-    found = long_range_order(disordered)
-    has_order = found**2 > found[-1].mean() * long_range_order(order)[0].mean()
-    strength, energy = _waves(model, disordered)
-    ordered, own = (a[0, 0] for a in _waves(model, order))
-    own = own[ordered > ordered.max() / 2]
-    strongest = np.take_along_axis(energy, strength.argmax(-1)[..., None], -1)
-    scale = np.sqrt(np.average(energy[-1] ** 2, weights=strength[-1]))  # the mean over all waves is 0
-    return has_order, np.abs(strongest - own).min(-1) > ALIKE * scale
+    kinds = [int(np.argmax(_alike(model, site))) for site in range(len(model.field))]
+    found = long_range_order(disordered, kinds)
+    has_order = found**2 > found[-1].mean() * long_range_order(order, kinds)[0].mean()
+    energies, (sites, states) = _wave_energies(model), model.field.shape
+    scale = ALIKE * np.sqrt((np.abs(energies) ** 2).sum((1, 2)).mean() / (sites * max(1, states - 1)))
+    strength, modes = _main_modes(correlations_of_waves(order, kinds)[0, 0])
+    ordered = [(q, modes[q]) for q in np.flatnonzero(strength > strength.max() / 2)]
+    waves, differs = correlations_of_waves(disordered, kinds), np.zeros(has_order.shape, bool)
+    for chain in zip(*np.nonzero(has_order), strict=True):
+        strength, modes = _main_modes(waves[chain])
+        q = strength.argmax()
+        differs[chain] = not any(_same_wave(energies, scale, (q, modes[q]), other) for other in ordered)
+    return has_order, differs
 
 
-def _waves(model: LatticeModel, samples: Samples):
-    """Strength and energy of all waves of all chains, [temperatures, seeds, waves] each."""
-    waves = correlations_of_waves(samples)
-    strength = np.einsum("tsxyzcckk->tsxyz", waves).real
-    pair = np.fft.fftn(model.pair, axes=(0, 1, 2))
-    energy = np.einsum("tsxyzcdkl,xyzcdkl->tsxyz", waves, pair.conj()).real / np.where(strength > 0, strength, np.inf)
-    return tuple(a.reshape(*a.shape[:2], -1) for a in (strength, energy))
+def _same_wave(energies, scale: float, one, other) -> bool:
+    """Of two waves, numbers and modes. Symmetry keeps energies; a mode of several states turns with temperature."""
+    (q, mode), (q_0, mode_0) = one, other
+    energy = lambda q, mode: np.einsum("a,b,ab->", mode, mode.conj(), energies[q].conj()).real
+    if abs(energy(q, mode) - energy(q_0, mode_0)) <= scale:
+        return True
+    if q == q_0:
+        return abs(mode.conj() @ mode_0) ** 2 >= 0.5
+    return np.abs(np.subtract(*np.linalg.eigvalsh(energies[[q, q_0]]))).max() <= scale
+
+
+def _alike(model: LatticeModel, site: int) -> Bool[np.ndarray, "sites"]:
+    """Which sites are of the sublattice of this one and prefer the same states."""
+    field = np.asarray(model.field)
+    return (np.asarray(model.sublattice) == model.sublattice[site]) & (np.abs(field - field[site]) < SAME).all(1)
+
+
+def _wave_energies(model: LatticeModel):
+    """J(q) of the changes that leave one state on every site, [waves, modes, modes]."""
+    waves = np.moveaxis(np.fft.fftn(np.asarray(model.pair, float), axes=(0, 1, 2)), -3, -2)
+    sites, states = waves.shape[3:5]
+    projector = np.kron(np.eye(sites), np.eye(states) - 1 / states)
+    return projector @ waves.reshape(-1, sites * states, sites * states) @ projector
+
+
+def _main_modes(waves):
+    """Strength of the strongest mode of every wave, and the modes."""
+    values, vectors = np.linalg.eigh(waves)
+    return values[:, -1], vectors[:, :, -1]
 
 
 def _joined(runs: list[Samples]) -> Samples:
