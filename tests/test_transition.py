@@ -234,16 +234,29 @@ def test_equivalent_waves_are_one_order_in_small_and_large_cells():
 
 
 def test_a_mode_that_turns_is_the_same_order():
-    """Three states of a chain, two of which gather on every second site: partly, and then all."""
-    strong = np.array([0, 1, 0, 1, 0, 2, 0, 2, 0, 1, 0, 2]).reshape(12, 1, 1, 1)
-    weak = np.array([0, 1, 0, 2, 0, 1, 0, 2, 0, 1, 2, 0]).reshape(12, 1, 1, 1)
-    pair = np.zeros((12, 1, 1, 1, 1, 3, 3))
-    pair[1] = pair[-1] = -np.array([[0, 0.05, 0.02], [0.05, 0, 0], [0.02, 0, 0]])
+    """Three states on lines of a square, one of which gathers on every second line: all of it, and in part."""
+    strong, weak = (0, 1, 0, 1, 0, 2, 0, 2, 0, 1, 0, 2), (0, 1, 0, 1, 0, 2, 0, 2, 0, 1, 2, 0)
+    along, partly = (np.tile(lines, (12, 1)).T[..., None, None] for lines in (strong, weak))
+    pair = np.zeros((12, 12, 1, 1, 1, 3, 3))
+    pair[[1, 1, -1, -1], [1, -1, 1, -1]] = -np.array([[0, 0.05, 0], [0.05, 0, 0], [0, 0, 0]])
     model = LatticeModel(np.array(0.0), np.zeros((1, 3)), pair, np.ones((1, 3), bool), np.zeros(1, int))
-    has, differs = transition._long_range_order(
-        model, of_many_states(strong, weak, states=3), of_many_states(strong, states=3)
-    )
-    assert has.ravel().tolist() == [True, True, False] and not differs.any()
+    chains = of_many_states(along, partly, np.swapaxes(partly, 0, 1), states=3)
+    has, differs = transition._long_range_order(model, chains, of_many_states(along, states=3))
+    assert has.ravel().tolist() == [True, True, True, False] and not differs.any()
+
+
+def test_what_sites_prefer_by_themselves_is_no_order():
+    share = np.array([[0.5, 0.5], [1.0, 0.0]])
+    apart = np.broadcast_to(np.einsum("ck,dl->cdkl", share, share), (6, 6, 6, 2, 2, 2, 2)).copy()
+    apart[0, 0, 0, range(2), range(2)] = share[:, :, None] * np.eye(2)
+    layers = np.zeros((6, 6, 6, 2), int)
+    layers[::2, :, :, 0] = 1
+    random = of_many_states(layers).correlations[1, 0, 0]
+    for preferred, expected in ((0.0, True), (0.3, False)):
+        field = np.array([[0, 0], [0, preferred]])
+        model = LatticeModel(np.array(0.0), field, 0 * random, np.ones((2, 2), bool), np.zeros(2, int))
+        has, _ = transition._long_range_order(model, samples_of([apart, random]), of_many_states(layers))
+        assert has[0, 0] == expected
 
 
 def test_free_energies_of_two_levels_begin_at_the_ends():
