@@ -17,7 +17,6 @@ from alchemjax.commands.alloy_hamiltonian import (
     NEW,
     PAIRS,
     SAMPLING,
-    bar_of,
     hamiltonian_fingerprint,
     make_hamiltonian,
     open_folder,
@@ -28,6 +27,7 @@ from alchemjax.commands.alloy_tables import describe_instability, interaction_ta
 from alchemjax.commands.columns import plain
 from alchemjax.commands.options import check_periodic, parse_mix, parse_supercell
 from alchemjax.commands.session import (
+    bar_of,
     fingerprint_of,
     prepare_jax,
     provenance,

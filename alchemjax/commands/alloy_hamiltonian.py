@@ -1,17 +1,15 @@
 """The Hamiltonian of `alchemjax alloy` in its folder, made in parts that an interruption does not lose."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import alchemjax
 from alchemjax.commands.alloy_file import FORMAT, about_file, stored, write_alloy
 from alchemjax.commands.columns import plain
-from alchemjax.commands.session import fingerprint_of, progress_bar, unwritable, warn
+from alchemjax.commands.session import bar_of, fingerprint_of, unwritable, warn
 from alchemjax.io import write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.structure import Structure
@@ -95,11 +93,13 @@ def make_hamiltonian(path: Path, potential: Potential, system: System, arguments
     on_rows, bar = bar_of("derivatives and pairs")
     with bar, open(place, "a") as file:
         options = {"relaxed": not arguments["rigid"], "exact_pairs": arguments["exact_pairs"]}
-        options |= {"supercell": supercell, "known_pairs": _Pairs(known, file)}
+        pairs = _Pairs(known, file)
+        options |= {"supercell": supercell, "known_pairs": pairs}
         try:
             found = alloy(potential, system, on_rows=on_rows, **options)
         except ValueError:  # there is no such alloy
-            place.unlink()
+            if not pairs:
+                place.unlink()
             raise
     write_alloy(path, found, fingerprint=fingerprint, unrelaxed_eV_per_A=left)
     place.unlink()
@@ -143,13 +143,6 @@ def _begun(place: Path) -> tuple[dict, dict[int, tuple]]:
         except (ValueError, TypeError, KeyError):
             break
     return about, known
-
-
-def bar_of(what: str) -> tuple[Callable[[int, int], None], Progress]:
-    """What is to be told of numbers done and all, and the bar that shows them."""
-    bar = progress_bar(MofNCompleteColumn(), TimeElapsedColumn())
-    task = bar.add_task(what, total=None)
-    return (lambda done, number: bar.update(task, completed=done, total=number)), bar
 
 
 def warn_of_force(left: float | None) -> None:

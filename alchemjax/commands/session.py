@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 import platformdirs
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 
 import alchemjax
 from alchemjax.commands.columns import plain
@@ -28,6 +29,13 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
     console = Console(stderr=True)
     named = TextColumn("{task.description}"), BarColumn(), *columns
     return Progress(*named, console=console, disable=not console.is_terminal)
+
+
+def bar_of(what: str) -> tuple[Callable[[int, int], None], Progress]:
+    """What is to be told of numbers done and all, and the bar that shows them."""
+    bar = progress_bar(MofNCompleteColumn(), TimeElapsedColumn())
+    task = bar.add_task(what, total=None)
+    return (lambda done, number: bar.update(task, completed=done, total=number)), bar
 
 
 def warn(sentence: str) -> None:

@@ -113,7 +113,11 @@ def long_range_order(samples: Samples, kinds=None) -> Float[np.ndarray, "tempera
     One wave has 1, n equal ones 1/n, a random binary of N sites about 1/N, one of more states less. `kinds`: which
     sites are alike, by numbers; by default those of a sublattice are. What sites prefer by themselves is no order.
     """
-    waves = correlations_of_waves(samples, kinds)
+    return share_of_waves(correlations_of_waves(samples, kinds))
+
+
+def share_of_waves(waves) -> Float[np.ndarray, "temperatures seeds"]:
+    """`long_range_order`, from S(q)."""
     total = np.einsum("tsqaa->ts", waves).real
     return (np.abs(waves) ** 2).sum((2, 3, 4)) / np.where(total > 0, total, np.inf) ** 2
 

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from alchemjax.tasks.averages import (
     Statistics,
     correlations_of_waves,
-    long_range_order,
+    share_of_waves,
     statistics,
     transition_temperature,
 )
@@ -246,13 +246,14 @@ def _long_range_order(model: LatticeModel, disordered: Samples, order: Samples):
     temperature to the ordered chains at the lowest.
     """
     kinds = [int(np.argmax(_alike(model, site))) for site in range(len(model.field))]
-    found = long_range_order(disordered, kinds)
-    has_order = found**2 > found[-1].mean() * long_range_order(order, kinds)[0].mean()
+    waves, cold = correlations_of_waves(disordered, kinds), correlations_of_waves(_part(order, slice(1)), kinds)
+    found = share_of_waves(waves)
+    has_order = found**2 > found[-1].mean() * share_of_waves(cold).mean()
     energies, (sites, states) = _wave_energies(model), model.field.shape
     scale = ALIKE * np.sqrt((np.abs(energies) ** 2).sum((1, 2)).mean() / (sites * max(1, states - 1)))
-    strength, modes = _main_modes(correlations_of_waves(order, kinds)[0, 0])
+    strength, modes = _main_modes(cold[0, 0])
     ordered = [(q, modes[q]) for q in np.flatnonzero(strength > strength.max() / 2)]
-    waves, differs = correlations_of_waves(disordered, kinds), np.zeros(has_order.shape, bool)
+    differs = np.zeros(has_order.shape, bool)
     for chain in zip(*np.nonzero(has_order), strict=True):
         strength, modes = _main_modes(waves[chain])
         q = strength.argmax()
