@@ -232,6 +232,32 @@ def small_natural():
     return tiny_nequix((4, 3), 2, 1, seed=6)
 
 
+@pytest.fixture(scope="session")
+def argon():
+    """A Lennard-Jones potential that is not quadratic in the composition; krypton is larger."""
+    from pair_potential import lennard_jones
+
+    return lennard_jones(krypton=(1.5, 1.3), embedding=0.5)
+
+
+@pytest.fixture(scope="session")
+def relaxed_argon(argon):
+    """Face-centred cubic, at zero stress, which second derivatives by strain need."""
+    from pair_potential import relaxed_mixed_argon
+
+    return relaxed_mixed_argon(argon)
+
+
+@pytest.fixture(scope="session")
+def argon_alloy(argon, relaxed_argon):
+    """Its Hamiltonian."""
+    from pair_potential import CUBE
+
+    from alchemjax.tasks.alloy import alloy
+
+    return alloy(argon, relaxed_argon, supercell=CUBE)
+
+
 # --- for the command line ---------------------------------------------------------------------------------------------
 
 
@@ -418,6 +444,17 @@ def standard_sites(species=("Na", "K", "Li", "Cl", "Na"), extra=()):
 
     groups = (Group("a", (0, 1), tuple(species[:3])), Group("b", (2,), tuple(species[3:])))
     return make_sites(["Na", "Na", "Cl", "O", *extra], groups)
+
+
+def grouped_sites(*species, counts=(1,)):
+    """Groups of so many sites, each holding these species, and an ordinary one."""
+    from alchemjax.system.sites import Group, make_sites
+
+    groups, site = [], 0
+    for k, (held, number) in enumerate(zip(species, counts, strict=True)):
+        groups.append(Group(f"g{k}", tuple(range(site, site + number)), tuple(held)))
+        site += number
+    return make_sites(["H"] * site + ["O"], tuple(groups))
 
 
 def random_weights(sites, rng):

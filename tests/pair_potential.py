@@ -77,11 +77,6 @@ def ideal_gas() -> Potential:
 TIGHT = {"stress_tolerance": 1e-10, "force_tolerance": 1e-9, "max_steps": 3000}
 
 
-def sized_argon():
-    """Not quadratic in the composition; species differ in size too."""
-    return lennard_jones(krypton=(1.5, 1.3), embedding=0.5)
-
-
 def relaxed_mixed_argon(potential):
     """At zero stress, which second derivatives by strain need."""
     system = mixed_argon()

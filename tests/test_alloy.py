@@ -8,23 +8,13 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.geometry import minkowski_reduce
-from pair_potential import (
-    CUBE,
-    TIGHT,
-    A,
-    lennard_jones,
-    mixed_argon,
-    relaxed_mixed_argon,
-    sized_argon,
-    wurtzite,
-)
+from lattice_models import simple_cubic
+from pair_potential import CUBE, TIGHT, A, lennard_jones, mixed_argon, wurtzite
 
 import alchemjax as aj
 from alchemjax.calculate import with_fluctuations
 from alchemjax.system.fluctuations import make_fluctuations
-from alchemjax.system.supercell import make_supercell
 from alchemjax.tasks.alloy import (
-    VOIGT,
     Alloy,
     alloy,
     doubts,
@@ -38,21 +28,8 @@ from alchemjax.tasks.alloy import (
 from alchemjax.tasks.crystal import make_crystal
 from alchemjax.tasks.hessian import make_hessian
 from alchemjax.tasks.lattice import box_strain, random_states, symmetric_index, total_energy
-from alchemjax.tasks.ordering import (
-    box_of,
-    concentration_waves,
-    fourier,
-    grid,
-    instability,
-    interactions,
-    lattice_model,
-    short_range_order,
-    spinodal,
-)
-from alchemjax.tasks.sampling import ground_state
-from alchemjax.tasks.validate import _ground_state as ground_state_for
+from alchemjax.tasks.ordering import concentration_waves, interactions, lattice_model, short_range_order, spinodal
 from alchemjax.tasks.validate import explicit_system, one_hot, validate
-from alchemjax.units import KELVIN
 
 pytestmark = pytest.mark.usefixtures("quick_loops")
 
@@ -60,21 +37,6 @@ pytestmark = pytest.mark.usefixtures("quick_loops")
 @pytest.fixture(scope="module")
 def pairs_alone():
     return lennard_jones(krypton=(2.0, 1.5))
-
-
-@pytest.fixture(scope="module")
-def potential():
-    return sized_argon()
-
-
-@pytest.fixture(scope="module")
-def relaxed_argon(potential):
-    return relaxed_mixed_argon(potential)
-
-
-@pytest.fixture(scope="module")
-def argon_alloy(potential, relaxed_argon):
-    return alloy(potential, relaxed_argon, supercell=CUBE)
 
 
 def explicit_energies(potential, system, alloy, states, shape):
@@ -131,28 +93,28 @@ def test_force_that_is_left_is_that_of_the_fluctuating_energy(small):
     assert abs(forces[0] - forces[1]) > 1e-3
 
 
-def test_a_small_arrangement_relaxes_as_the_hamiltonian_says(potential, relaxed_argon, argon_alloy):
+def test_a_small_arrangement_relaxes_as_the_hamiltonian_says(argon, relaxed_argon, argon_alloy):
     """Positions alone and with the cell: second difference of relaxed energies along a change of weights."""
     shape, step = (4, 4, 4), 0.02
-    found = alloy(potential, relaxed_argon, supercell=list(shape), exact_pairs=False)
+    found = alloy(argon, relaxed_argon, supercell=list(shape), exact_pairs=False)
     large = explicit_system(relaxed_argon, found, shape)
     direction = np.random.default_rng(0).normal(size=64)
     mean = np.tile(relaxed_argon.weights, 64)
     change = np.stack([direction, -direction], -1).ravel() * step
     tight = {"force_tolerance": 1e-7, "stress_tolerance": 1e-10, "max_steps": 3000}
-    of = lambda sign, **free: aj.relax(potential, large, mean + sign * change, **tight, **free)
+    of = lambda sign, **free: aj.relax(argon, large, mean + sign * change, **tight, **free)
     for cell in (False, True):
         energies = [of(sign, cell=cell) for sign in (-1, 0, 1)]
         assert all(one.converged for one in energies)
         low, middle, high = (float(one.output.energy) for one in energies)
         second = (low + high - 2 * middle) / step**2
-        rigid = [float(aj.calculate(potential, large, mean + sign * change).energy) for sign in (-1, 0, 1)]
+        rigid = [float(aj.calculate(argon, large, mean + sign * change).energy) for sign in (-1, 0, 1)]
         unrelaxed = (rigid[0] + rigid[2] - 2 * rigid[1]) / step**2
         assert second < unrelaxed - 1e-3
         gained = quadratic(found, direction, strain=cell) - unrelaxed
         assert gained == pytest.approx(second - unrelaxed, rel=0.02)  # of the third and fourth order in the step
     # a box of this very size has these interactions
-    found = alloy(potential, relaxed_argon, supercell=list(shape))
+    found = alloy(argon, relaxed_argon, supercell=list(shape))
     box = lattice_model(found, shape)
     lookup = [tuple(s % 4) for s in found.supercell.shift]
     order = [lookup.index(place) for place in np.ndindex(shape)]
@@ -257,7 +219,7 @@ def test_rows_are_finite_differences_of_gradients(small, rng):
 
 
 @pytest.mark.parametrize("name", ["face-centred", "hexagonal"])
-def test_strain_of_interactions_is_their_slope(potential, relaxed_argon, name):
+def test_strain_of_interactions_is_their_slope(argon, relaxed_argon, name):
     """The hexagonal crystal has vacancies, and two sites that move against each other under strain."""
     if name == "face-centred":
         system, matrix = relaxed_argon, CUBE
@@ -265,8 +227,8 @@ def test_strain_of_interactions_is_their_slope(potential, relaxed_argon, name):
         atoms = bulk("Ar", "hcp", 3.69, c=6.02)
         atoms.positions += 0.5  # away from where positions are wrapped
         system, matrix = aj.from_atoms(atoms, mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.4]), np.diag([2, 2, 2])
-        system = system._replace(structure=aj.relax(potential, system, cell=True, **TIGHT).structure)
-    found = alloy(potential, system, supercell=matrix)
+        system = system._replace(structure=aj.relax(argon, system, cell=True, **TIGHT).structure)
+    found = alloy(argon, system, supercell=matrix)
     h, shear = 3e-4, np.array([[0.6, 0.1, 0], [0.1, -0.5, 0.3], [0, 0.3, 0.4]])
     amounts = [0.6, -0.5, 0.4, 0.6, 0, 0.2]
 
@@ -274,9 +236,9 @@ def test_strain_of_interactions_is_their_slope(potential, relaxed_argon, name):
         structure = system.structure
         turn = np.eye(3) + sign * h * shear
         moved = structure._replace(positions=structure.positions @ turn, cell=structure.cell @ turn)
-        moved = aj.relax(potential, system._replace(structure=moved), **TIGHT)
+        moved = aj.relax(argon, system._replace(structure=moved), **TIGHT)
         assert moved.converged
-        return alloy(potential, system._replace(structure=moved.structure), supercell=matrix)
+        return alloy(argon, system._replace(structure=moved.structure), supercell=matrix)
 
     low, high = strained(-1), strained(1)
     whole = [one.pair + one.pair_relaxation for one in (low, high)]
@@ -291,23 +253,23 @@ def test_strain_of_interactions_is_their_slope(potential, relaxed_argon, name):
     np.testing.assert_allclose(own @ amounts, slope, atol=3e-7)
 
 
-def test_symmetry_gives_all_of_the_alloy(potential, monkeypatch):
+def test_symmetry_gives_all_of_the_alloy(argon, monkeypatch):
     """Three sites that are turned into each other by thirds, which no mirror does in this supercell."""
     atoms = bulk("Kr", "fcc", A, cubic=True)
     atoms.symbols[0] = "Ar"
     system = aj.from_atoms(atoms, mix={"Kr": ("Ar", "Kr")}, weights=[0.3, 0.7])
-    system = system._replace(structure=aj.relax(potential, system, cell=True, **TIGHT).structure)
+    system = system._replace(structure=aj.relax(argon, system, cell=True, **TIGHT).structure)
     matrix = [[2, 1, 0], [0, 2, 1], [1, 0, 2]]
-    found = alloy(potential, system, supercell=matrix)
+    found = alloy(argon, system, supercell=matrix)
     monkeypatch.setattr("alchemjax.tasks.alloy.with_fluctuations", partial(with_fluctuations, symmetric=False))
-    plain = alloy(potential, system, supercell=matrix)
+    plain = alloy(argon, system, supercell=matrix)
     for name in Alloy._fields[7:]:
         np.testing.assert_allclose(getattr(found, name), getattr(plain, name), atol=1e-7, err_msg=name)
     assert np.abs(found.pair_strain).max() > 1e-3
 
 
-def test_without_exact_pairs_the_box_strains_harmonically(potential, relaxed_argon, argon_alloy):
-    found = alloy(potential, relaxed_argon, supercell=CUBE, exact_pairs=False)
+def test_without_exact_pairs_the_box_strains_harmonically(argon, relaxed_argon, argon_alloy):
+    found = alloy(argon, relaxed_argon, supercell=CUBE, exact_pairs=False)
     np.testing.assert_allclose(pair_energies(found), pair_energies(argon_alloy), rtol=0.2, atol=1e-6)
     strains = lattice_model(found, (2, 2, 2)).strains
     first = found.strain_force + found.own_strain[..., :6] + found.residual
@@ -318,15 +280,15 @@ def test_without_exact_pairs_the_box_strains_harmonically(potential, relaxed_arg
         strain_by_displacements(found), strain_by_displacements(argon_alloy), rtol=0.1, atol=1e-12
     )
     with pytest.raises(ValueError, match="relaxed=True, periodic in every direction"):
-        strain_by_displacements(alloy(potential, relaxed_argon, supercell=CUBE, relaxed=False))
+        strain_by_displacements(alloy(argon, relaxed_argon, supercell=CUBE, relaxed=False))
 
 
-def test_forces_and_energies_that_are_not_quadratic_give_doubts(potential, argon_alloy):
+def test_forces_and_energies_that_are_not_quadratic_give_doubts(argon, argon_alloy):
     assert doubts(argon_alloy) == []
     (sentence,) = doubts(argon_alloy._replace(largest_force=0.2))
     assert "0.2 eV/A" in sentence
     assert doubts(argon_alloy._replace(largest_force=0.2, displacement=None)) == []
-    pressed = alloy(potential, mixed_argon(a=A + 0.05), supercell=CUBE, exact_pairs=False)
+    pressed = alloy(argon, mixed_argon(a=A + 0.05), supercell=CUBE, exact_pairs=False)
     assert any("on its sites, would strain by" in sentence for sentence in doubts(pressed))
     apart = np.arange(argon_alloy.pair.shape[1])[:, None, None, None] > 0
     (sentence,) = doubts(argon_alloy._replace(pair=argon_alloy.pair + 0.04 / apart.sum() * apart))
@@ -352,12 +314,12 @@ def test_strain_by_displacements_lowers_the_energy(argon_alloy):
     assert gained == pytest.approx(1.5 * force[:3].mean() * pressure)
 
 
-def test_the_cell_where_an_alloy_is_made_hardly_counts(potential, relaxed_argon, argon_alloy):
+def test_the_cell_where_an_alloy_is_made_hardly_counts(argon, relaxed_argon, argon_alloy):
     """Lattice constant and energy of the random alloy, from a cell that is not at rest, and from there again."""
     large, found, energies = relaxed_argon, [], []
     large = large._replace(structure=large.structure._replace(cell=1.004 * large.structure.cell))
     for _ in range(3):
-        away = alloy(potential, large, supercell=CUBE)
+        away = alloy(argon, large, supercell=CUBE)
         turn = np.eye(3) + strain_by_displacements(away)
         large = large._replace(structure=large.structure._replace(cell=large.structure.cell @ turn))
         found.append(np.cbrt(4 * np.linalg.det(large.structure.cell)))
@@ -374,9 +336,9 @@ def test_the_cell_where_an_alloy_is_made_hardly_counts(potential, relaxed_argon,
     assert random_energy(argon_alloy) == pytest.approx(energies[2], abs=2e-5)
 
 
-def test_a_larger_cell_of_the_same_crystal_has_the_same_alloy(potential, argon_alloy, relaxed_argon):
+def test_a_larger_cell_of_the_same_crystal_has_the_same_alloy(argon, argon_alloy, relaxed_argon):
     cubic = mixed_argon(cubic=True, a=np.linalg.norm(relaxed_argon.structure.cell[0]) * 2**0.5)
-    other = alloy(potential, cubic, supercell=[2, 2, 2])
+    other = alloy(argon, cubic, supercell=[2, 2, 2])
     assert random_energy(other) == pytest.approx(4 * random_energy(argon_alloy), abs=1e-9)
     np.testing.assert_allclose(other.stiffness, 4 * argon_alloy.stiffness, atol=1e-8)
     squares = [mean_square_displacements(one) for one in (argon_alloy, other)]
@@ -394,36 +356,36 @@ def shells_of(given):
     return {d: ((rounded == d).sum(), energy[rounded == d].sum() / (rounded == d).sum()) for d in np.unique(rounded)}
 
 
-def test_order_of_species_does_not_count(potential, argon_alloy, relaxed_argon):
+def test_order_of_species_does_not_count(argon, argon_alloy, relaxed_argon):
     swapped = mixed_argon(("Kr", "Ar"), (0.6, 0.4))._replace(structure=relaxed_argon.structure)
-    other = alloy(potential, swapped, supercell=CUBE)
+    other = alloy(argon, swapped, supercell=CUBE)
     np.testing.assert_allclose(pair_energies(other)[..., ::-1, ::-1], pair_energies(argon_alloy), atol=1e-10)
     np.testing.assert_allclose(other.field[:, ::-1], argon_alloy.field, atol=1e-10)
 
 
-def test_displacements_do_not_depend_on_the_supercell(potential, relaxed_argon, argon_alloy):
-    large = alloy(potential, relaxed_argon, supercell=[5, 5, 5])
+def test_displacements_do_not_depend_on_the_supercell(argon, relaxed_argon, argon_alloy):
+    large = alloy(argon, relaxed_argon, supercell=[5, 5, 5])
     small_cell, large_cell = (mean_square_displacements(one)[0, 0, 0] for one in (argon_alloy, large))
     assert small_cell == pytest.approx(large_cell, rel=0.15)  # the longest waves of 32 cells are hardly elastic
     assert random_energy(large) == pytest.approx(random_energy(argon_alloy), abs=2e-5)
 
 
-def test_one_cell_alone_has_no_displacements(potential, relaxed_argon):
-    found = alloy(potential, relaxed_argon, supercell=[1, 1, 1], exact_pairs=False)
+def test_one_cell_alone_has_no_displacements(argon, relaxed_argon):
+    found = alloy(argon, relaxed_argon, supercell=[1, 1, 1], exact_pairs=False)
     assert found.softest == np.inf
     assert (found.displacement == 0).all()
     assert any("from its own images, nearer than the cutoff of 6 A" in sentence for sentence in doubts(found))
 
 
-def test_linear_molecules_keep_their_vibration(potential):
+def test_linear_molecules_keep_their_vibration(argon):
     """A molecule turns about two axes only where its atoms are on one line."""
     atoms = Atoms("Ar2", [[0, 0, 0], [1, 2, 3]])
     atoms.set_distance(0, 1, 3.8)
     system = aj.from_atoms(atoms, groups=[{"sites": [1], "species": ["Ar", "Kr"]}], weights=[0.5, 0.5])
-    system = system._replace(structure=aj.relax(potential, system, **TIGHT).structure)
-    found, energies = alloy(potential, system), []
+    system = system._replace(structure=aj.relax(argon, system, **TIGHT).structure)
+    found, energies = alloy(argon, system), []
     for weights in ([1.0, 0.0], [0.0, 1.0]):
-        end = aj.relax(potential, system, weights, **TIGHT)
+        end = aj.relax(argon, system, weights, **TIGHT)
         energies.append(float(end.output.energy))
         distance = np.linalg.norm(np.subtract(*end.structure.positions))
         places = system.structure.positions + found.displacement[0, int(weights[1])]
@@ -487,228 +449,22 @@ def test_short_range_order_of_all_pairs_has_the_energy_of_the_interactions():
     assert float(out.energy) == pytest.approx(mean + 0.1 * expected, rel=1e-12)
 
 
-# --- waves and short-range order --------------------------------------------------------------------------------------
-
-
-def simple_cubic(coupling, weights=(0.5, 0.5)):
-    """Nearest neighbours of unlike kind attract each other by 2 coupling [eV]."""
-    weights = np.array([weights])
-    deviation = np.array([weights[0, 1], -weights[0, 0]])
-    near = np.outer(deviation, deviation)
-    side = 4
-    shift = np.array(np.meshgrid(*[np.arange(side)] * 3, indexing="ij")).reshape(3, -1).T
-    wrapped = np.minimum(shift, side - shift)
-    pair = np.where((wrapped.sum(1) == 1)[:, None, None], coupling * near, 0)[None, :, None]
-    atoms = bulk("Po", "sc", 3.0)
-    structure = aj.from_atoms(atoms).structure
-    zeros = np.zeros_like(weights)
-    supercell, one = make_supercell(side * np.eye(3, dtype=int), 1), np.zeros(1, int)
-    states = one, one, ("A", "B"), weights, weights > 0
-    return Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, 0.0)
-
-
-@pytest.mark.parametrize("c", [0.5, 0.2])
-def test_simple_cubic_nearest_neighbours_order_at_the_corner_of_the_zone(c):
-    coupling = 0.02
-    found = simple_cubic(coupling, (c, 1 - c))
-    temperature, wave = instability(found)
-    assert temperature == pytest.approx(6 * coupling * c * (1 - c) / KELVIN)
-    np.testing.assert_allclose(wave.q, [[0.5, 0.5, 0.5]])
-    np.testing.assert_allclose(np.abs(wave.polarisation[0, 0, 0]), (c * (1 - c)) ** 0.5)
-    q = np.random.default_rng(0).uniform(size=(5, 3))
-    expected = 2 * coupling * c * (1 - c) * np.cos(2 * np.pi * q).sum(1)
-    np.testing.assert_allclose(concentration_waves(found, q).energy[:, 0], expected, atol=1e-12)
-    separating = instability(simple_cubic(-coupling, (c, 1 - c)))
-    assert separating[0] == pytest.approx(temperature)
-    np.testing.assert_allclose(separating[1].q, [[0, 0, 0]])
-
-
-def test_waves_of_the_supercell_are_its_discrete_fourier_transform(argon_alloy):
-    """At the wave vectors that fit into it; the smallest multiple of any that is whole is at most 4."""
-    fine = grid(argon_alloy, 4)
-    q = fine[np.isclose(fine @ argon_alloy.supercell.matrix.T % 1, 0).all(1)]
-    assert len(q) == 32
-    c = argon_alloy.weights[0, 0]
-    energy = pair_energies(argon_alloy)[0, :, 0]
-    scalar = (energy[:, 0, 0] - energy[:, 0, 1] - energy[:, 1, 0] + energy[:, 1, 1]) * c * (1 - c)
-    scalar[0] = 0
-    phases = np.exp(-2j * np.pi * q @ argon_alloy.supercell.shift.T)
-    np.testing.assert_allclose(fourier(argon_alloy, q)[:, 0, 0], phases @ scalar, atol=1e-12)
-
-
-def test_long_waves_have_the_energies_of_elasticity(potential, relaxed_argon):
-    found = alloy(potential, relaxed_argon, supercell=[1, 1, 12], exact_pairs=False)
-    q = np.array([[0, 0, 1 / 12]])
-    gained = (fourier(found, q) - fourier(found, q, relaxed=False))[0, 0, 0].real
-    itself = (pair_energies(found) - found.pair)[0, 0, 0]  # is no pair
-    gained += 0.4 * 0.6 * (itself[0, 0] - 2 * itself[0, 1] + itself[1, 1])
-    direction = q[0] @ np.linalg.inv(found.structure.cell).T
-    direction /= np.linalg.norm(direction)
-    tensor = found.strain_force[0, 0][VOIGT] - found.strain_force[0, 1][VOIGT]
-    stiffness = found.stiffness[VOIGT[:, :, None, None], VOIGT]
-    resistance = np.einsum("ijkl,j,l->ik", stiffness, direction, direction)
-    force = tensor @ direction
-    limit = -0.4 * 0.6 * force @ np.linalg.solve(resistance, force)
-    assert abs(limit) > 1e-4
-    assert gained == pytest.approx(limit, rel=0.1)  # of the next order in q
-    mean = -0.4 * 0.6 * np.mean([
-        tensor @ n @ np.linalg.solve(np.einsum("ijkl,j,l->ik", stiffness, n, n), tensor @ n)
-        for n in (lambda v: v / np.linalg.norm(v, axis=1)[:, None])(np.random.default_rng(0).normal(size=(4000, 3)))
-    ])  # fmt: skip
-    waves = long_waves(found).mean(0)[0, 0]
-    assert 0.24 * (waves[0, 0] - 2 * waves[0, 1] + waves[1, 1]) == pytest.approx(mean, rel=0.02)  # of the directions
-
-
-def test_separation_with_lattice_constants_of_their_own_comes_first(argon_alloy):
-    coherent = -concentration_waves(argon_alloy, [0, 0, 0]).energy[0, 0] / KELVIN
-    assert spinodal(argon_alloy) > max(coherent, 0) + 1
-
-
-def test_the_spinodal_is_that_of_the_mean_field_energy_of_a_large_box(argon_alloy):
-    """Its curvature by the composition, at the strain of lowest energy."""
-    model, cells = lattice_model(argon_alloy, (8, 8, 8)), 512
-
-    def energy(x):
-        held = np.array([x, 1 - x])
-        total = lambda field, pair: held @ field[0] + held @ pair.sum((0, 1, 2, 3, 4)).reshape(2, 2) @ held / 2
-        terms = np.array([total(model.strains.field[..., e], model.strains.pair[..., e]) for e in range(27)])
-        stiffness = model.strains.stiffness / cells + terms[6:][symmetric_index(6)]
-        return total(model.field, model.pair) - terms[:6] @ np.linalg.solve(stiffness, terms[:6]) / 2
-
-    h, x = 1e-3, argon_alloy.weights[0, 0]
-    curvature = (energy(x + h) + energy(x - h) - 2 * energy(x)) / h**2
-    assert spinodal(argon_alloy) == pytest.approx(-x * (1 - x) * curvature / KELVIN, rel=0.01)
-    assert spinodal(argon_alloy) > 5
-
-
-def test_order_within_the_cell_is_no_separation(potential):
-    """Nearest neighbours of a cubic cell of a body-centred lattice that favour unlike pairs."""
-    weights, near = np.full((2, 2), 0.5), np.array([[0.25, -0.25], [-0.25, 0.25]])
-    structure = aj.from_atoms(bulk("W", "bcc", 3.0, cubic=True)).structure
-    supercell = make_supercell(2 * np.eye(3, dtype=int), 2)
-    pair = np.zeros((2, 8, 2, 2, 2))
-    pair[0, :, 1] = pair[1, :, 0] = 0.02 * near  # all eight neighbours are in different cells
-    zeros, slopes, more = np.zeros((2, 2)), np.zeros((2, 2, 6)), np.zeros((2, 2, 27))
-    elastic = np.zeros_like(pair), np.zeros((2, 2, 16, 3)), zeros, zeros == 0, None, slopes, more, None, np.eye(6)
-    states = np.arange(2), np.zeros(2, int), ("A", "B"), weights, weights > 0
-    found = Alloy(structure, *states, supercell, 0.0, zeros, zeros, pair, 0.0, *elastic, 1.0)
-    temperature, wave = instability(found)
-    assert temperature == pytest.approx(8 * 0.02 / 4 / KELVIN)
-    np.testing.assert_allclose(wave.q, 0)
-    assert spinodal(found) == 0
-    assert spinodal(found._replace(pair=-pair)) == pytest.approx(temperature)
-
-
-@pytest.mark.parametrize("c", [0.5, 0.3])
-def test_short_range_order_of_hot_alloys_and_its_sum_rule(c):
-    found = simple_cubic(0.02, (c, 1 - c))
-    hot = 1e5
-    given, order = interactions(found), short_range_order(found, hot)
-    near = np.isclose(given.distance, 3.0)
-    expected = -0.02 * c * (1 - c) / (KELVIN * hot)
-    np.testing.assert_allclose(order.alpha[near][:, 0, 1], expected, rtol=0.02)
-    cold = short_range_order(found, 1.05 * instability(found)[0])
-    assert cold.alpha[near][0, 0, 1] < 10 * expected
-    # alpha is a correlation: the mean of the spectrum is 1, and P_kl is normalised
-    weights = found.weights[0]
-    probability = weights[:, None] * weights * (1 - cold.alpha[near][0])
-    np.testing.assert_allclose(probability.sum(0), weights, atol=1e-9)
-    assert (probability > 0).all()
-
-
-def test_spectrum_has_mean_1_below_the_mean_field_temperature_too():
-    from alchemjax.tasks.ordering import _on_shell
-
-    found = simple_cubic(0.02)
-    for temperature in (0.8, 1.0, 3.0):
-        heat = temperature * instability(found)[0] * KELVIN
-        spectrum = _on_shell(1 + fourier(found, grid(found, 8)) / heat, np.ones((1, 1), bool))
-        assert spectrum.real.mean() == pytest.approx(1, abs=1e-6)
-        assert spectrum.real.min() > 0
-
-
-# --- explicit arrangements --------------------------------------------------------------------------------------------
-
-
-def test_validation_says_when_to_trust(potential, relaxed_argon, argon_alloy):
-    good = validate(potential, relaxed_argon, argon_alloy, shape=(4, 4, 4), random=2, sqs=False)
-    assert good.kinds == ("random", "random", "ground state")
-    assert good.valid and good.converged.all()
-    assert np.abs(good.rigid - good.predicted_rigid).max() < 0.05 * np.ptp(good.rigid)
-    assert np.abs(good.relaxed - good.predicted_relaxed).max() < 0.2 * (good.rigid - good.relaxed).max()
-    assert "caution" not in good.message and "3 explicit arrangements" in good.message
-    lengths = np.cbrt(good.predicted_volume / good.volume) - 1
-    assert np.abs(lengths).max() < 2e-3 and np.ptp(good.volume) > 0 and "lattice constants are wrong by" in good.message
-    given = validate(
-        potential, relaxed_argon, argon_alloy, random=0, ground_state=False, sqs=False, arrangements=good.states[1:2]
-    )
-    assert given.kinds == ("given",)
-    for name in ("rigid", "predicted_rigid", "relaxed", "predicted_relaxed", "volume", "predicted_volume"):
-        assert getattr(given, name) == pytest.approx(getattr(good, name)[1:2], rel=1e-9)
-    strict = validate(
-        potential, relaxed_argon, argon_alloy, shape=(3, 3, 2), random=1, ground_state=False, limit=1e-9, sqs=False
-    )
-    assert not strict.valid and "Pairs of sites are not enough" in strict.message and "caution" in strict.message
-    assert (0.01 < good.displacement).all() and (good.displacement < 0.3).all()
-
-
-def test_validation_says_when_atoms_leave_their_sites(potential, relaxed_argon, argon_alloy, monkeypatch):
-    """Lattice vectors, the strain of the cell, and what all of them do together do not count."""
-    from alchemjax.tasks.validate import _largest_displacement
-
-    start = relaxed_argon.structure._replace(positions=np.array([[0.0, 0, 0], [2.0, 0, 0]]), cell=5 * np.eye(3))
-    turned = start._replace(positions=start.positions * 1.1 + [[5.5, 0, 0], [0, 0, 0.4]], cell=5.5 * np.eye(3))
-    assert _largest_displacement(start, turned) == pytest.approx(0.2)
-    monkeypatch.setattr("alchemjax.tasks.validate.AWAY", 1e-3)
-    options = {"shape": (3, 3, 2), "random": 1, "ground_state": False, "limit": 1e-9, "sqs": False}
-    found = validate(potential, relaxed_argon, argon_alloy, **options)
-    assert not found.valid and f"by up to {found.displacement[0]:.1f} A: relaxed, they are " in found.message
-
-
-def test_ground_states_are_compared_in_boxes_of_their_own():
-    """Order of neighbours along all axes needs even numbers of cells, which the box of the others lacks."""
-    alloy = simple_cubic(0.02)
-    odd = lattice_model(alloy, (2, 2, 3))
-    states = ground_state_for(alloy, odd, None, 0)
-    assert states.shape == (2, 2, 2, 1)
-    energies = [
-        float(total_energy(lattice_model(alloy, one.shape[:3]), one)) / one.size
-        for one in (states, np.tile(states, (3, 3, 3, 1)))
-    ]
-    assert energies == pytest.approx([-3 * 0.02 / 4] * 2)
-    assert float(total_energy(odd, ground_state(odd, alloy.weights)[0])) / 12 > energies[0] + 0.003
-    layers = np.arange(6).reshape(6, 1, 1, 1) % 2 * np.ones((1, 6, 6, 1), int)
-    np.testing.assert_array_equal(ground_state_for(alloy, odd, layers, 0), [[[[0]]], [[[1]]]])
-    likes_a = alloy._replace(field=np.array([[-1.0, 1.0]]))  # which does not choose an arrangement
-    assert ground_state_for(likes_a, lattice_model(likes_a, (3, 3, 3)), None, 0).shape == (2, 2, 2, 1)
-    jumbled = np.random.default_rng(0).permutation(np.arange(512) % 2).reshape(8, 8, 8, 1)
-    assert ground_state_for(alloy, odd, jumbled, 0).shape == (2, 2, 2, 1)
-
-
-def test_box_of_explicit_arrangements_holds_the_composition(argon_alloy):
-    shape = box_of(argon_alloy, 48, 128)
-    number = np.prod(shape)
-    assert 48 <= number <= 128
-    assert abs(number * 0.4 - round(number * 0.4)) < 1e-9
-    assert box_of(argon_alloy, 400, 700, even=True) == (8, 8, 10)
-
-
 # --- wrong inputs -----------------------------------------------------------------------------------------------------
 
 
-def test_wrong_inputs_get_a_sentence(potential, argon_alloy):
+def test_wrong_inputs_get_a_sentence(argon, argon_alloy):
     with pytest.raises(ValueError, match="no site of this system is mixed"):
-        alloy(potential, aj.from_atoms(bulk("Ar", "fcc", A)))
+        alloy(argon, aj.from_atoms(bulk("Ar", "fcc", A)))
     with pytest.raises(ValueError, match="is pure: nothing can be ordered"):
-        alloy(potential, mixed_argon(weights=(1, 0)))
+        alloy(argon, mixed_argon(weights=(1, 0)))
     slab = bulk("Ar", "fcc", A, cubic=True) * (1, 1, 2)
     slab.center(vacuum=8.0, axis=2)
     slab = aj.from_atoms(slab, mix={"Ar": ("Ar", "Kr")}, weights=[0.5, 0.5])
-    slab = slab._replace(structure=aj.relax(potential, slab, [0.5, 0.5], force_tolerance=1e-6).structure)
+    slab = slab._replace(structure=aj.relax(argon, slab, [0.5, 0.5], force_tolerance=1e-6).structure)
     with pytest.raises(ValueError, match="if a direction is vacuum, make it non-periodic"):
-        alloy(potential, slab, supercell=[2, 2, 1])
+        alloy(argon, slab, supercell=[2, 2, 1])
     with pytest.raises(ValueError, match="unstable at the mean composition"):
-        alloy(potential, mixed_argon(a=6.6), supercell=CUBE)
+        alloy(argon, mixed_argon(a=6.6), supercell=CUBE)
     rigid = simple_cubic(0.1)
     with pytest.raises(ValueError, match="knows no displacements"):
         mean_square_displacements(rigid)
@@ -723,10 +479,10 @@ def test_wrong_inputs_get_a_sentence(potential, argon_alloy):
     with pytest.raises(ValueError, match="three positive whole numbers"):
         lattice_model(rigid, (0, 1, 1))
     with pytest.raises(ValueError, match="leave nothing to compare"):
-        validate(potential, mixed_argon(), argon_alloy, random=0, ground_state=False)
+        validate(argon, mixed_argon(), argon_alloy, random=0, ground_state=False)
     for wrong, sentence in (
         (np.zeros((2, 2, 2), int), r"shape \(2, 2, 2\); give"),
         (np.full((1, 1, 2, 1), 9), "from 0 to"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            validate(potential, mixed_argon(), argon_alloy, arrangements=[wrong])
+            validate(argon, mixed_argon(), argon_alloy, arrangements=[wrong])

@@ -6,7 +6,7 @@ from math import lgamma
 
 import numpy as np
 import pytest
-from test_sampling import J, checkerboard, free_model, ising
+from lattice_models import J, checkerboard, free_model, ising
 
 from alchemjax.tasks import transition
 from alchemjax.tasks.averages import Shell, Statistics, long_range_order

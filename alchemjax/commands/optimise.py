@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import scipy
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 import alchemjax
 from alchemjax.atoms import to_atoms
@@ -23,14 +22,7 @@ from alchemjax.commands.options import (
     parse_weights,
     relaxation_options,
 )
-from alchemjax.commands.session import (
-    fingerprint_of,
-    prepare_jax,
-    progress_bar,
-    provenance,
-    read_system,
-    warn,
-)
+from alchemjax.commands.session import bar_of, fingerprint_of, prepare_jax, provenance, read_system, warn
 from alchemjax.commands.store import (
     complete,
     finished,
@@ -209,8 +201,9 @@ def _fingerprint(potential: Potential, system: System, arguments: dict, targets,
 def _optimise(potential, system, targets, names, arguments: dict, charges, options: dict, batches: Path):
     """The optimum and the seconds it took, with a progress bar; evaluations that are stored are not done again."""
     recorded, seconds = stored_batches(batches, Evaluation)
-    with _bar() as bar:
-        task = bar.add_task("evaluations", total=arguments["evaluations"], completed=len(recorded))
+    done, bar = bar_of("evaluations")
+    with bar:
+        done(len(recorded), arguments["evaluations"])
         clock = [time.monotonic(), seconds]
 
         def on_evaluation(number: int, found: Evaluation, searches) -> None:
@@ -218,7 +211,8 @@ def _optimise(potential, system, targets, names, arguments: dict, charges, optio
             store_batch(batches, number, found, elapsed)
             clock[1] += elapsed
             going = sum(not search.done for search in searches)
-            bar.update(task, completed=number + 1, description=f"evaluations, {going} of {len(searches)} starts going")
+            done(number + 1, arguments["evaluations"])
+            bar.update(bar.task_ids[0], description=f"evaluations, {going} of {len(searches)} starts going")
 
         found = optimise(
             potential,
@@ -250,8 +244,8 @@ def _explicit(
         return before[0]._replace(names=tuple(before[0].names.tolist()), sites=int(before[0].sites))
     pure = ((found.weights == 0) | (found.weights == 1)).all()  # all supercells would be the same
     number = 1 if pure else arguments["check"]
-    with _bar() as bar:
-        task = bar.add_task("explicit supercells", total=number)
+    on, bar = bar_of("explicit supercells")
+    with bar:
         explicit = check_optimum(
             potential,
             system,
@@ -259,12 +253,8 @@ def _explicit(
             number=number,
             method="sqs" if arguments["sqs"] else "random",
             seed=arguments["seed"],
-            on_supercell=lambda done, number: bar.update(task, completed=done),
+            on_supercell=on,
             **options,
         )
     store(path, explicit, fingerprint=fingerprint)
     return explicit
-
-
-def _bar() -> Progress:
-    return progress_bar(MofNCompleteColumn(), TimeElapsedColumn())
