@@ -215,7 +215,7 @@ def md(
     dtype: Precision = Dtype.float32,
     seed: Seed = 0,
     replicas: Annotated[
-        int | None, Option(**WHOLE, help="Runs at once that differ in their seeds, SEED, SEED+1, .. [default: 1]")
+        int | None, Option(**WHOLE, help="Runs at once that differ in their seeds, the first has SEED. [default: 1]")
     ] = None,
     log_every: LogEvery = 10,
     frames_every: Annotated[

@@ -36,6 +36,13 @@ from alchemjax.cli_options import (
 )
 
 
+class Springs(StrEnum):
+    """Where springs of Einstein crystals come from."""
+
+    motion = "motion"
+    hessian = "hessian"
+
+
 class Schedule(StrEnum):
     """How lambda goes with time."""
 
@@ -81,6 +88,10 @@ Stiffness = Annotated[
 ]
 Measuring = Annotated[
     float, Option(**FLOAT, help="Time [fs] over which <u^2> is measured, after as much equilibration.")
+]
+SpringsOption = Annotated[
+    Springs,
+    Option(help="Springs of equivalent sites from 3 kT / <u^2>: measured in a run (motion), or harmonic (hessian)."),
 ]
 
 
@@ -156,6 +167,7 @@ def frenkel_ladd(
     groups: GroupsOption = Groups.shared,
     weights: Weights = None,
     stiffness: Stiffness = None,
+    springs: SpringsOption = Springs.motion,
     measuring: Measuring = 2000.0,
     equilibration: Equilibration = 2000.0,
     switching: Switching = 10000.0,
@@ -197,8 +209,9 @@ def vacancy(
         float | None,
         Option(
             **FLOAT,
-            help="Of the species [eV], on the scale of the potential's energies; needed where the crystal has several "
-            "species. [default: the free energy per site of the crystal]",
+            help="Of the species [eV], on the scale of the potential's energies and with momenta, as absolute free "
+            "energies (frenkel-ladd) have them; needed where the crystal has several species. [default: that of the "
+            "crystal]",
         ),
     ] = None,
     route: Annotated[
@@ -215,6 +228,7 @@ def vacancy(
         float | None,
         Option(**FLOAT, help="Of the spring of the site [eV/A^2]. [default: 3 kT / <u^2>, measured before]"),
     ] = None,
+    springs: SpringsOption = Springs.motion,
     measuring: Measuring = 2000.0,
     equilibration: Equilibration = 2000.0,
     switching: Switching = 10000.0,
@@ -272,6 +286,7 @@ def stability(
         str | None, Option("--to", metavar="WEIGHTS", help="Composition of the curves, reached by switching.")
     ] = None,
     heating: Annotated[float, Option(**FLOAT, help="Sampling at every temperature [fs].")] = 8000.0,
+    springs: SpringsOption = Springs.motion,
     measuring: Measuring = 2000.0,
     equilibration: Equilibration = 2000.0,
     switching: Switching = 10000.0,
@@ -303,7 +318,7 @@ def stability(
     Each phase is run at all temperatures at once; its absolute free energy in the mean cell at one of them (Frenkel and
     Ladd) and the enthalpies (Gibbs and Helmholtz) give its curve, per formula unit; where curves cross is the
     transition. With --from and --to the curves are those of the second composition. Energies are classical, and of the
-    mean field.
+    mean field; the entropy of mixing of sites that are mixed is added, and told apart.
     """
     arguments = dict(locals())
     from alchemjax.commands.stability import run
@@ -317,7 +332,8 @@ def analyse(
 ) -> None:
     """Estimate a free energy again, from its log.
 
-    For a folder of frenkel-ladd, name the folder `switch` in it.
+    For a folder of frenkel-ladd, name the folder `switch` in it, for others the one of a stage; what they sum up is
+    estimated again when the same command is given again: finished stages are not run a second time.
     """
     from alchemjax.commands.switch import run_analyse
 

@@ -16,7 +16,7 @@ from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.free_energy.estimators import Estimate, interval
-from alchemjax.tasks.free_energy.frenkel_ladd import stiffness_of
+from alchemjax.tasks.free_energy.frenkel_ladd import harmonic_stiffness, stiffness_of
 from alchemjax.tasks.free_energy.paths import Path as Way
 from alchemjax.tasks.free_energy.paths import derivative
 from alchemjax.tasks.free_energy.switching import (
@@ -36,6 +36,7 @@ from alchemjax.units import EV_PER_A3_IN_GPA, KELVIN
 
 RESULT, FIGURE = "switch.json", "switch.png"
 LAMBDA, SLOPE, FARTHEST = "lambda", "dE/dlambda_eV", "largest_displacement_A"
+STRAINS = tuple(f"strain_{name}" for name in ("xx", "yy", "zz", "yz", "xz", "xy"))
 PROBE = 5  # steps that a dry run makes to measure the time of one
 
 
@@ -148,8 +149,9 @@ def switched(
         shape = trajectory.energy.shape
         times, lambdas = np.array(run.course).T
         at = np.broadcast_to(np.interp(trajectory.time, times, lambdas)[:, None], shape)
-        farthest = record_of(run.plan, trajectory).displacement
-        return {LAMBDA: at, SLOPE: derivative(path, at, trajectory), FARTHEST: farthest}
+        record = record_of(run.plan, trajectory)
+        shown = {LAMBDA: at, SLOPE: derivative(path, at, trajectory), FARTHEST: record.displacement}
+        return shown | strain_columns(run.plan, record.strain)
 
     found: list[Switching] = []
 
@@ -170,9 +172,11 @@ def stage_log(potential: Potential, plan: Plan, arguments: dict, out: Path, colu
     return carry_out(Job(potential, plan, arguments | {"out": out}, 0, columns, redo=False), lambda log: {}).log
 
 
-def measuring_stage(arguments: dict, options: dict) -> tuple[str, int, int]:
-    """Name, steps and replicas of what `springs` runs."""
-    return "measuring displacements", 2 * round(arguments["measuring"] / options["timestep"]), 2
+def measuring_stages(arguments: dict, options: dict) -> list[tuple[str, int, int]]:
+    """Name, steps and replicas of what `springs` runs, if it runs anything."""
+    if str(arguments["springs"]) == "hessian":
+        return []
+    return [("measuring displacements", 2 * round(arguments["measuring"] / options["timestep"]), 2)]
 
 
 def fixed_cell(options: dict) -> dict:
@@ -181,8 +185,11 @@ def fixed_cell(options: dict) -> dict:
 
 
 def springs(potential: Potential, system: System, arguments: dict, options: dict, out: Path) -> np.ndarray:
-    """Stiffness of every site [eV/A^2], from its displacements in a run of its own, half of it equilibration."""
-    _, twice, replicas = measuring_stage(arguments, options)
+    """Stiffness of every site [eV/A^2], from the Hessian, or from a run of its own, half of it equilibration."""
+    stages = measuring_stages(arguments, options)
+    if not stages:
+        return harmonic_stiffness(potential, system)
+    _, twice, replicas = stages[0]
     steps = twice // 2
     common = {name: options[name] for name in ("temperature", "timestep", "seed", "every", "chunk")}
     plan = make_plan(potential, system, steps=2 * steps, replicas=replicas, **common)
@@ -203,7 +210,25 @@ def record_of_log(log: dict[str, np.ndarray]) -> Record:
     replicas = len(np.unique(log.get("replica", np.zeros(1))))
     table = lambda name: log[name].reshape(-1, replicas)
     pressure = table("pressure_GPa") / EV_PER_A3_IN_GPA
-    return Record(table("step")[:, 0].astype(int), table("work_eV"), table("volume_A3"), pressure, table(FARTHEST))
+    return Record(
+        step=table("step")[:, 0].astype(int),
+        work=table("work_eV"),
+        volume=table("volume_A3"),
+        pressure=pressure,
+        displacement=table(FARTHEST),
+        strain=strains_of_log(log, replicas),
+    )
+
+
+def strain_columns(plan: Plan, strain) -> dict[str, np.ndarray]:
+    """Strains of a cell that moves, for the log."""
+    return dict(zip(STRAINS, np.moveaxis(strain, -1, 0), strict=True)) if plan.barostat else {}
+
+
+def strains_of_log(log: dict[str, np.ndarray], replicas: int) -> np.ndarray:
+    """The same from the columns of `log.csv`; zero in a cell that stays."""
+    still = np.zeros(len(log["step"]))
+    return np.stack([log.get(name, still).reshape(-1, replicas) for name in STRAINS], axis=-1)
 
 
 def described(facts: Facts, found: Switching) -> dict:
@@ -220,6 +245,7 @@ def described(facts: Facts, found: Switching) -> dict:
         "overlap": found.overlap,
         "pressure_at_start_eV_per_A3": number(found.pressure),
         "expansion_A3": found.expansion,
+        "of_it_P_dV_eV": facts.pressure * found.expansion,
         "doubts": list(found.doubts),
     }
 
@@ -257,6 +283,8 @@ def say_estimate(name: str, estimate: Estimate, unit: str = "eV") -> None:
 def say_switch(facts: Facts, found: Switching) -> None:
     """What switches say, with every doubt."""
     say_estimate("free-energy difference without momenta (BAR)", found.difference)
+    if facts.pressure:
+        print(f"  of it P (V_end - V_start): {facts.pressure * found.expansion:+.5f} eV")
     say_terms(found)
     for name, one in found.estimates.items():
         print(f"  {name.replace('_', ' ')}: {one.value:.5f} +- {one.error:.5f} eV")

@@ -8,7 +8,7 @@ from alchemjax.commands.columns import write_json
 from alchemjax.commands.free_energy import (
     guard,
     loaded,
-    measuring_stage,
+    measuring_stages,
     number,
     options_of,
     plan_only,
@@ -36,12 +36,16 @@ def run(arguments: dict) -> None:
     potential = loaded(arguments)
     options, out, stiffness = options_of(arguments), arguments["out"], arguments["stiffness"]
     check_volume(system)
+    if stiffness is not None and str(arguments["springs"]) != "motion":
+        raise ValueError(
+            f"--stiffness {stiffness:g} and --springs {arguments['springs']} both say it; give one of them"
+        )
     path = einstein_path(system, 1.0 if stiffness is None else stiffness)
     plan = plan_switch(potential, system, path, **options).plan
     if arguments["dry_run"]:
         stages = [("switching to springs and back", int(plan.constants.steps), len(plan.seeds))]
         if stiffness is None:
-            stages.insert(0, measuring_stage(arguments, options))
+            stages = [*measuring_stages(arguments, options), *stages]
         plan_only(potential, stages, system, options)
         return
     fingerprint = guard(out, RESULT, arguments, [arguments["file"]])

@@ -12,7 +12,7 @@ from alchemjax.commands.free_energy import (
     fixed_cell,
     guard,
     loaded,
-    measuring_stage,
+    measuring_stages,
     number,
     options_of,
     plan_only,
@@ -22,6 +22,7 @@ from alchemjax.commands.free_energy import (
     springs,
     stage_log,
     starting_system,
+    strain_columns,
     switched,
 )
 from alchemjax.commands.frenkel_ladd import carried_out
@@ -31,7 +32,7 @@ from alchemjax.io import write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System
 from alchemjax.tasks.free_energy.frenkel_ladd import check_volume
-from alchemjax.tasks.free_energy.paths import composition_path, einstein_path
+from alchemjax.tasks.free_energy.paths import composition_path, einstein_path, mixing_entropy
 from alchemjax.tasks.free_energy.stability import (
     Curve,
     Heated,
@@ -41,6 +42,7 @@ from alchemjax.tasks.free_energy.stability import (
     changed,
     common_units,
     compare,
+    doubts_of_mean_cell,
     gibbs_curve,
     plan_heating,
     reference_of,
@@ -48,6 +50,7 @@ from alchemjax.tasks.free_energy.stability import (
 from alchemjax.tasks.free_energy.switching import plan_switch, record_of
 from alchemjax.tasks.md import Trajectory
 from alchemjax.tasks.md_plan import Plan
+from alchemjax.tasks.seeds import seed_of
 from alchemjax.units import EV_PER_A3_IN_GPA
 
 RESULT, TABLE, FIGURE = "stability.json", "stability.csv", "stability.png"
@@ -89,8 +92,9 @@ def run(arguments: dict) -> None:
         return
     fingerprint = guard(out, RESULT, arguments, list(files))
     curves, warm = [], []
-    for name, system, file, number_ in zip(PHASES, systems, files, units, strict=True):
-        curve, hot = _curve(potential, system, arguments | {"file": file}, options, every, out / name, number_)
+    for k, (name, system, file, number_) in enumerate(zip(PHASES, systems, files, units, strict=True)):
+        own = options | {"seed": seed_of(options["seed"], k)}  # the same noise would not be independent
+        curve, hot = _curve(potential, system, arguments | {"file": file}, own, every, out / name, number_)
         curves.append(curve)
         warm.append(hot)
     found = compare(*curves)
@@ -117,12 +121,14 @@ def run(arguments: dict) -> None:
         "chance_of_transition": found.chance,
         "reference_temperature_K": t0,
         "reference_gibbs_eV": [number(curve.reference) for curve in curves],
+        "of_it_mixing_eV": [curve.mixing for curve in curves],
         "doubts": list(found.doubts),
     }
     write_json(out / RESULT, about | report)
     columns = {"temperature_K": found.temperatures}
     for name, curve in zip(PHASES, curves, strict=True):
         columns |= {f"gibbs_{name}_eV": curve.gibbs, f"error_{name}_eV": curve.error}
+        columns |= {f"of_it_mixing_{name}_eV": curve.mixing}
     columns |= {"difference_eV": found.difference, "difference_error_eV": found.error}
     write_atomically(out / TABLE, lambda path: path.write_text(csv_text(columns)))
     if arguments["plot"]:
@@ -141,7 +147,7 @@ def _stages(arguments: dict, options: dict, plan: Plan) -> list[tuple[str, int, 
     heating = ("heating", int(plan.constants.steps), len(plan.seeds))
     stages = [
         heating,
-        measuring_stage(arguments, options),
+        *measuring_stages(arguments, options),
         ("switching to springs and back", one, options["replicas"]),
     ]
     if arguments["end"] is not None:
@@ -152,21 +158,24 @@ def _stages(arguments: dict, options: dict, plan: Plan) -> list[tuple[str, int, 
 def _curve(potential: Potential, system: System, arguments: dict, options: dict, every, out: Path, units: float):
     """All stages of one phase: its curve, and what was measured at the temperatures."""
     t0, pressure = options["temperature"], options.get("pressure", 0.0)
+    options, *others = [options | {"seed": seed_of(options["seed"], k)} for k in range(4)]
     warm = _heated(potential, system, arguments, options, every, out / "heating")
     mean = at_mean_cell(system, warm, t0)
-    fixed = fixed_cell(options)
+    fixed = fixed_cell(others[0])
     stiffness = springs(potential, mean, arguments, fixed, out / "springs")
     free = carried_out(potential, mean, arguments, fixed, out / "crystal", stiffness)
-    total, doubts = reference_of(mean, free, pressure), (*warm.doubts, *free.doubts)
+    total = reference_of(mean, free, pressure)
+    doubts = (*warm.doubts, *free.doubts, *doubts_of_mean_cell(mean, free, pressure, options.get("bulk_modulus")))
     if arguments["end"] is not None:
         path = _path(mean, arguments)
-        moving = {"cell": True} | options
+        moving = {"cell": True} | others[1]
         moved = switched(potential, mean, path, arguments, moving, out / "switch")[1]
         total, doubts = changed(total, moved), (*doubts, *moved.doubts)
         mean = system._replace(weights=path.weights[-1])
-        warm = _heated(potential, mean, arguments, options, every, out / "heating-end")
+        warm = _heated(potential, mean, arguments, others[2], every, out / "heating-end")
         doubts = (*doubts, *warm.doubts)
-    return gibbs_curve(warm, total, t0, units, sites=len(system.structure.positions), doubts=doubts), warm
+    sites = len(system.structure.positions)
+    return gibbs_curve(warm, total, t0, units, sites=sites, mixing=mixing_entropy(mean), doubts=doubts), warm
 
 
 def _path(system: System, arguments: dict):
@@ -178,8 +187,9 @@ def _heated(potential: Potential, system: System, arguments: dict, options: dict
 
     def columns(trajectory: Trajectory) -> dict:
         flat = trajectory.cell.reshape(*trajectory.cell.shape[:2], 9)
-        farthest = record_of(plan, trajectory).displacement
-        return dict(zip(CELL, np.moveaxis(flat, -1, 0), strict=True)) | {FARTHEST: farthest}
+        record = record_of(plan, trajectory)
+        places = {FARTHEST: record.displacement} | strain_columns(plan, record.strain)
+        return dict(zip(CELL, np.moveaxis(flat, -1, 0), strict=True)) | places
 
     log = stage_log(potential, plan, arguments, out, columns)
     record, replicas = record_of_log(log), len(plan.seeds)
@@ -203,6 +213,9 @@ def _say(out: Path, curves: list[Curve], found: Stability, t0: float, unit: str)
     for name, curve in zip(PHASES, curves, strict=True):
         say_estimate(f"G of the {name} phase at {t0:g} K per {unit}", curve.reference)
     at = int(np.argmin(np.abs(found.temperatures - t0)))
+    if any(curve.mixing.any() for curve in curves):
+        both = ", ".join(f"{name} {curve.mixing[at]:+.5f} eV" for name, curve in zip(PHASES, curves, strict=True))
+        print(f"of it random mixing -T S at {found.temperatures[at]:.0f} K: {both}")
     print(
         f"second minus first at {found.temperatures[at]:.0f} K: {found.difference[at]:.5f} +- {found.error[at]:.5f} eV"
     )

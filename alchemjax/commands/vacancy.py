@@ -7,7 +7,7 @@ from alchemjax.commands.free_energy import (
     fixed_cell,
     guard,
     loaded,
-    measuring_stage,
+    measuring_stages,
     number,
     options_of,
     plan_only,
@@ -32,6 +32,7 @@ from alchemjax.tasks.free_energy.vacancy import (
     with_group,
     without,
 )
+from alchemjax.tasks.seeds import seed_of
 from alchemjax.units import KELVIN
 
 RESULT = "vacancy.json"
@@ -58,7 +59,7 @@ def run(arguments: dict) -> None:
     if arguments["dry_run"]:
         steps, replicas = int(whole.constants.steps), len(whole.seeds)
         other = "the crystal with the vacancy to springs and back"
-        stages = [measuring_stage(arguments, options)] if measures else []
+        stages = measuring_stages(arguments, options) if measures else []
         stages += [("the crystal to springs and back", steps, replicas)] if absolute else []
         stages += [("the site to a vacancy and back" if route == "alchemical" else other, steps, replicas)]
         plan_only(potential, stages, system, options)
@@ -71,17 +72,20 @@ def run(arguments: dict) -> None:
     if absolute:
         crystal = carried_out(potential, system, arguments, fixed, out / "crystal", measured)
     kT = options["temperature"] * KELVIN
+    other = options | {"seed": seed_of(options["seed"], 1)}  # the same noise would not be independent
     if route == "alchemical":
         path = vacancy_path(grouped, stiffness, group)
-        found = switched(potential, grouped, path, arguments, options, out / "vacancy")[1]
+        found = switched(potential, grouped, path, arguments, other, out / "vacancy")[1]
     else:
         empty = without(system, site)
         left = [k for k in range(len(measured)) if k != site]
         cells = primitive_cells(system)
-        found = carried_out(potential, empty, arguments, fixed, out / "vacancy", measured[left], cells=cells)
+        way = fixed_cell(other)
+        found = carried_out(potential, empty, arguments, way, out / "vacancy", measured[left], cells=cells)
     ghost = ghost_energy(species, stiffness, kT)
     pressure = options.get("pressure", 0.0) if moving else None
-    result = formed(system, found, removed(found, crystal, ghost), ghost, crystal, mu, pressure)
+    bulk = options.get("bulk_modulus")
+    result = formed(system, found, removed(found, crystal, ghost), ghost, crystal, mu, pressure, bulk)
     report = {
         "fingerprint": fingerprint,
         "formation_eV": number(result.formation),

@@ -14,6 +14,8 @@ from alchemjax.commands.free_energy import (
     say_doubts,
     say_estimate,
     say_terms,
+    strain_columns,
+    strains_of_log,
     terms,
 )
 from alchemjax.commands.run_folder import REPORT
@@ -53,13 +55,14 @@ def sampled(run: WindowRun, potential: Potential, arguments: dict) -> Windows:
         shape = trajectory.energy.shape
 
         def whole(values):
-            table = np.full(shape, np.nan)
+            table = np.full((*shape, *values.shape[2:]), np.nan)
             table[settled] = values
             return table
 
         energies = {energy_name(at): whole(record.energies[..., k]) for k, at in enumerate(run.facts.states)}
         lambdas = np.broadcast_to(run.facts.lambdas, shape)
-        return {LAMBDA: lambdas, SLOPE: whole(record.slope), FARTHEST: whole(record.displacement)} | energies
+        places = {FARTHEST: whole(record.displacement)} | strain_columns(run.plan, whole(record.strain))
+        return {LAMBDA: lambdas, SLOPE: whole(record.slope)} | places | energies
 
     def finish(log: dict[str, np.ndarray]) -> dict:
         found.append(analyse_windows(run.facts, record_of_log(run.facts, log)))
@@ -83,7 +86,8 @@ def record_of_log(facts: WindowFacts, log: dict[str, np.ndarray]) -> WindowRecor
     steps = table("step")[:, 0]
     settled = steps > facts.settled
     energies = np.stack([table(energy_name(at))[settled] for at in facts.states], axis=-1)
-    record = WindowRecord(energies, table(SLOPE)[settled], table(FARTHEST)[settled])
+    strain = strains_of_log(log, len(facts.lambdas))[settled]
+    record = WindowRecord(energies, table(SLOPE)[settled], table(FARTHEST)[settled], strain)
     if steps[-1] != facts.steps or np.ptp(np.diff(steps)) > 0 or not all(np.isfinite(a).all() for a in record):
         raise ValueError("samples are missing")
     return record

@@ -18,6 +18,7 @@ from alchemjax.system.system import System, checked_alpha, checked_weights
 from alchemjax.system.topology import Layout, Rule, make_layout
 from alchemjax.tasks.dynamics import Constants, Knots, Protocol
 from alchemjax.tasks.freedom import make_freedom
+from alchemjax.tasks.seeds import seed_of
 from alchemjax.tasks.springs import Springs
 from alchemjax.tasks.thermostats import THERMOSTATS, site_masses
 from alchemjax.units import FS, KELVIN
@@ -213,10 +214,11 @@ def _check_whole(name: str, value, least: int) -> None:
 def _replicas(replicas, seed: int) -> list[dict]:
     if replicas is None:
         return [{}]
+    of = lambda k: seed_of(seed, k) if k else seed  # neighbouring seeds are no repetitions of each other
     if isinstance(replicas, int | np.integer) and not isinstance(replicas, bool):
         if replicas < 1:
             raise ValueError(f"replicas = {replicas} must be at least 1")
-        return [{"seed": seed + k} for k in range(replicas)]
+        return [{"seed": of(k)} for k in range(replicas)]
     try:
         given = [dict(one) for one in list(replicas)]
     except (TypeError, ValueError):
@@ -226,7 +228,7 @@ def _replicas(replicas, seed: int) -> list[dict]:
     for one in given:
         if unknown := set(one) - set(REPLICA):
             raise ValueError(f"a replica has no '{sorted(unknown)[0]}'; it may have {', '.join(REPLICA)}")
-    return [{"seed": seed + k} | one for k, one in enumerate(given)]
+    return [{"seed": of(k)} | one for k, one in enumerate(given)]
 
 
 def _protocol(system: System, members: list[dict], timestep: float) -> Protocol:
@@ -283,17 +285,8 @@ def _is_schedule(value) -> bool:
 
 def _knots(name: str, values: list, read: Callable, timestep: float) -> Knots:
     """One set of steps for all replicas; those with a constant keep it."""
-    tables = []
-    for value in values:
-        pairs = list(value) if _is_schedule(value) else [(0.0, value)]
-        times = np.array([_number(f"time of {name}", t) for t, _ in pairs])
-        if (times < 0).any() or (np.diff(times) < 0).any():
-            raise ValueError(f"the times of {name} are {times.tolist()} fs; give them in ascending order, from 0 on")
-        if times.max() / timestep > MOST:
-            raise ValueError(f"the time {times.max():g} fs of {name} is more than {MOST} steps; give earlier ones")
-        steps = np.rint(times / timestep).astype(int) if len(pairs) > 1 else np.zeros(1, int)
-        first = max(0, int(np.searchsorted(steps, 0, side="right")) - 1)  # after jumps at the start
-        tables.append((steps[first:], np.array([read(v) for _, v in pairs], np.float64)[first:]))
+    distinct = {id(value): _table(name, value, read, timestep) for value in {id(v): v for v in values}.values()}
+    tables = [distinct[id(value)] for value in values]
     if len({step.tobytes() for step, _ in tables}) > 1:
         several = [step for step, _ in tables if len(step) > 1]
         if len({step.tobytes() for step in several}) > 1:
@@ -303,6 +296,19 @@ def _knots(name: str, values: list, read: Callable, timestep: float) -> Knots:
             for step, value in tables
         ]
     return Knots(tables[0][0], np.stack([value for _, value in tables]))
+
+
+def _table(name: str, value, read: Callable, timestep: float) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a constant or a schedule."""
+    pairs = list(value) if _is_schedule(value) else [(0.0, value)]
+    times = np.array([_number(f"time of {name}", t) for t, _ in pairs])
+    if (times < 0).any() or (np.diff(times) < 0).any():
+        raise ValueError(f"the times of {name} are {times.tolist()} fs; give them in ascending order, from 0 on")
+    if times.max() / timestep > MOST:
+        raise ValueError(f"the time {times.max():g} fs of {name} is more than {MOST} steps; give earlier ones")
+    steps = np.rint(times / timestep).astype(int) if len(pairs) > 1 else np.zeros(1, int)
+    first = max(0, int(np.searchsorted(steps, 0, side="right")) - 1)  # after jumps at the start
+    return steps[first:], np.array([read(v) for _, v in pairs], np.float64)[first:]
 
 
 def _check_alpha(system: System, weights: Knots, alpha: Knots) -> None:

@@ -44,6 +44,7 @@ from alchemjax.tasks.sampling import (
     ground_state,
     sample,
 )
+from alchemjax.tasks.seeds import seed_of
 from alchemjax.units import KELVIN
 
 HOT = 1.5, 2.5, 6.0, 1e4  # of the largest temperature: to the random arrangement
@@ -134,8 +135,7 @@ def order_disorder(
     runs: list[Samples] = []
     for number in range(2 * seeds):
         own, start = starts[number // seeds]
-        own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
-        options = {"sweeps": sweeps, "equilibration": equilibration, "seeds": 1, "seed": own_seed}
+        options = {"sweeps": sweeps, "equilibration": equilibration, "seeds": 1, "seed": seed_of(seed, number)}
         tell = None if on_sweeps is None else partial(_tell, on_sweeps, number, 2 * seeds)
         runs.append(sample(model, own, exchange=False, on_sweeps=tell, **start, **options))
     both = _joined(runs[:seeds]), _joined(runs[seeds:])

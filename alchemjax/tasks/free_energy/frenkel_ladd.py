@@ -27,6 +27,7 @@ from alchemjax.units import FS, KELVIN
 HBAR = 0.6582119569 * FS  # eV times the unit of time in which eV, A and amu are units (CODATA 2018: eV fs)
 METHODS: dict[str, Callable] = {"switch": switch, "windows": windows}
 LOOSE = 0.05  # A
+NOISE = 1e-6  # of the largest frequency, squared
 AT_ONCE = 8  # columns of a dynamical matrix
 
 
@@ -90,7 +91,8 @@ def frenkel_ladd(
     """Helmholtz free energy of a crystal in the cell that it has.
 
     `stiffness` [eV/A^2], one or one for each site; by default 3 kT / <u^2>, the mean over equivalent sites in a run of
-    `measuring` fs. `method`: "switch" with `options` of `plan_switch`, or "windows" with those of `plan_windows`.
+    `measuring` fs; "hessian": the same of the harmonic crystal, without a run.
+    `method`: "switch" with `options` of `plan_switch`, or "windows" with those of `plan_windows`.
     `quantum`: whether to calculate frequencies of the structure as it is, for the correction (not with
     `fluctuations`, of which there are none). `cells`: how many
     primitive cells the lattice has, by default those of the structure's pure translations.
@@ -109,6 +111,8 @@ def frenkel_ladd(
     common = {"temperature": temperature, "timestep": timestep, "seed": seed}
     if stiffness is None:
         stiffness = measured_stiffness(potential, system, duration=measuring, **common)
+    elif isinstance(stiffness, str):
+        stiffness = harmonic_stiffness(potential, system, stiffness)
     path = einstein_path(system, stiffness, weights)
     found = METHODS[method](potential, system, path, on_chunk=on_chunk, **common, **options)
     quantum = quantum and options.get("fluctuations", "none") == "none"  # it is that of the mean field
@@ -128,7 +132,7 @@ def assembled(
             doubts = (
                 *doubts,
                 f"the structure has {cells} primitive cells, but {loose} if sites may be {LOOSE:g} A away: symmetrise "
-                "it, or give cells; the free energy has a term -kT ln(V / cells)",
+                "it (or, in Python, give cells); the free energy has a term -kT ln(V / cells)",
             )
     reference = einstein_free_energy(path.stiffness[-1], path.share, masses, space / cells, kT)
     way, correction = found.difference, None
@@ -185,6 +189,25 @@ def stiffness_of(system: System, squares: Float[np.ndarray, "sites"], kT: float)
     return 3 * kT / mean[first]
 
 
+def harmonic_stiffness(potential: Potential, system: System, name: str = "hessian") -> Float[np.ndarray, "sites"]:
+    """Springs [eV/A^2] of `stiffness_of` with <u^2> = kT trace of a site's block of the inverse Hessian.
+
+    Errors: ValueError for another name, and for a structure that is no minimum of the energy.
+    """
+    if name != "hessian":
+        raise ValueError(f"stiffness = {name!r:.40} is not understood; give numbers [eV/A^2], or 'hessian'")
+    sites = len(system.structure.positions)
+    inner = _inner(np.ones(sites))
+    values, modes = np.linalg.eigh(inner @ hessian_of(potential, system) @ inner.T)
+    if not values[0] > NOISE * values[-1]:
+        raise ValueError(
+            "the structure has imaginary frequencies, or soft ones, so that no springs follow from its Hessian; relax "
+            "it, or leave out stiffness, so that a run measures displacements"
+        )
+    squares = np.sum((modes.T @ inner) ** 2 / values[:, None], axis=0).reshape(sites, 3).sum(axis=1)
+    return stiffness_of(system, squares, 1.0)
+
+
 # --- quantum mechanics ------------------------------------------------------------------------------------------------
 
 
@@ -199,12 +222,26 @@ def quantum_correction(potential: Potential, system: System, kT: float) -> float
             "the structure has imaginary frequencies, so that no harmonic crystal is near; relax its positions, if it "
             "has a minimum"
         )
-    x = HBAR * np.sqrt(squares[squares > 1e-6 * squares.max()]) / kT
+    x = HBAR * np.sqrt(squares[squares > NOISE * squares.max()]) / kT
     return float(kT * np.sum(x / 2 + np.log(-np.expm1(-x)) - np.log(x)))
 
 
 def squared_frequencies(potential: Potential, system: System) -> Float[np.ndarray, "modes"]:
     """Of the vibrations of the structure without those of all sites together [1/time^2], ascending."""
+    masses = masses_of(system, checked_weights(system), node_masses(system.sites))
+    three = np.repeat(masses, 3)
+    inner = _inner(np.sqrt(masses))
+    return np.linalg.eigvalsh(inner @ (hessian_of(potential, system) / np.sqrt(np.outer(three, three))) @ inner.T)
+
+
+def _inner(amounts: Float[np.ndarray, "sites"]) -> Float[np.ndarray, "modes coordinates"]:
+    """Orthonormal directions other than those in which all sites move together, by these amounts."""
+    rigid = np.kron(amounts[:, None], np.eye(3))
+    return np.linalg.svd(np.linalg.qr(rigid)[0].T)[2][3:]
+
+
+def hessian_of(potential: Potential, system: System) -> Float[np.ndarray, "coordinates coordinates"]:
+    """Second derivatives of the energy by positions [eV/A^2]."""
     structure = wrapped(system.structure)
     weights = checked_weights(system, system.weights)
     topology = topology_of(potential, system._replace(structure=structure))
@@ -212,13 +249,8 @@ def squared_frequencies(potential: Potential, system: System) -> Float[np.ndarra
         numbers = (structure.positions, structure.cell, weights, checked_alpha(system, weights, None))
         run = _compiled(potential.node_energies, potential.config)
         matrix = np.asarray(run(potential.params, topology, *(jnp.asarray(a, potential.dtype) for a in numbers)))
-    masses = np.repeat(masses_of(system, weights, node_masses(system.sites)), 3)
-    matrix = np.asarray(matrix, np.float64).reshape(len(masses), -1)
-    dynamical = (matrix + matrix.T) / 2 / np.sqrt(np.outer(masses, masses))
-    rigid = np.sqrt(masses)[:, None] * np.tile(np.eye(3), (len(masses) // 3, 1))
-    base = np.linalg.qr(rigid)[0]
-    inner = np.linalg.svd(base.T)[2][3:]
-    return np.linalg.eigvalsh(inner @ dynamical @ inner.T)
+    matrix = np.asarray(matrix, np.float64).reshape(3 * len(structure.positions), -1)
+    return (matrix + matrix.T) / 2
 
 
 @lru_cache(maxsize=32)

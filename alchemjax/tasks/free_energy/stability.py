@@ -13,20 +13,14 @@ from alchemjax.model.load import Potential
 from alchemjax.system.neighbours import nearest_distance
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_weights
+from alchemjax.tasks.free_energy.doubts import doubts_of_places, doubts_of_pressure, doubts_of_rest
 from alchemjax.tasks.free_energy.estimators import LEAST_SAMPLES, Estimate, mean_of
 from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, frenkel_ladd
-from alchemjax.tasks.free_energy.paths import Path
-from alchemjax.tasks.free_energy.switching import (
-    LARGEST_HYSTERESIS,
-    MOST_DRIFT,
-    Record,
-    Switching,
-    doubts_of_places,
-    record_of,
-    switch,
-)
+from alchemjax.tasks.free_energy.paths import Path, mixing_entropy
+from alchemjax.tasks.free_energy.switching import Record, Switching, record_of, switch
 from alchemjax.tasks.md import recorded_run
-from alchemjax.tasks.md_plan import Plan, make_plan
+from alchemjax.tasks.md_plan import BULK_MODULUS, Plan, make_plan
+from alchemjax.tasks.seeds import seed_of
 from alchemjax.units import KELVIN
 
 DRAWS = 1000
@@ -44,7 +38,7 @@ class Heated(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Gibbs energy of a phase per formula unit."""
+    """Gibbs energy of a phase per formula unit, mixing included."""
 
     temperatures: Float[np.ndarray, "points"]  # K
     gibbs: Float[np.ndarray, "points"]  # eV
@@ -53,6 +47,7 @@ class Curve(NamedTuple):
     reference: Estimate  # at the temperature where it was calculated [eV]
     reference_temperature: float  # K
     doubts: tuple[str, ...]
+    mixing: Float[np.ndarray, "points"]  # of it -T S of mixed sites, which are occupied independently [eV]
     size: float = 0.0  # kT ln(N) / 2 of the N sites of the cell, at the reference [eV]: see `infinite`
 
 
@@ -62,6 +57,7 @@ class Stability(NamedTuple):
     temperatures: Float[np.ndarray, "points"]  # K
     difference: Float[np.ndarray, "points"]  # G of the second minus G of the first, per formula unit [eV]
     error: Float[np.ndarray, "points"]
+    mixing: Float[np.ndarray, "points"]  # of it what mixing adds [eV]
     transition: Estimate | None  # where the difference changes its sign [K]; None if it does not in this range
     chance: float  # of the curves that the errors allow, how many change their sign in this range
     doubts: tuple[str, ...]
@@ -115,17 +111,14 @@ def averaged(plan: Plan, record: Record, settled: int, enthalpy, cell) -> Heated
     temperatures = plan.protocol.temperature.value[:, 0] / KELVIN
     kinetic = 1.5 * len(plan.start.positions) * KELVIN * temperatures
     means = [mean_of(column) for column in enthalpy[kept].T]
-    space, near, doubts = record.volume[kept], nearest_distance(plan.system.structure), []
-    for t, volumes, away in zip(temperatures, space.T, record.displacement[kept].T, strict=True):
-        one, two = (mean_of(half) for half in np.array_split(volumes, 2))
-        drift, error = two.value / one.value - 1, float(np.hypot(one.error, two.error)) / one.value
-        if abs(drift) > max(MOST_DRIFT, LARGEST_HYSTERESIS * error):
-            doubts.append(f"at {t:g} K the volume drifts by {100 * drift:+.1f} per cent; equilibrate for longer")
-        doubts += doubts_of_places(away.mean(), near, f"at {t:g} K ")
+    near, doubts = nearest_distance(plan.system.structure), []
+    for k, t in enumerate(temperatures):
+        doubts += doubts_of_rest(record.strain[kept, k : k + 1], f"at {t:g} K", alike=False)
+        doubts += doubts_of_places(record.displacement[kept, k].mean(), near, f"at {t:g} K ")
     return Heated(
         temperatures=temperatures,
         enthalpies=[m._replace(value=m.value + k) for m, k in zip(means, kinetic, strict=True)],
-        volumes=[mean_of(column) for column in space.T],
+        volumes=[mean_of(column) for column in record.volume[kept].T],
         cells=cell[kept].mean(axis=0),
         doubts=tuple(doubts),
     )
@@ -133,12 +126,13 @@ def averaged(plan: Plan, record: Record, settled: int, enthalpy, cell) -> Heated
 
 def gibbs_curve(
     found: Heated, reference: Estimate, reference_temperature: float, units: float, temperatures=None, *,
-    sites: int = 1, doubts=(), seed: int = 0,
+    sites: int = 1, mixing: float = 0.0, doubts=(), seed: int = 0,
 ) -> Curve:  # fmt: skip
     """G(T) from G at one temperature and enthalpies, all of the whole cell [eV], per each of `units` formula units.
 
-    G(T)/T = G(T0)/T0 - int_T0^T H/T^2 dT (Gibbs and Helmholtz), H = a + b T + c T^2 by least squares. `sites` of the
-    cell: `compare` asks whether the sizes of two cells count.
+    G(T)/T = G(T0)/T0 - int_T0^T H/T^2 dT (Gibbs and Helmholtz), H = a + b T + c T^2 by least squares. `mixing`: entropy
+    of the cell's mixed sites [eV/K], which neither G(T0) nor H know (`mixing_entropy`). `sites` of the cell: `compare`
+    asks whether the sizes of two cells count.
     """
     t, h = found.temperatures, np.array([e.value for e in found.enthalpies])
     sigma = np.array([e.error for e in found.enthalpies])
@@ -151,6 +145,9 @@ def gibbs_curve(
     best = spread @ matrix.T @ (h / sigma)
     rng = np.random.default_rng(seed)
     doubts = list(doubts)
+    if np.isnan(mixing):
+        doubts.append("weights are no probabilities, so that there is no entropy of mixing: it is left out")
+        mixing = 0.0
     left = float(np.sum((h - t[:, None] ** powers @ best) ** 2 / sigma**2))
     if len(t) > len(powers) and left > stats.chi2.ppf(0.999, len(t) - len(powers)):
         doubts.append(
@@ -166,12 +163,19 @@ def gibbs_curve(
     starts = np.append(reference.value, reference.value + reference.error * rng.standard_normal(DRAWS))
     t0 = reference_temperature
     integrals = np.stack([1 / t0 - 1 / points, np.log(points / t0), points - t0])[powers]
-    curves = points * (starts[:, None] / t0 - fits @ integrals) / units
+    mixed = -points * mixing / units
+    curves = points * (starts[:, None] / t0 - fits @ integrals) / units + mixed
     return Curve(
-        points, curves[0], curves[1:].std(axis=0, ddof=1), curves[1:],
-        reference._replace(value=reference.value / units, error=reference.error / units), t0, tuple(doubts),
-        t0 * KELVIN * float(np.log(sites)) / 2 / units,
-    )  # fmt: skip
+        temperatures=points,
+        gibbs=curves[0],
+        error=curves[1:].std(axis=0, ddof=1),
+        draws=curves[1:],
+        reference=reference._replace(value=(reference.value - t0 * mixing) / units, error=reference.error / units),
+        reference_temperature=t0,
+        doubts=tuple(doubts),
+        mixing=mixed,
+        size=t0 * KELVIN * float(np.log(sites)) / 2 / units,
+    )
 
 
 def compare(one: Curve, two: Curve) -> Stability:
@@ -213,7 +217,7 @@ def compare(one: Curve, two: Curve) -> Stability:
             f"of the curves that the errors allow only {chance:.0%} cross in this range, so that the transition's "
             "error is too small; calculate more accurately, or over a wider range"
         )
-    return Stability(one.temperatures, apart, error, transition, chance, tuple(doubts))
+    return Stability(one.temperatures, apart, error, two.mixing - one.mixing, transition, chance, tuple(doubts))
 
 
 def _crossing(temperatures, difference) -> float:
@@ -244,6 +248,8 @@ def phase(
 ) -> Curve:
     """Gibbs energies of one phase over temperatures [K], per each of `units` (of `common_units`, or a number of yours).
 
+    The entropy of mixing of its sites is part of them, and told apart.
+
     The mean cell at the reference temperature (by default the middle one) comes from runs at constant pressure
     [eV/A^3], whose enthalpies carry the free energy to the other temperatures; its free energy from `frenkel_ladd`.
     `path`: to another composition, whose Gibbs energies are then those of the curve. `heating`: options of
@@ -253,7 +259,8 @@ def phase(
     temperatures = np.unique(np.asarray(temperatures, np.float64))
     t0 = float(temperatures[len(temperatures) // 2]) if reference_temperature is None else float(reference_temperature)
     every = np.union1d(temperatures, [t0])
-    common = {"seed": seed, "timestep": timestep, "on_chunk": on_chunk}
+    common = {"timestep": timestep, "on_chunk": on_chunk}
+    seeds = [seed, *(seed_of(seed, k) for k in (1, 2, 3))]  # of what would otherwise feel the same noise
     own = {"cell": cell, "pressure": pressure, "fluctuations": options.get("fluctuations", "none")} | (heating or {})
     if path is not None and not np.allclose(path.weights[0], checked_weights(system)):
         raise ValueError(
@@ -262,18 +269,20 @@ def phase(
         )
     moving = {name: own[name] for name in ("bulk_modulus", "barostat_time", "fixed_axes") if name in own}
     way = {name: value for name, value in options.items() if name not in ("stiffness", "measuring", "method")}
-    warm = heated(potential, system, every, **common, **own)
+    warm = heated(potential, system, every, seed=seeds[0], **common, **own)
     mean = at_mean_cell(system, warm, t0)
-    free = frenkel_ladd(potential, mean, temperature=t0, quantum=False, **common, **options)
-    total, doubts = reference_of(mean, free, pressure), (*warm.doubts, *free.doubts)
+    free = frenkel_ladd(potential, mean, temperature=t0, quantum=False, seed=seeds[1], **common, **options)
+    total = reference_of(mean, free, pressure)
+    doubts = (*warm.doubts, *free.doubts, *doubts_of_mean_cell(mean, free, pressure, own.get("bulk_modulus")))
+    end = system
     if path is not None:
-        moved = switch(potential, mean, path, temperature=t0, cell=cell, pressure=pressure, **common, **moving, **way)
-        total, doubts = changed(total, moved), (*doubts, *moved.doubts)
+        moving |= {"temperature": t0, "cell": cell, "pressure": pressure, "seed": seeds[2]}
+        moved = switch(potential, mean, path, **common, **moving, **way)
         end = system._replace(weights=path.weights[-1])
-        warm, mean = heated(potential, end, every, **common, **own), end
-        doubts = (*doubts, *warm.doubts)
-    sites = len(system.structure.positions)
-    return gibbs_curve(warm, total, t0, units, sites=sites, doubts=doubts, seed=seed)
+        warm = heated(potential, end, every, seed=seeds[3], **common, **own)
+        total, doubts = changed(total, moved), (*doubts, *moved.doubts, *warm.doubts)
+    sites, mixing = len(system.structure.positions), mixing_entropy(end)
+    return gibbs_curve(warm, total, t0, units, sites=sites, mixing=mixing, doubts=doubts, seed=seed)
 
 
 def at_mean_cell(system: System, found: Heated, temperature: float) -> System:
@@ -286,6 +295,14 @@ def at_mean_cell(system: System, found: Heated, temperature: float) -> System:
 def reference_of(system: System, free: FreeEnergy, pressure: float) -> Estimate:
     """G = F + PV of the cell [eV]; F at the mean volume, which is F + PV of the ensemble but for terms of order kT."""
     return free.total._replace(value=free.total.value + pressure * (volume(system.structure) or 0.0))
+
+
+def doubts_of_mean_cell(system: System, free: FreeEnergy, pressure: float, bulk_modulus: float | None) -> list[str]:
+    """Whether the crystal has the pressure in its mean cell; windows do not tell."""
+    if not isinstance(free.path, Switching):
+        return []
+    space = volume(system.structure) or 0.0
+    return doubts_of_pressure(free.path.pressure, pressure, space, bulk_modulus or BULK_MODULUS, free.total.error)
 
 
 def changed(total: Estimate, moved: Switching) -> Estimate:

@@ -10,6 +10,7 @@ from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
 from alchemjax.system.neighbours import nearest_distance
 from alchemjax.system.system import System
+from alchemjax.tasks.free_energy.doubts import doubts_of_lag, doubts_of_places, doubts_of_rest, strain_of, surely
 from alchemjax.tasks.free_energy.estimators import (
     Estimate,
     bar,
@@ -26,10 +27,8 @@ from alchemjax.units import KELVIN
 
 MOST_DISSIPATION = 5.0  # kT
 LEAST_OVERLAP = 0.1
-LARGEST_HYSTERESIS = 3.0  # standard errors between what forward and backward works say by themselves
 LEAST_REPLICAS = 4
-MOST_DRIFT = 0.005  # of the volume, between the halves of an equilibration
-WANDERING = 0.45  # of the distance of neighbours, by which the site that moves most is displaced on the average
+END = 0.1  # of a switch, by which the cell that it leaves is judged
 
 
 class Switching(NamedTuple):
@@ -43,7 +42,7 @@ class Switching(NamedTuple):
     backward: Float[np.ndarray, "replicas"]
     dissipation: float  # mean of both directions [kT]
     overlap: float  # of the distributions of works, 1 if they are one
-    pressure: Estimate  # mean at the start of the path, momenta about the centre of mass included [eV/A^3]
+    pressure: Estimate  # -dF/dV at the start of the path, momenta included [eV/A^3]
     expansion: float  # mean volume at the end of the path minus that at its start [A^3]
     doubts: tuple[str, ...]  # in words; none if there is no reason to doubt
 
@@ -58,6 +57,7 @@ class Facts(NamedTuple):
     mixing_term: float  # eV
     near: float  # distance of the two sites that are nearest to each other [A]
     moving_cell: bool
+    pressure: float  # that is imposed on a moving cell [eV/A^3]
     known: list[str]  # doubts that do not come from the run
 
 
@@ -69,6 +69,7 @@ class Record(NamedTuple):
     volume: Float[np.ndarray, "samples replicas"]  # A^3
     pressure: Float[np.ndarray, "samples replicas"]  # eV/A^3
     displacement: Float[np.ndarray, "samples replicas"]  # of the site that is farthest from where it belongs [A]
+    strain: Float[np.ndarray, "samples replicas 6"]  # of the cell, from the one at the start
 
 
 class Switch(NamedTuple):
@@ -183,11 +184,11 @@ def analyse(facts: Facts, record: Record) -> Switching:
         backward=backward,
         dissipation=lost,
         overlap=common,
-        pressure=_mean_pressure(record.pressure[at[0] // 2 : at[0] + 1]),
+        pressure=_mean_pressure(record, slice(at[0] // 2, at[0] + 1), kT),
         expansion=float(ends[1] - ends[0]),
         doubts=(
             *facts.known,
-            *_doubts_of_works(len(forward), others, lost, common),
+            *_doubts_of_works(forward, backward, kT, others, lost, common),
             *_doubts_of_crystal(facts, record, at),
         ),
     )
@@ -196,17 +197,24 @@ def analyse(facts: Facts, record: Record) -> Switching:
 def record_of(plan: Plan, trajectory: Trajectory) -> Record:
     """Of a trajectory."""
     farthest = np.sqrt(squared_displacements(plan, trajectory).max(axis=-1))
-    return Record(trajectory.step, trajectory.work, trajectory.volume, trajectory.pressure, farthest)
+    still = np.zeros((*trajectory.energy.shape, 6))
+    strain = strain_of(plan.start.cell, trajectory.cell) if plan.barostat else still
+    return Record(trajectory.step, trajectory.work, trajectory.volume, trajectory.pressure, farthest, strain)
 
 
 def squared_displacements(plan: Plan, trajectory: Trajectory) -> Float[np.ndarray, "samples replicas sites"]:
     """Of sites from where they are in the structure, without the mean of all [A^2]."""
-    away = trajectory.positions @ np.linalg.inv(trajectory.cell) - plan.start.positions @ np.linalg.inv(plan.start.cell)
-    return np.sum(((away - away.mean(axis=-2, keepdims=True)) @ trajectory.cell) ** 2, axis=-1)
+    if plan.barostat:  # what only strains is not displaced
+        start = plan.start.positions @ np.linalg.inv(plan.start.cell)
+        away = (trajectory.positions @ np.linalg.inv(trajectory.cell) - start) @ trajectory.cell
+    else:
+        away = trajectory.positions - plan.start.positions
+    return np.sum((away - away.mean(axis=-2, keepdims=True)) ** 2, axis=-1)
 
 
-def _mean_pressure(pressure) -> Estimate:
-    each = pressure.mean(axis=0)
+def _mean_pressure(record: Record, settled: slice, kT: float) -> Estimate:
+    """-dF/dV: what is recorded leaves out the momentum of the centre of mass, kT/V."""
+    each = (record.pressure + kT / record.volume)[settled].mean(axis=0)
     error = float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else np.inf
     return Estimate(float(each.mean()), error, len(each))
 
@@ -221,6 +229,7 @@ def _facts(potential: Potential, plan: Plan, path: Path, ends: tuple[int, int, i
         mixing_term=mixing_term(plan.system, path, kT),
         near=nearest_distance(plan.system.structure),
         moving_cell=plan.barostat,
+        pressure=float(plan.protocol.pressure.value[0, 0]) if plan.barostat else 0.0,
         known=doubts_beforehand(potential, plan, path),
     )
 
@@ -260,8 +269,8 @@ def mixing_term(system: System, path: Path, kT: float) -> float:
     return -kT / KELVIN * (two - one)
 
 
-def _doubts_of_works(replicas: int, others: dict, lost: float, common: float) -> list[str]:
-    found = []
+def _doubts_of_works(forward, backward, kT: float, others: dict, lost: float, common: float) -> list[str]:
+    found, replicas = [], len(forward)
     if replicas < LEAST_REPLICAS:
         found.append(f"{replicas} replicas say little of the error; at least {LEAST_REPLICAS} are needed")
     if lost > MOST_DISSIPATION:
@@ -271,9 +280,15 @@ def _doubts_of_works(replicas: int, others: dict, lost: float, common: float) ->
             f"works forward and back have an overlap of {common:.2f}, less than {LEAST_OVERLAP:g}; switch more slowly, "
             "with more replicas, or along a path in parts"
         )
+    scatter = np.hypot(np.std(forward), np.std(backward)) / 2 / kT / max(replicas - 1, 1) ** 0.5
+    if replicas > 1 and lost < -surely(replicas) * scatter:
+        found.append(
+            f"works forward and back gain {-lost:.2f} +- {scatter:.2f} kT, which is impossible between equilibria; "
+            "equilibrate for longer"
+        )
     one, two = others["cumulant_forward"], others["cumulant_backward"]
     apart, error = abs(one.value - two.value), float(np.hypot(one.error, two.error))
-    if np.isfinite(error) and apart > LARGEST_HYSTERESIS * error:
+    if np.isfinite(error) and apart > surely(replicas) * error:
         found.append(
             f"forward and backward works disagree by {1000 * apart:.1f} +- {1000 * error:.1f} meV: the way back does "
             "not undo the way there; equilibrate for longer, switch more slowly, and look for another phase"
@@ -282,28 +297,15 @@ def _doubts_of_works(replicas: int, others: dict, lost: float, common: float) ->
 
 
 def _doubts_of_crystal(facts: Facts, record: Record, at) -> list[str]:
-    found, replicas = [], record.volume.shape[1]
-    stretches = {"at the start of the path": (0, at[0]), "at its end": (at[1], at[2])}
-    for where, (first, last) in stretches.items():
-        if not facts.moving_cell or last - first < 2:
-            continue
-        one, two = (part.mean(0) for part in np.array_split(record.volume[first + 1 : last + 1], 2))
-        drift = two / one - 1
-        error = drift.std(ddof=1) / np.sqrt(replicas) if replicas > 1 else 0.0
-        if abs(drift.mean()) > max(MOST_DRIFT, LARGEST_HYSTERESIS * error):
-            found.append(f"the volume drifts by {100 * drift.mean():+.1f} per cent {where}; equilibrate for longer")
+    found, starts = [], (0, *at[:-1])
+    if facts.moving_cell:
+        rests = [record.strain[starts[k] + 1 : at[k] + 1] for k in (0, 2)]
+        for rest, switched, where in zip(rests, (3, 1), ("at the start of the path", "at its end"), strict=True):
+            found += doubts_of_rest(rest, where, alike=True)
+            arrived = record.strain[at[switched] - int(END * (at[switched] - starts[switched])) : at[switched] + 1]
+            found += doubts_of_lag(arrived, rest[len(rest) // 2 :], where)
     wandered = max(
         record.displacement[(first + last) // 2 : last + 1].mean(0).max()
-        for first, last in zip((0, *at[:-1]), at, strict=True)
+        for first, last in zip(starts, at, strict=True)
     )
     return [*found, *doubts_of_places(wandered, facts.near)]
-
-
-def doubts_of_places(away: float, near: float, where: str = "") -> list[str]:
-    """What to say of the mean displacement of the site that moves most [A], where neighbours are `near` [A]."""
-    if not away > WANDERING * near:
-        return []
-    return [
-        f"{where}a site is {away:.2f} A from where it belongs, where neighbours are {near:.2f} A apart: the crystal "
-        "melts, changes its phase, or atoms wander"
-    ]

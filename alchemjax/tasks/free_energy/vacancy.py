@@ -11,11 +11,13 @@ from alchemjax.system.masses import ATOMIC_MASSES
 from alchemjax.system.sites import Group, make_sites
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, make_system
+from alchemjax.tasks.free_energy.doubts import doubts_of_pressure
 from alchemjax.tasks.free_energy.estimators import Estimate
 from alchemjax.tasks.free_energy.frenkel_ladd import (
     METHODS,
     FreeEnergy,
     frenkel_ladd,
+    harmonic_stiffness,
     measured_stiffness,
     primitive_cells,
     tied_free_energy,
@@ -23,6 +25,8 @@ from alchemjax.tasks.free_energy.frenkel_ladd import (
 from alchemjax.tasks.free_energy.paths import vacancy_path
 from alchemjax.tasks.free_energy.switching import Switching
 from alchemjax.tasks.free_energy.windows import Windows
+from alchemjax.tasks.md_plan import BULK_MODULUS
+from alchemjax.tasks.seeds import seed_of
 from alchemjax.units import KELVIN
 
 ROUTES = ("alchemical", "absolute")
@@ -48,7 +52,7 @@ def vacancy(
     temperature: float,
     chemical_potential: float | None = None,
     route: str = "alchemical",
-    stiffness: float | None = None,
+    stiffness: float | str | None = None,
     method: str = "switch",
     crystal: FreeEnergy | None = None,
     seed: int = 0,
@@ -61,9 +65,11 @@ def vacancy(
 ) -> Vacancy:
     """Take one site away.
 
-    `route`: "alchemical" makes the species of the site disappear while a spring [eV/A^2] ties its place to the others;
+    `route`: "alchemical" makes the species of the site disappear while a spring ties its place to the others, of
+    `stiffness` [eV/A^2], or "hessian" (then the crystal's own springs, too, are those of `harmonic_stiffness`);
     "absolute" goes to Einstein crystals with and without the site. `chemical_potential` [eV] of the species, on the
-    potential's scale; a crystal of one species has its own, from `crystal`, or from Frenkel and Ladd's method.
+    potential's scale with classical momenta (3 kT ln of the thermal wavelength), as F / N of `frenkel_ladd` has them; a
+    crystal of one species has its own, from `crystal`, or from Frenkel and Ladd's method.
     `options` of `plan_switch`, or `plan_windows` with method "windows"; `cell` and `pressure` for the alchemical route:
     then the system should have the mean cell at this temperature and pressure.
 
@@ -71,7 +77,8 @@ def vacancy(
     """
     species = species_of(system, site)
     check_route(system, species, route, chemical_potential, moving=cell is not False)
-    common = {"temperature": temperature, "timestep": timestep, "seed": seed}
+    common = {"temperature": temperature, "timestep": timestep}
+    other = seed_of(seed, 1)  # the same noise would not be independent
     of_cells = {name: options.pop(name) for name in ("bulk_modulus", "barostat_time", "fixed_axes") if name in options}
     absolute: Callable = partial(
         frenkel_ladd,
@@ -84,19 +91,21 @@ def vacancy(
         **options,
     )
     if crystal is None and (chemical_potential is None or route == "absolute"):
-        crystal = absolute(system)
-    if stiffness is None:
-        stiffness = float(measured_stiffness(potential, system, duration=measuring, **common)[site])
+        crystal = absolute(system, seed=seed, stiffness=stiffness if isinstance(stiffness, str) else None)
+    if isinstance(stiffness, str):
+        stiffness = float(harmonic_stiffness(potential, system, stiffness)[site])
+    elif stiffness is None:
+        stiffness = float(measured_stiffness(potential, system, duration=measuring, seed=seed, **common)[site])
     ghost = ghost_energy(species, stiffness, temperature * KELVIN)
     if route == "alchemical":
         grouped, number = with_group(system, site, species)
         path = vacancy_path(grouped, stiffness, number)
         moving = {} if cell is False else {"cell": cell, "pressure": pressure} | of_cells
-        found = METHODS[method](potential, grouped, path, on_chunk=on_chunk, **common, **moving, **options)
+        found = METHODS[method](potential, grouped, path, on_chunk=on_chunk, seed=other, **common, **moving, **options)
     else:
-        found = absolute(without(system, site), cells=primitive_cells(system))
-    imposed = None if cell is False else pressure
-    return formed(system, found, removed(found, crystal, ghost), ghost, crystal, chemical_potential, imposed)
+        found = absolute(without(system, site), seed=other, cells=primitive_cells(system))
+    imposed, bulk = (None, None) if cell is False else (pressure, of_cells.get("bulk_modulus"))
+    return formed(system, found, removed(found, crystal, ghost), ghost, crystal, chemical_potential, imposed, bulk)
 
 
 def check_route(system: System, species: str, route: str, chemical_potential: float | None, *, moving: bool) -> None:
@@ -110,7 +119,8 @@ def check_route(system: System, species: str, route: str, chemical_potential: fl
     if chemical_potential is None and len(set(system.sites.node_species)) > 1:
         raise ValueError(
             f"the chemical potential of {species} in a crystal of several species depends on what surrounds it; give "
-            "the chemical potential [eV], on the scale of the potential's energies"
+            "the chemical potential [eV], on the scale of the potential's energies and with momenta, as absolute free "
+            "energies (frenkel-ladd) have them"
         )
 
 
@@ -136,10 +146,12 @@ def formed(
     crystal: FreeEnergy | None,
     mu: float | None,
     pressure: float | None,
+    bulk_modulus: float | None = None,
 ) -> Vacancy:
     """The vacancy, with the chemical potential that was given or that of the crystal, (F + PV) / N.
 
-    P [eV/A^3] is the one that is imposed, or in a cell that stays the one that the crystal has there.
+    P [eV/A^3] is the one that is imposed, or in a cell that stays the one that the crystal has there. The bulk modulus
+    [eV/A^3] says how much it counts if the crystal's is another than the one imposed.
     """
     sites = len(system.structure.positions)
     doubts = (*found.doubts, *(() if crystal is None else crystal.doubts))
@@ -160,6 +172,9 @@ def formed(
             error = float(np.linalg.norm([found.total.error, own * (sites - 1), push]))
         else:
             error = float(np.linalg.norm([removal.error, own, push]))
+        if pressure is not None and isinstance(crystal.path, Switching):
+            stiff, least = bulk_modulus or BULK_MODULUS, sites * error
+            doubts = (*doubts, *doubts_of_pressure(crystal.path.pressure, pressure, space, stiff, least))
     least = min(removal.samples, chemical_potential.samples)
     return Vacancy(
         formation=Estimate(removal.value + chemical_potential.value, error, least),

@@ -17,12 +17,20 @@ from alchemjax.system.neighbours import nearest_distance
 from alchemjax.system.structure import wrapped
 from alchemjax.system.system import System
 from alchemjax.system.topology import block_shapes
-from alchemjax.tasks.free_energy.estimators import LEAST_SAMPLES, Estimate, inefficiency, integral, mbar, mean_of
+from alchemjax.tasks.free_energy.doubts import doubts_of_places, doubts_of_rest, surely
+from alchemjax.tasks.free_energy.estimators import (
+    LEAST_SAMPLES,
+    Estimate,
+    Overlapping,
+    inefficiency,
+    integral,
+    mbar,
+    mean_of,
+)
 from alchemjax.tasks.free_energy.paths import Path, along, derivative
 from alchemjax.tasks.free_energy.switching import (
     check_options,
     doubts_beforehand,
-    doubts_of_places,
     mass_terms,
     mixing_term,
     record_of,
@@ -34,6 +42,7 @@ from alchemjax.units import KELVIN
 
 LEAST_OVERLAP = 0.03  # P. V. Klimovich, M. R. Shirts, D. L. Mobley, J. Comput. Aided Mol. Des. 29, 397 (2015)
 RULES = ("gauss-legendre", "trapezoid")
+DRAWS = 40  # of samples, for the error of what a quadrature misses
 
 
 class Windows(NamedTuple):
@@ -72,6 +81,7 @@ class WindowRecord(NamedTuple):
     energies: Float[np.ndarray, "samples windows states"]  # of what is sampled in a window, in all states [eV]
     slope: Float[np.ndarray, "samples windows"]  # dE/dlambda [eV]
     displacement: Float[np.ndarray, "samples windows"]  # of the site that is farthest from where it belongs [A]
+    strain: Float[np.ndarray, "samples windows 6"]  # of the cell, from the one at the start
 
 
 class WindowRun(NamedTuple):
@@ -164,8 +174,8 @@ def window_record(potential: Potential, run: WindowRun, trajectory: Trajectory) 
             potential, run.plan.system, trajectory.positions[:, k], trajectory.cell[:, k], states["weights"], alphas[k]
         )
         own = np.stack([of(k) for k in range(len(lambdas))], axis=1)
-    farthest = record_of(run.plan, trajectory).displacement
-    return WindowRecord(own * states["scale"] + springs, slope, farthest)
+    record = record_of(run.plan, trajectory)
+    return WindowRecord(own * states["scale"] + springs, slope, record.displacement, record.strain)
 
 
 def analyse_windows(facts: WindowFacts, record: WindowRecord) -> Windows:
@@ -173,9 +183,8 @@ def analyse_windows(facts: WindowFacts, record: WindowRecord) -> Windows:
     derivatives = [mean_of(one) for one in record.slope.T]
     total = integral(facts.rule_weights, derivatives)
     spacing = [int(np.ceil(inefficiency(one))) for one in record.slope.T]
-    rows = {at: record.energies[::step, k] for k, (at, step) in enumerate(zip(facts.lambdas, spacing, strict=True))}
-    nothing = np.zeros((0, len(facts.states)))
-    found = mbar([rows.get(at, nothing) for at in facts.states], facts.kT)
+    thinned = [(record.energies[::step, k], record.slope[::step, k]) for k, step in enumerate(spacing)]
+    found = _together(facts, [energies for energies, _ in thinned])
     doubts = list(facts.known)
     if found.overlap < LEAST_OVERLAP:
         doubts.append(
@@ -189,12 +198,14 @@ def analyse_windows(facts: WindowFacts, record: WindowRecord) -> Windows:
             "for longer"
         )
     difference = found.profile[-1]
-    apart, error = abs(difference.value - total.value), float(np.hypot(difference.error, total.error))
-    if apart > 3 * error:
+    missed = _missed(facts, thinned)
+    if abs(missed.value) > max(surely(missed.samples) * missed.error, total.error):
         doubts.append(
-            f"thermodynamic integration misses the windows together by {1000 * apart:.1f} meV, more than three "
-            "standard errors: dE/dlambda is too curved for the nodes; take more windows"
+            f"thermodynamic integration misses the windows together by {1000 * missed.value:+.1f} +- "
+            f"{1000 * missed.error:.1f} meV of the same samples: dE/dlambda is too curved for the nodes; take more "
+            "windows"
         )
+    doubts += doubts_of_rest(record.strain, "in a window", alike=False)
     doubts += doubts_of_places(record.displacement.mean(axis=0).max(), facts.near)
     return Windows(
         difference=difference,
@@ -208,6 +219,25 @@ def analyse_windows(facts: WindowFacts, record: WindowRecord) -> Windows:
         overlap=found.overlap,
         doubts=tuple(doubts),
     )
+
+
+def _together(facts: WindowFacts, energies: list) -> Overlapping:
+    """MBAR of independent samples' energies in all states, given for every window."""
+    rows = dict(zip(facts.lambdas, energies, strict=True))
+    return mbar([rows.get(at, np.zeros((0, len(facts.states)))) for at in facts.states], facts.kT)
+
+
+def _missed(facts: WindowFacts, thinned: list) -> Estimate:
+    """What the quadrature has beyond MBAR [eV], of the same samples: their noise is common, and hardly counts."""
+
+    def beyond(chosen) -> float:
+        picked = [(energies[c], slope[c]) for (energies, slope), c in zip(thinned, chosen, strict=True)]
+        quadrature = np.sum(np.array(facts.rule_weights) * [slope.mean() for _, slope in picked])
+        return float(quadrature) - _together(facts, [energies for energies, _ in picked]).profile[-1].value
+
+    counts, rng = [len(slope) for _, slope in thinned], np.random.default_rng(0)
+    drawn = [beyond([rng.integers(n, size=n) for n in counts]) for _ in range(DRAWS)]
+    return Estimate(beyond([np.arange(n) for n in counts]), float(np.std(drawn, ddof=1)), min(counts))
 
 
 def energies_of(potential: Potential, system: System, positions, cells, weights, alphas) -> np.ndarray:
