@@ -50,6 +50,42 @@ def test_intervals_contain_the_truth_as_often_as_they_say(name):
     assert 180 <= inside <= 198, f"{inside} of 200"
 
 
+def correlated(rng, samples, memory):
+    """A normal series of mean 0 and variance 1."""
+    series = rng.normal(size=samples)
+    for k in range(1, samples):
+        series[k] = memory * series[k - 1] + (1 - memory**2) ** 0.5 * series[k]
+    return series
+
+
+def windows_of_springs(rng):
+    """Independent energies, in kT, of oscillators whose springs grow from 1 to 3, in three windows; and the slopes."""
+    springs = np.array([1.0, 2.0, 3.0])
+    squares = rng.chisquare(2, (60, 3)) / springs / 2
+    return [np.outer(squares[:, k], springs) for k in range(3)], [estimators.mean_of(2 * s) for s in squares.T]
+
+
+# Simpson's rule for int 2 / (1 + 2 x) dx
+COVERED = {
+    "mean": (lambda rng: estimators.mean_of(correlated(rng, 1000, 0.7)), 0.0),
+    "windows": (lambda rng: estimators.mbar(windows_of_springs(rng)[0], 1.0).profile[-1], np.log(3)),
+    "integral": (
+        lambda rng: estimators.integral([1 / 6, 2 / 3, 1 / 6], windows_of_springs(rng)[1]),
+        (2 + 4 + 2 / 3) / 6,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COVERED)
+def test_intervals_of_runs_at_equilibrium_contain_the_truth_as_often_as_they_say(name):
+    estimate, truth = COVERED[name]
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(200):
+        low, high = estimators.interval(estimate(rng))
+        inside += low < truth < high
+    assert 180 <= inside <= 198, f"{inside} of 200"
+
+
 def test_the_works_of_a_dragged_oscillator_have_their_exact_distribution_and_difference():
     """A spring is dragged by s at constant speed v through friction (overdamped): <W> and its variance are known.
 
