@@ -23,6 +23,7 @@ GATES = {
     "jump": ({"switched": 0.03 * np.array([0, 0, 0, 0, 0, 1.0])}, "per cent away from equilibrium there (shape (xy))"),
     "lag": ({"switched": 0.01 * np.array([1, 1, 1, 0, 0, 0])}, "per cent away from equilibrium there (volume)"),
     "expansion": ({"constant": 0.1 * np.array([1, 1, 1, 0, 0, 0])}, None),
+    "cold": ({"temperature": 90.0}, "the temperature is 90 K instead of 100; equilibrate for longer"),
     "wandering": ({"away": 2.0}, "the crystal melts, changes its phase"),
     "none": ({}, None),
 }
@@ -31,7 +32,16 @@ GATES = {
 @pytest.mark.parametrize("name", GATES)
 def test_what_makes_a_switch_doubtful_is_said(name):
     changes, said = GATES[name]
-    given = {"forward": 0.0, "replicas": 8, "growth": 0.0, "constant": 0.0, "switched": 0.0, "away": 0.2} | changes
+    given = {
+        "forward": 0.0,
+        "replicas": 8,
+        "growth": 0.0,
+        "constant": 0.0,
+        "switched": 0.0,
+        "away": 0.2,
+        "temperature": 100.0,
+    }
+    given |= changes
     rng, steps, replicas = np.random.default_rng(0), np.arange(0, 401, 10), given["replicas"]
     works = rng.normal(0.5, 0.002, replicas), rng.normal(-0.5, 0.002, replicas)
     parts = [np.zeros(replicas), works[0] + given["forward"], np.zeros(replicas), works[1]]
@@ -43,7 +53,8 @@ def test_what_makes_a_switch_doubtful_is_said(name):
     strain = strain[:, None] + rng.normal(0, 1e-4, (len(steps), replicas, 6))
     volume = 100 * (1 + measures_of(strain)[..., 0])
     flat = np.ones_like(volume)
-    record = Record(steps, work, volume, 1e-3 * flat, given["away"] * flat, strain)
+    warmth = given["temperature"] * (1 + rng.normal(0, 0.05, volume.shape))
+    record = Record(steps, work, volume, 1e-3 * flat, given["away"] * flat, strain, warmth)
     terms = {"momenta": 0.0, "mass_term": 0.0, "mixing_term": 0.0}
     facts = Facts((100, 200, 300, 400), KT, **terms, near=3.7, moving_cell=True, pressure=0.0, known=[])
     doubts = analyse(facts, record).doubts

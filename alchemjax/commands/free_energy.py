@@ -11,7 +11,7 @@ from alchemjax.commands.columns import write_json
 from alchemjax.commands.dynamics import Job, carry_out, intervals
 from alchemjax.commands.options import parse_axes, parse_cell, parse_mix, parse_weights
 from alchemjax.commands.run_folder import REPORT
-from alchemjax.commands.session import fingerprint_of, prepare_jax, read_system
+from alchemjax.commands.session import fingerprint_of, prepare_jax, read_system, sha256_of
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System, checked_weights
@@ -94,7 +94,7 @@ def guard(out: Path, name: str, arguments: dict, files: list[Path]) -> str:
     """
     idle = {"out", "overwrite", "plot", "dry_run", "checkpoint_every", "file", "other"}
     given = [(key, str(value)) for key, value in sorted(arguments.items()) if key not in idle]
-    fingerprint = fingerprint_of([given], [np.frombuffer(Path(file).read_bytes(), np.uint8) for file in files])
+    fingerprint = fingerprint_of([given, [sha256_of(file) for file in files]], [])
     try:
         there = json.loads((out / name).read_text()).get("fingerprint")
     except (OSError, ValueError, AttributeError):
@@ -140,9 +140,12 @@ def options_of(arguments: dict) -> dict:
 
 
 def switched(
-    potential: Potential, system: System, path: Way, arguments: dict, options: dict, out: Path
+    potential: Potential, system: System, path: Way, arguments: dict, options: dict, out: Path, *, redo: bool = False
 ) -> tuple[Switch, Switching]:
-    """Switch forward and back in a folder, or go on there; what it says is in `switch.json` too."""
+    """Switch forward and back in a folder, or go on there; what it says is in `switch.json` too.
+
+    `redo`: whether a finished switch of the same options is made again.
+    """
     run = plan_switch(potential, system, path, **options)
 
     def columns(trajectory: Trajectory) -> dict:
@@ -156,10 +159,10 @@ def switched(
     found: list[Switching] = []
 
     def finish(log: dict[str, np.ndarray]) -> dict:
-        found.append(analyse(run.facts, record_of_log(log)))
+        found.append(analyse(run.facts, record_of_log(log, run.facts.steps[-1])))
         return {"switch": described(run.facts, found[0])}
 
-    job = Job(potential, run.plan, arguments | {"out": out}, intervals(arguments)[2], columns, redo=False)
+    job = Job(potential, run.plan, arguments | {"out": out}, intervals(arguments)[2], columns, redo=redo)
     log = carry_out(job, finish).log
     write_json(out / RESULT, described(run.facts, found[0]))
     if arguments["plot"]:
@@ -205,19 +208,33 @@ def springs(potential: Potential, system: System, arguments: dict, options: dict
     return stiffness_of(system, squares, options["temperature"] * KELVIN)
 
 
-def record_of_log(log: dict[str, np.ndarray]) -> Record:
-    """What the analysis needs, from the columns of `log.csv`."""
+def record_of_log(log: dict[str, np.ndarray], steps: int) -> Record:
+    """What the analysis needs, from the columns of `log.csv`. Errors: ValueError if some of it is missing."""
     replicas = len(np.unique(log.get("replica", np.zeros(1))))
+    step = steps_of_log(log, replicas, steps)
+    if not all(np.isfinite(log[name]).all() for name in ("work_eV", "temperature_K", FARTHEST)):
+        raise ValueError("numbers are missing")
     table = lambda name: log[name].reshape(-1, replicas)
     pressure = table("pressure_GPa") / EV_PER_A3_IN_GPA
     return Record(
-        step=table("step")[:, 0].astype(int),
+        step=step,
         work=table("work_eV"),
         volume=table("volume_A3"),
         pressure=pressure,
         displacement=table(FARTHEST),
         strain=strains_of_log(log, replicas),
+        temperature=table("temperature_K"),
     )
+
+
+def steps_of_log(log: dict[str, np.ndarray], replicas: int, last: int) -> np.ndarray:
+    """The steps of the samples. Errors: ValueError if samples are missing."""
+    rows = log["step"]
+    steps = rows[: len(rows) // replicas * replicas].reshape(-1, replicas)
+    alike = len(rows) % replicas == 0 and len(steps) > 2 and (steps == steps[:, :1]).all()
+    if not alike or steps[0, 0] != 0 or steps[-1, 0] != last or np.ptp(np.diff(steps[:, 0])) > 0:
+        raise ValueError("samples are missing")
+    return steps[:, 0].astype(int)
 
 
 def strain_columns(plan: Plan, strain) -> dict[str, np.ndarray]:

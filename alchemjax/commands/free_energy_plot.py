@@ -7,6 +7,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from alchemjax.plot import COLOURS, PANEL, STYLE
+from alchemjax.tasks.free_energy.estimators import interval, sure
 from alchemjax.tasks.free_energy.stability import Curve, Stability
 from alchemjax.tasks.free_energy.switching import Facts, Switching
 from alchemjax.tasks.free_energy.windows import Windows
@@ -51,10 +52,9 @@ def _works(axes, facts: Facts, found: Switching) -> None:
     for colour, (name, values) in zip(COLOURS, works.items(), strict=False):
         heights = axes.hist(values, bins=bins, color=colour, alpha=0.5, label=name)[0]
         most = max(most, heights.max())
-    value, error = found.difference.value, found.difference.error
-    axes.axvline(value, color="black", linewidth=1, label="free energy (BAR)")
-    if np.isfinite(error):
-        axes.axvspan(value - 1.96 * error, value + 1.96 * error, color="black", alpha=0.15, linewidth=0)
+    axes.axvline(found.difference.value, color="black", linewidth=1, label="free energy (BAR)")
+    if np.isfinite(found.difference.error):
+        axes.axvspan(*interval(found.difference), color="black", alpha=0.15, linewidth=0)
     axes.set_ylim(0, 1.5 * most)  # room for the legend
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("Work without momenta (eV)")
@@ -64,16 +64,16 @@ def _works(axes, facts: Facts, found: Switching) -> None:
 
 
 def plot_windows(found: Windows) -> Figure:
-    """(a) dE/dlambda of the windows; (b) free energy along the path, both with 95 % intervals."""
+    """(a) dE/dlambda of the windows; (b) free energy without momenta and mixing; both with 95 % intervals."""
     with matplotlib.rc_context(STYLE):
         figure = _two_panels()
         panels = {
             "dE/dλ (eV)": (found.lambdas, found.derivatives),
-            "F(λ) − F(0) without momenta and mixing (eV)": (found.states, found.profile),
+            "Free energy from λ = 0 (eV)": (found.states, found.profile),
         }
         for k, (label, (x, estimates)) in enumerate(panels.items()):
             axes, style = figure.add_subplot(1, 2, k + 1), {"marker": "o", "markersize": 3, "capsize": 2}
-            errors = [1.96 * one.error for one in estimates]
+            errors = [interval(one)[1] - one.value for one in estimates]
             axes.errorbar(x, [one.value for one in estimates], errors, color=COLOURS[k], linewidth=1, **style)
             axes.set_xlabel("λ")
             axes.set_ylabel(label)
@@ -81,31 +81,32 @@ def plot_windows(found: Windows) -> Figure:
     return figure
 
 
-def plot_stability(names: list[str], curves: list[Curve], found: Stability) -> Figure:
-    """(a) Gibbs energies of both phases from that of the first at the reference; (b) their difference."""
+def plot_stability(names: list[str], curves: list[Curve], found: Stability, unit: str) -> Figure:
+    """(a) Gibbs energies of both phases from that of the first at the reference; (b) their difference; 95 %."""
     with matplotlib.rc_context(STYLE):
         figure = _two_panels()
         left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
         zero = curves[0].reference.value
         for colour, name, curve in zip(COLOURS, names, curves, strict=False):
-            _band(left, curve.temperatures, curve.gibbs - zero, curve.error, colour, name)
-        left.set_ylabel(f"G − G({curves[0].reference_temperature:g} K) of the first (eV)")
+            half = sure(curve.reference.samples) * curve.error
+            _band(left, curve.temperatures, curve.gibbs - zero, half, colour, name)
+        left.set_ylabel(f"G − G({curves[0].reference_temperature:g} K) of the first (eV per {unit})")
         left.set_title("(a)", loc="left")
         left.legend(frameon=False)
-        _band(right, found.temperatures, 1000 * found.difference, 1000 * found.error, COLOURS[2], None)
+        half = 1000 * sure(min(curve.reference.samples for curve in curves)) * found.error
+        _band(right, found.temperatures, 1000 * found.difference, half, COLOURS[2], None)
         right.axhline(0, color="black", linewidth=0.8)
         if found.transition is not None:
-            value, error = found.transition.value, found.transition.error
-            right.axvline(value, color="black", linewidth=0.8, linestyle=":")
-            if np.isfinite(error):
-                right.axvspan(value - 1.96 * error, value + 1.96 * error, color="black", alpha=0.1, linewidth=0)
-        right.set_ylabel(f"G({names[1]}) − G({names[0]}) (meV)")
+            right.axvline(found.transition.value, color="black", linewidth=0.8, linestyle=":")
+            if np.isfinite(found.transition.error):
+                right.axvspan(*interval(found.transition), color="black", alpha=0.1, linewidth=0)
+        right.set_ylabel(f"G({names[1]}) − G({names[0]}) (meV per {unit})")
         right.set_title("(b)", loc="left")
         for axes in (left, right):
             axes.set_xlabel("Temperature (K)")
     return figure
 
 
-def _band(axes, x, y, error, colour, name) -> None:
+def _band(axes, x, y, half, colour, name) -> None:
     axes.plot(x, y, color=colour, label=name)
-    axes.fill_between(x, y - 1.96 * error, y + 1.96 * error, color=colour, alpha=0.25, linewidth=0)
+    axes.fill_between(x, y - half, y + half, color=colour, alpha=0.25, linewidth=0)

@@ -96,11 +96,11 @@ def files_of_runs(out: Path) -> list[Path]:
 
 
 def _unreadable(out: Path) -> bool:
-    """Whether there is a checkpoint of which nothing can be made, or none."""
+    """Whether there is a checkpoint of which nothing can be made, or none, or files have lost what it counts on."""
     try:
         with np.load(out / CHECKPOINT, allow_pickle=False) as file:
-            json.loads(str(file["about"]))
-        return False
+            sizes = json.loads(str(file["about"]))["sizes"]
+        return any((out / name).stat().st_size < size for name, size in sizes.items())
     except (ValueError, OSError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return True
 

@@ -115,7 +115,7 @@ def provenance(path: Path, arguments: dict, potential: Potential, system: System
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "arguments": plain(arguments),
-        "input": {"file": str(path), "sha256": _sha256(path)},
+        "input": {"file": str(path), "sha256": sha256_of(path)},
         "model": {"name": potential.name, "sha256": potential.sha256, "source": plain(potential.source)},
         "dtype": potential.dtype,
         "coupling": system.coupling,
@@ -161,6 +161,7 @@ def fingerprint_of(settings: list, arrays) -> str:
     return digest.hexdigest()
 
 
-def _sha256(path: Path) -> str | None:
-    """Of a file; None for one structure of several, like run.xyz@0, which is named beside it."""
+def sha256_of(file: Path) -> str | None:
+    """Of a file, all of it where one structure of several is meant (run.xyz@0); None if it is none."""
+    path = file if file.is_file() else Path(str(file).rpartition("@")[0])
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

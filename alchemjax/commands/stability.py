@@ -27,7 +27,7 @@ from alchemjax.commands.free_energy import (
 )
 from alchemjax.commands.frenkel_ladd import carried_out
 from alchemjax.commands.options import parse_weights
-from alchemjax.commands.session import provenance
+from alchemjax.commands.session import provenance, sha256_of
 from alchemjax.io import write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System
@@ -42,6 +42,7 @@ from alchemjax.tasks.free_energy.stability import (
     changed,
     common_units,
     compare,
+    decided,
     doubts_of_mean_cell,
     gibbs_curve,
     plan_heating,
@@ -102,16 +103,16 @@ def run(arguments: dict) -> None:
     rows = [
         {
             "temperatures_K": hot.temperatures,
-            "enthalpies_eV": [number(one) for one in hot.enthalpies],
-            "volumes_A3": [number(one) for one in hot.volumes],
+            "enthalpies_of_cell_eV": [number(one) for one in hot.enthalpies],
+            "volumes_of_cell_A3": [number(one) for one in hot.volumes],
             "cells_A": hot.cells,
-            "units": number_,
+            "units_in_cell": number_,
         }
         for hot, number_ in zip(warm, units, strict=True)
     ]
     report = {
         "fingerprint": fingerprint,
-        "second_input": str(files[1]),
+        "second_input": {"file": str(files[1]), "sha256": sha256_of(files[1])},
         "unit": unit,
         "phases": rows,
         "temperatures_K": found.temperatures,
@@ -132,7 +133,7 @@ def run(arguments: dict) -> None:
     columns |= {"difference_eV": found.difference, "difference_error_eV": found.error}
     write_atomically(out / TABLE, lambda path: path.write_text(csv_text(columns)))
     if arguments["plot"]:
-        _draw(out, files, curves, found)
+        _draw(out, files, curves, found, unit)
     _say(out, curves, found, t0, unit)
 
 
@@ -192,19 +193,19 @@ def _heated(potential: Potential, system: System, arguments: dict, options: dict
         return dict(zip(CELL, np.moveaxis(flat, -1, 0), strict=True)) | places
 
     log = stage_log(potential, plan, arguments, out, columns)
-    record, replicas = record_of_log(log), len(plan.seeds)
+    record, replicas = record_of_log(log, int(plan.constants.steps)), len(plan.seeds)
     table = lambda name: log[name].reshape(-1, replicas)
     cells = np.stack([table(name) for name in CELL], axis=-1).reshape(-1, replicas, 3, 3)
     enthalpy = table("energy_eV") + table("target_pressure_GPa") / EV_PER_A3_IN_GPA * record.volume
     return averaged(plan, record, settled, enthalpy, cells)
 
 
-def _draw(out: Path, files, curves: list[Curve], found: Stability) -> None:
+def _draw(out: Path, files, curves: list[Curve], found: Stability, unit: str) -> None:
     from alchemjax.commands.free_energy_plot import plot_stability
 
     names = [Path(file).stem for file in files]
     names = names if names[0] != names[1] else list(PHASES)
-    figure = plot_stability(names, curves, found)
+    figure = plot_stability(names, curves, found, unit)
     write_atomically(out / FIGURE, lambda path: figure.savefig(path, dpi=200, format="png"))
 
 
@@ -220,7 +221,7 @@ def _say(out: Path, curves: list[Curve], found: Stability, t0: float, unit: str)
         f"second minus first at {found.temperatures[at]:.0f} K: {found.difference[at]:.5f} +- {found.error[at]:.5f} eV"
     )
     first, last = found.temperatures[[0, -1]]
-    if found.transition is None and (np.abs(found.difference) > 1.96 * found.error).all():
+    if found.transition is None and decided(found.difference, found.error, *curves).all():
         lower = "first" if found.difference[at] > 0 else "second"
         print(f"the {lower} phase is the stable one from {first:g} to {last:g} K")
     elif found.transition is not None:

@@ -46,7 +46,7 @@ def run(arguments: dict) -> None:
         plan = planned().plan
         plan_only(potential, [(name, int(plan.constants.steps), len(plan.seeds))], system, options)
     elif arguments["windows"] is None:
-        done, found = switched(potential, system, path, arguments, options, out)
+        done, found = switched(potential, system, path, arguments, options, out, redo=arguments["overwrite"])
         print(out / RESULT)
         say_switch(done.facts, found)
     else:
@@ -84,12 +84,12 @@ def run_analyse(folder: Path, *, plot: bool) -> None:
             windows.again(folder, facts, log, plot=plot)
             return
         facts = Facts(**facts)
-        found = analyse(facts, record_of_log(log))
+        found = analyse(facts, record_of_log(log, facts.steps[-1]))
         if plot:
             draw(folder, log, facts, found)
     except (KeyError, ValueError, IndexError, TypeError) as error:
         damaged = f"'{folder / LOG}' is damaged, or of another version ({error})"
-        raise ValueError(f"{damaged}; make the run again with --overwrite") from None
+        raise ValueError(f"{damaged}; remove the folder and make the run again") from None
     write_json(folder / RESULT, described(facts, found))
     print(folder / RESULT)
     say_switch(facts, found)

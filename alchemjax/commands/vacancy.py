@@ -25,6 +25,7 @@ from alchemjax.tasks.free_energy.paths import einstein_path, vacancy_path
 from alchemjax.tasks.free_energy.switching import plan_switch
 from alchemjax.tasks.free_energy.vacancy import (
     check_route,
+    doubts_of_images,
     formed,
     ghost_energy,
     removed,
@@ -86,12 +87,14 @@ def run(arguments: dict) -> None:
     pressure = options.get("pressure", 0.0) if moving else None
     bulk = options.get("bulk_modulus")
     result = formed(system, found, removed(found, crystal, ghost), ghost, crystal, mu, pressure, bulk)
+    result = result._replace(doubts=(*result.doubts, *doubts_of_images(potential, system)))
     report = {
         "fingerprint": fingerprint,
         "formation_eV": number(result.formation),
         "removal_eV": number(result.removal),
         "chemical_potential_eV": number(result.chemical_potential),
         "ghost_eV": result.ghost if route == "alchemical" else None,
+        "stiffness_eV_per_A2": stiffness if route == "alchemical" else measured,
         "crystal_free_energy_eV": None if crystal is None else number(crystal.total),
         "species": species,
         "site": site,

@@ -2,14 +2,15 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
-from alchemjax.tasks.free_energy.estimators import mean_of
+from alchemjax.tasks.free_energy.estimators import mean_of, sure
 
-SURE = 0.0027  # chance of a false alarm, of three standard errors of many samples
+SURE = 0.01  # chance of a false alarm, where limits are passed by chance at all
 MOST_DRIFT = 0.005  # of the volume, or strain at constant volume, between the halves of a run at rest
 MOST_LAG = 0.01  # the same, between the end of a switch and the rest that follows it
 MOST_SHEARED = 0.05  # strain at constant volume, from the structure that was given
+FEWEST = 8  # samples by which a drift can be judged
+MOST_COLD = 0.03  # of the temperature that is asked for, by which that of a rest may differ
 WANDERING = 0.45  # of the distance of neighbours, by which the site that moves most is displaced on the average
 VOIGT = (0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1)
 MEASURES = ("volume", "xx", "yy", "zz", "yz", "xz", "xy")
@@ -17,7 +18,7 @@ MEASURES = ("volume", "xx", "yy", "zz", "yz", "xz", "xy")
 
 def surely(samples: float, tests: int = 1) -> float:
     """How many standard errors of so many samples are no accident (Student), in one of several tests."""
-    return float(stats.t.ppf(1 - SURE / 2 / tests, max(samples - 1, 1)))
+    return sure(samples, 1 - SURE / tests)
 
 
 def strain_of(start: Float[np.ndarray, "3 3"], cell: Float[np.ndarray, "... 3 3"]) -> Float[np.ndarray, "... 6"]:
@@ -41,20 +42,19 @@ def measures_of(strain: Float[np.ndarray, "... 6"]) -> Float[np.ndarray, "... 7"
 def doubts_of_rest(strain: Float[np.ndarray, "samples replicas 6"], where: str, *, alike: bool) -> list[str]:
     """Of a cell that should be at rest: drifts between the halves, and a shape that is far from the one at the start.
 
-    `alike`: replicas repeat each other; their scatter is the error. Otherwise each is judged by its own samples.
+    `alike`: replicas repeat each other, and are judged together. Errors are those of the samples without the drift.
     """
-    if len(strain) < 2:
+    if len(strain) < FEWEST:
         return []
     measures = measures_of(strain)
     halves = np.array_split(measures, 2)
     drift = halves[1].mean(0) - halves[0].mean(0)
-    replicas = len(drift)
+    noise = [[_noise(series) for series in one.T] for one in np.moveaxis(measures, 1, 0)]
+    error, samples = np.moveaxis(np.array(noise), -1, 0)
     if alike:
-        error = drift.std(axis=0, ddof=1) / replicas**0.5 if replicas > 1 else np.zeros(len(MEASURES))
-        drift, error = drift.mean(axis=0), surely(replicas, len(MEASURES)) * error
-    else:
-        error = np.array([[_unsure(column) for column in one.T] for one in np.moveaxis(measures, 1, 0)])
-    found = _drifts(drift, error, where)
+        error = np.sqrt(np.sum(error**2, axis=0)) / len(drift)
+        drift, error, samples = drift.mean(0)[None], error[None], samples.sum(0)[None]
+    found = _drifts(drift, np.vectorize(surely)(samples, len(MEASURES)) * error, where)
     sheared = measures[..., 1:].mean(axis=(0, 1) if alike else 0)
     if (most := np.abs(sheared).max()) > MOST_SHEARED:
         found.append(
@@ -64,16 +64,16 @@ def doubts_of_rest(strain: Float[np.ndarray, "samples replicas 6"], where: str, 
     return found
 
 
-def _unsure(series: Float[np.ndarray, "samples"]) -> float:
-    """By how much the means of both halves of a series may differ by chance; a steady drift is none."""
+def _noise(series: Float[np.ndarray, "samples"]) -> tuple[float, float]:
+    """Error of the difference between the means of both halves, and how many samples of a half are independent."""
     time = np.arange(len(series)) - (len(series) - 1) / 2
     steady = mean_of(series - series.mean() - time * (time @ series) / (time @ time))
-    return surely(steady.samples / 2, len(MEASURES)) * 2 * steady.error if np.isfinite(steady.error) else 0.0
+    return (2 * steady.error, steady.samples / 2) if np.isfinite(steady.error) else (0.0, 1.0)
 
 
 def _drifts(drift, error, where: str) -> list[str]:
     """Of the volume, and of the component of the shape that drifts most; of the replica where it is largest."""
-    over = np.where(np.abs(drift) > np.maximum(MOST_DRIFT, error), drift, 0).reshape(-1, len(MEASURES))
+    over = np.where(np.abs(drift) > np.maximum(MOST_DRIFT, error), drift, 0)
     volume = over[np.abs(over[:, 0]).argmax(), 0]
     shape = over[:, 1:].reshape(-1)[np.abs(over[:, 1:]).argmax()]
     name = MEASURES[1 + np.abs(over[:, 1:]).argmax() % 6]
@@ -91,7 +91,7 @@ def doubts_of_lag(
     """Of the cell at the end of a switch, if it is not that of equilibrium there."""
     lag = measures_of(switched).mean(axis=0) - measures_of(rest).mean(axis=0)
     replicas = len(lag)
-    error = surely(replicas, len(MEASURES)) * lag.std(axis=0, ddof=1) / replicas**0.5 if replicas > 1 else 0.0
+    error = surely(replicas) * lag.std(axis=0, ddof=1) / replicas**0.5 if replicas > 1 else 0.0
     over = np.where(np.abs(lag.mean(axis=0)) > np.maximum(MOST_LAG, error), np.abs(lag.mean(axis=0)), 0)
     if not over.any():
         return []
@@ -101,6 +101,16 @@ def doubts_of_lag(
         f"({what}): it jumps, as in a change of phase, or lags behind; switch more slowly, with a shorter "
         "barostat time"
     ]
+
+
+def doubts_of_warmth(temperature: Float[np.ndarray, "samples replicas"], wanted: float, where: str) -> list[str]:
+    """Of a rest that is colder or warmer than asked for [K]: it was too short."""
+    each = temperature.mean(axis=0)
+    error = surely(len(each)) * each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else 0.0
+    apart = each.mean() - wanted
+    if not abs(apart) > max(MOST_COLD * wanted, error):
+        return []
+    return [f"{where} the temperature is {each.mean():.0f} K instead of {wanted:g}; equilibrate for longer"]
 
 
 def doubts_of_places(away: float, near: float, where: str = "") -> list[str]:

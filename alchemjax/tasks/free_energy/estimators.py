@@ -27,8 +27,13 @@ class Estimate(NamedTuple):
 
 def interval(estimate: Estimate, level: float = 0.95) -> tuple[float, float]:
     """Confidence interval, with Student's distribution of `samples` - 1 degrees of freedom."""
-    half = float(stats.t.ppf((1 + level) / 2, max(estimate.samples - 1, 1))) * estimate.error
+    half = sure(estimate.samples, level) * estimate.error
     return estimate.value - half, estimate.value + half
+
+
+def sure(samples: float, level: float = 0.95) -> float:
+    """Half the width of that interval, in standard errors."""
+    return float(stats.t.ppf((1 + level) / 2, max(samples - 1, 1)))
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from alchemjax.system.neighbours import nearest_distance
 from alchemjax.system.structure import volume
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.free_energy.doubts import doubts_of_places, doubts_of_pressure, doubts_of_rest
-from alchemjax.tasks.free_energy.estimators import LEAST_SAMPLES, Estimate, mean_of
+from alchemjax.tasks.free_energy.estimators import LEAST_SAMPLES, Estimate, mean_of, sure
 from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, frenkel_ladd
 from alchemjax.tasks.free_energy.paths import Path, mixing_entropy
 from alchemjax.tasks.free_energy.switching import Record, Switching, record_of, switch
@@ -203,7 +203,7 @@ def compare(one: Curve, two: Curve) -> Stability:
             f"the cells are of different sizes, which alone is worth {1000 * size:.1f} meV (kT ln(N) / 2 of N sites), "
             "more than an error; take cells of the same number of sites"
         )
-    unsure = np.abs(apart) < 1.96 * error
+    unsure = ~decided(apart, error, one, two)
     if transition is None and unsure.any():
         first, last = one.temperatures[unsure][[0, -1]]
         doubts.append(
@@ -218,6 +218,11 @@ def compare(one: Curve, two: Curve) -> Stability:
             "error is too small; calculate more accurately, or over a wider range"
         )
     return Stability(one.temperatures, apart, error, two.mixing - one.mixing, transition, chance, tuple(doubts))
+
+
+def decided(difference, error, one: Curve, two: Curve) -> np.ndarray:
+    """Where a difference is larger than its error (95 %, Student)."""
+    return np.abs(difference) > sure(min(one.reference.samples, two.reference.samples)) * error
 
 
 def _crossing(temperatures, difference) -> float:

@@ -10,7 +10,14 @@ from alchemjax.model.load import Potential
 from alchemjax.system.masses import node_masses
 from alchemjax.system.neighbours import nearest_distance
 from alchemjax.system.system import System
-from alchemjax.tasks.free_energy.doubts import doubts_of_lag, doubts_of_places, doubts_of_rest, strain_of, surely
+from alchemjax.tasks.free_energy.doubts import (
+    doubts_of_lag,
+    doubts_of_places,
+    doubts_of_rest,
+    doubts_of_warmth,
+    strain_of,
+    surely,
+)
 from alchemjax.tasks.free_energy.estimators import (
     Estimate,
     bar,
@@ -28,6 +35,7 @@ from alchemjax.units import KELVIN
 MOST_DISSIPATION = 5.0  # kT
 LEAST_OVERLAP = 0.1
 LEAST_REPLICAS = 4
+NOTHING = 1e-6  # of an atom on a site
 END = 0.1  # of a switch, by which the cell that it leaves is judged
 
 
@@ -70,6 +78,7 @@ class Record(NamedTuple):
     pressure: Float[np.ndarray, "samples replicas"]  # eV/A^3
     displacement: Float[np.ndarray, "samples replicas"]  # of the site that is farthest from where it belongs [A]
     strain: Float[np.ndarray, "samples replicas 6"]  # of the cell, from the one at the start
+    temperature: Float[np.ndarray, "samples replicas"]  # K
 
 
 class Switch(NamedTuple):
@@ -199,7 +208,15 @@ def record_of(plan: Plan, trajectory: Trajectory) -> Record:
     farthest = np.sqrt(squared_displacements(plan, trajectory).max(axis=-1))
     still = np.zeros((*trajectory.energy.shape, 6))
     strain = strain_of(plan.start.cell, trajectory.cell) if plan.barostat else still
-    return Record(trajectory.step, trajectory.work, trajectory.volume, trajectory.pressure, farthest, strain)
+    return Record(
+        step=trajectory.step,
+        work=trajectory.work,
+        volume=trajectory.volume,
+        pressure=trajectory.pressure,
+        displacement=farthest,
+        strain=strain,
+        temperature=trajectory.temperature,
+    )
 
 
 def squared_displacements(plan: Plan, trajectory: Trajectory) -> Float[np.ndarray, "samples replicas sites"]:
@@ -253,14 +270,17 @@ def log_masses(system: System, weights) -> Float[np.ndarray, "sites"]:
 
 def doubts_beforehand(potential: Potential, plan: Plan, path: Path) -> list[str]:
     """What is doubtful of a run before it is made."""
-    found = doubts_of_fluctuations(potential, plan.system)
-    for weights in path.weights[[0, -1]]:
-        each = np.append(weights, 1.0)[plan.system.sites.node_weight]
-        filled = np.bincount(plan.system.sites.node_site, each)
-        if ((filled > 1e-6) & (filled < 1 - 1e-6)).any():
-            sentence = "sites are partly empty at an end of the path, but have the momentum and the place of an atom"
-            found += [] if sentence in found else [sentence]
-    return found
+    found, sites = doubts_of_fluctuations(potential, plan.system), plan.system.sites
+    for weights, springs in zip(path.weights[[0, -1]], path.stiffness[[0, -1]], strict=True):
+        filled = np.bincount(sites.node_site, np.append(weights, 1.0)[sites.node_weight])
+        if ((filled > NOTHING) & (filled < 1 - NOTHING)).any():
+            found.append("sites are partly empty at an end of the path, but have the momentum and the place of an atom")
+        if len(loose := np.flatnonzero((filled <= NOTHING) & (springs == 0))):
+            found.append(
+                f"site {loose[0]} is empty at an end of the path and nothing holds what is left there, whose free "
+                "energy grows with the room that it finds; a vacancy is made with a spring (alchemjax vacancy)"
+            )
+    return list(dict.fromkeys(found))
 
 
 def mixing_term(system: System, path: Path, kT: float) -> float:
@@ -298,12 +318,13 @@ def _doubts_of_works(forward, backward, kT: float, others: dict, lost: float, co
 
 def _doubts_of_crystal(facts: Facts, record: Record, at) -> list[str]:
     found, starts = [], (0, *at[:-1])
-    if facts.moving_cell:
-        rests = [record.strain[starts[k] + 1 : at[k] + 1] for k in (0, 2)]
-        for rest, switched, where in zip(rests, (3, 1), ("at the start of the path", "at its end"), strict=True):
-            found += doubts_of_rest(rest, where, alike=True)
-            arrived = record.strain[at[switched] - int(END * (at[switched] - starts[switched])) : at[switched] + 1]
-            found += doubts_of_lag(arrived, rest[len(rest) // 2 :], where)
+    for k, switched, where in ((0, 3, "at the start of the path"), (2, 1, "at its end")):
+        rest, half = slice(starts[k] + 1, at[k] + 1), slice((starts[k] + at[k]) // 2 + 1, at[k] + 1)
+        found += doubts_of_warmth(record.temperature[half], facts.kT / KELVIN, where)
+        if facts.moving_cell:
+            arrived = slice(at[switched] - int(END * (at[switched] - starts[switched])), at[switched] + 1)
+            found += doubts_of_rest(record.strain[rest], where, alike=True)
+            found += doubts_of_lag(record.strain[arrived], record.strain[half], where)
     wandered = max(
         record.displacement[(first + last) // 2 : last + 1].mean(0).max()
         for first, last in zip(starts, at, strict=True)

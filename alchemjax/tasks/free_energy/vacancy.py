@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alchemjax.calculate import SEPARATION
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import ATOMIC_MASSES
 from alchemjax.system.sites import Group, make_sites
 from alchemjax.system.structure import volume
+from alchemjax.system.supercell import nearest_image
 from alchemjax.system.system import System, make_system
 from alchemjax.tasks.free_energy.doubts import doubts_of_pressure
 from alchemjax.tasks.free_energy.estimators import Estimate
@@ -105,7 +107,19 @@ def vacancy(
     else:
         found = absolute(without(system, site), seed=other, cells=primitive_cells(system))
     imposed, bulk = (None, None) if cell is False else (pressure, of_cells.get("bulk_modulus"))
-    return formed(system, found, removed(found, crystal, ghost), ghost, crystal, chemical_potential, imposed, bulk)
+    made = formed(system, found, removed(found, crystal, ghost), ghost, crystal, chemical_potential, imposed, bulk)
+    return made._replace(doubts=(*made.doubts, *doubts_of_images(potential, system)))
+
+
+def doubts_of_images(potential: Potential, system: System) -> list[str]:
+    """Whether vacancies in neighbouring cells see the same atoms."""
+    wanted = SEPARATION * potential.cutoff
+    if (away := nearest_image(system.structure, wanted)) >= wanted:
+        return []
+    return [
+        f"vacancies are {away:.1f} A from their images, and what is around them sees both, from {wanted:g} A on only "
+        "one: repeat the cell, or compare with a larger one"
+    ]
 
 
 def check_route(system: System, species: str, route: str, chemical_potential: float | None, *, moving: bool) -> None:
