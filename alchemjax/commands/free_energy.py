@@ -16,7 +16,7 @@ from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System, checked_weights
 from alchemjax.tasks.free_energy.estimators import Estimate, interval
-from alchemjax.tasks.free_energy.frenkel_ladd import harmonic_stiffness, stiffness_of
+from alchemjax.tasks.free_energy.frenkel_ladd import MEASURED, harmonic_stiffness, stiffness_of
 from alchemjax.tasks.free_energy.paths import Path as Way
 from alchemjax.tasks.free_energy.paths import derivative
 from alchemjax.tasks.free_energy.switching import (
@@ -32,6 +32,7 @@ from alchemjax.tasks.free_energy.switching import (
 from alchemjax.tasks.free_energy.windows import Windows
 from alchemjax.tasks.md import Trajectory, run_chunks
 from alchemjax.tasks.md_plan import Plan, make_plan
+from alchemjax.tasks.seeds import seed_of
 from alchemjax.units import EV_PER_A3_IN_GPA, KELVIN
 
 RESULT, FIGURE = "switch.json", "switch.png"
@@ -94,7 +95,8 @@ def guard(out: Path, name: str, arguments: dict, files: list[Path]) -> str:
     """
     idle = {"out", "overwrite", "plot", "dry_run", "checkpoint_every", "file", "other"}
     given = [(key, str(value)) for key, value in sorted(arguments.items()) if key not in idle]
-    fingerprint = fingerprint_of([given, [sha256_of(file) for file in files]], [])
+    numbers = [str(file).rpartition("@")[2] for file in files if not Path(file).is_file()]  # run.xyz@0
+    fingerprint = fingerprint_of([given, numbers, [sha256_of(file) for file in files]], [])
     try:
         there = json.loads((out / name).read_text()).get("fingerprint")
     except (OSError, ValueError, AttributeError):
@@ -194,7 +196,8 @@ def springs(potential: Potential, system: System, arguments: dict, options: dict
         return harmonic_stiffness(potential, system)
     _, twice, replicas = stages[0]
     steps = twice // 2
-    common = {name: options[name] for name in ("temperature", "timestep", "seed", "every", "chunk")}
+    common = {name: options[name] for name in ("temperature", "timestep", "every", "chunk")}
+    common["seed"] = seed_of(options["seed"], MEASURED)
     plan = make_plan(potential, system, steps=2 * steps, replicas=replicas, **common)
     sites = len(system.structure.positions)
 

@@ -31,7 +31,7 @@ from alchemjax.commands.session import provenance, sha256_of
 from alchemjax.io import write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System
-from alchemjax.tasks.free_energy.frenkel_ladd import check_volume
+from alchemjax.tasks.free_energy.frenkel_ladd import check_volume, harmonic_stiffness
 from alchemjax.tasks.free_energy.paths import composition_path, einstein_path, mixing_entropy
 from alchemjax.tasks.free_energy.stability import (
     Curve,
@@ -92,6 +92,9 @@ def run(arguments: dict) -> None:
             plan_only(potential, _stages(arguments, options, plan), system, options)
         return
     fingerprint = guard(out, RESULT, arguments, list(files))
+    if str(arguments["springs"]) == "hessian":
+        for system in systems:
+            harmonic_stiffness(potential, system)  # whether it has one is said before anything is run
     curves, warm = [], []
     for k, (name, system, file, number_) in enumerate(zip(PHASES, systems, files, units, strict=True)):
         own = options | {"seed": seed_of(options["seed"], k)}  # the same noise would not be independent

@@ -191,6 +191,11 @@ def _fluctuating(potential: Potential, system: System, kind: str) -> System:
     return system
 
 
+def all_strains(plan: Plan) -> bool:
+    """Whether the cell moves in all six strains."""
+    return bool(plan.constants.strains.any(axis=(1, 2)).all())
+
+
 def doubts_of_fluctuations(potential: Potential, system: System) -> list[str]:
     """What to say where sites that fluctuate have images within twice the cutoff."""
     wanted = SEPARATION * potential.cutoff
@@ -214,7 +219,7 @@ def _check_whole(name: str, value, least: int) -> None:
 def _replicas(replicas, seed: int) -> list[dict]:
     if replicas is None:
         return [{}]
-    of = lambda k: seed_of(seed, k) if k else seed  # neighbouring seeds are no repetitions of each other
+    of = lambda k: seed_of(seed, 1, k) if k else seed  # neighbouring seeds are no repetitions of each other
     if isinstance(replicas, int | np.integer) and not isinstance(replicas, bool):
         if replicas < 1:
             raise ValueError(f"replicas = {replicas} must be at least 1")

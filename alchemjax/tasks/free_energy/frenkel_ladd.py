@@ -22,11 +22,13 @@ from alchemjax.tasks.free_energy.switching import Switching, log_masses, squared
 from alchemjax.tasks.free_energy.windows import Windows, windows
 from alchemjax.tasks.md import recorded_run
 from alchemjax.tasks.md_plan import make_plan, masses_of
+from alchemjax.tasks.seeds import seed_of
 from alchemjax.units import FS, KELVIN
 
 HBAR = 0.6582119569 * FS  # eV times the unit of time in which eV, A and amu are units (CODATA 2018: eV fs)
 METHODS: dict[str, Callable] = {"switch": switch, "windows": windows}
 LOOSE = 0.05  # A
+MEASURED = 9  # number of the seed of the run that measures springs
 NOISE = 1e-6  # of the largest frequency, squared
 AT_ONCE = 8  # columns of a dynamical matrix
 
@@ -175,7 +177,7 @@ def measured_stiffness(
     """Springs [eV/A^2] of `stiffness_of` from a run of half equilibration and half measurement, `duration` fs each."""
     every = max(1, round(20 / timestep))
     steps = max(2 * every, round(duration / timestep / every) * every)
-    common = {"timestep": timestep, "temperature": temperature, "every": every, "seed": seed}
+    common = {"timestep": timestep, "temperature": temperature, "every": every, "seed": seed_of(seed, MEASURED)}
     plan = make_plan(potential, system, steps=2 * steps, replicas=2, **common)
     run = recorded_run(potential, plan)
     squares = squared_displacements(plan, run)
@@ -202,7 +204,7 @@ def harmonic_stiffness(potential: Potential, system: System, name: str = "hessia
     if not values[0] > NOISE * values[-1]:
         raise ValueError(
             "the structure has imaginary frequencies, or soft ones, so that no springs follow from its Hessian; relax "
-            "it, or leave out stiffness, so that a run measures displacements"
+            "it, or let a run measure displacements (--springs motion; in Python stiffness=None)"
         )
     squares = np.sum((modes.T @ inner) ** 2 / values[:, None], axis=0).reshape(sites, 3).sum(axis=1)
     return stiffness_of(system, squares, 1.0)

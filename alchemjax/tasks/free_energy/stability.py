@@ -19,7 +19,7 @@ from alchemjax.tasks.free_energy.frenkel_ladd import FreeEnergy, frenkel_ladd
 from alchemjax.tasks.free_energy.paths import Path, mixing_entropy
 from alchemjax.tasks.free_energy.switching import Record, Switching, record_of, switch
 from alchemjax.tasks.md import recorded_run
-from alchemjax.tasks.md_plan import BULK_MODULUS, Plan, make_plan
+from alchemjax.tasks.md_plan import BULK_MODULUS, Plan, all_strains, make_plan
 from alchemjax.tasks.seeds import seed_of
 from alchemjax.units import KELVIN
 
@@ -111,9 +111,9 @@ def averaged(plan: Plan, record: Record, settled: int, enthalpy, cell) -> Heated
     temperatures = plan.protocol.temperature.value[:, 0] / KELVIN
     kinetic = 1.5 * len(plan.start.positions) * KELVIN * temperatures
     means = [mean_of(column) for column in enthalpy[kept].T]
-    near, doubts = nearest_distance(plan.system.structure), []
+    near, free, doubts = nearest_distance(plan.system.structure), all_strains(plan), []
     for k, t in enumerate(temperatures):
-        doubts += doubts_of_rest(record.strain[kept, k : k + 1], f"at {t:g} K", alike=False)
+        doubts += doubts_of_rest(record.strain[kept, k : k + 1], f"at {t:g} K", alike=False, free=free)
         doubts += doubts_of_places(record.displacement[kept, k].mean(), near, f"at {t:g} K ")
     return Heated(
         temperatures=temperatures,
@@ -265,7 +265,7 @@ def phase(
     t0 = float(temperatures[len(temperatures) // 2]) if reference_temperature is None else float(reference_temperature)
     every = np.union1d(temperatures, [t0])
     common = {"timestep": timestep, "on_chunk": on_chunk}
-    seeds = [seed, *(seed_of(seed, k) for k in (1, 2, 3))]  # of what would otherwise feel the same noise
+    seeds = [seed_of(seed, k) for k in range(4)]  # of what would otherwise feel the same noise
     own = {"cell": cell, "pressure": pressure, "fluctuations": options.get("fluctuations", "none")} | (heating or {})
     if path is not None and not np.allclose(path.weights[0], checked_weights(system)):
         raise ValueError(

@@ -29,14 +29,14 @@ from alchemjax.tasks.free_energy.estimators import (
 )
 from alchemjax.tasks.free_energy.paths import POINTS, Path, in_time, mixing_entropy
 from alchemjax.tasks.md import Trajectory, recorded_run
-from alchemjax.tasks.md_plan import Plan, doubts_of_fluctuations, make_plan, masses_of
+from alchemjax.tasks.md_plan import Plan, all_strains, doubts_of_fluctuations, make_plan, masses_of
 from alchemjax.units import KELVIN
 
 MOST_DISSIPATION = 5.0  # kT
 LEAST_OVERLAP = 0.1
 LEAST_REPLICAS = 4
 NOTHING = 1e-6  # of an atom on a site
-END = 0.1  # of a switch, by which the cell that it leaves is judged
+END = 0.01  # of lambda, by which a switch may be away from where it goes
 
 
 class Switching(NamedTuple):
@@ -65,6 +65,8 @@ class Facts(NamedTuple):
     mixing_term: float  # eV
     near: float  # distance of the two sites that are nearest to each other [A]
     moving_cell: bool
+    free_cell: bool  # all strains are free
+    arrived: tuple[int, int]  # from which steps on the forward and the backward switch are practically at their ends
     pressure: float  # that is imposed on a moving cell [eV/A^3]
     known: list[str]  # doubts that do not come from the run
 
@@ -124,7 +126,7 @@ def plan_switch(
         potential, system, steps=ends[-1], timestep=timestep, temperature=temperature, replicas=replicas, every=every,
         share=path.share, **moving, **options,
     )  # fmt: skip
-    return Switch(plan, path, _facts(potential, plan, path, ends, temperature * KELVIN), course)
+    return Switch(plan, path, _facts(potential, plan, path, ends, _arrived(ends, course, timestep)), course)
 
 
 def whole_samples(name: str, duration: float, timestep: float, every: int) -> int:
@@ -207,7 +209,7 @@ def record_of(plan: Plan, trajectory: Trajectory) -> Record:
     """Of a trajectory."""
     farthest = np.sqrt(squared_displacements(plan, trajectory).max(axis=-1))
     still = np.zeros((*trajectory.energy.shape, 6))
-    strain = strain_of(plan.start.cell, trajectory.cell) if plan.barostat else still
+    strain = strain_of(plan.system.structure.cell, trajectory.cell) if plan.barostat else still
     return Record(
         step=trajectory.step,
         work=trajectory.work,
@@ -222,7 +224,7 @@ def record_of(plan: Plan, trajectory: Trajectory) -> Record:
 def squared_displacements(plan: Plan, trajectory: Trajectory) -> Float[np.ndarray, "samples replicas sites"]:
     """Of sites from where they are in the structure, without the mean of all [A^2]."""
     if plan.barostat:  # what only strains is not displaced
-        start = plan.start.positions @ np.linalg.inv(plan.start.cell)
+        start = plan.start.positions @ np.linalg.inv(plan.system.structure.cell)
         away = (trajectory.positions @ np.linalg.inv(trajectory.cell) - start) @ trajectory.cell
     else:
         away = trajectory.positions - plan.start.positions
@@ -236,7 +238,17 @@ def _mean_pressure(record: Record, settled: slice, kT: float) -> Estimate:
     return Estimate(float(each.mean()), error, len(each))
 
 
-def _facts(potential: Potential, plan: Plan, path: Path, ends: tuple[int, int, int, int], kT: float) -> Facts:
+def _arrived(ends: tuple[int, int, int, int], course, timestep: float) -> tuple[int, int]:
+    """From which steps on both switches stay within `END` of where they go."""
+    times, lambdas = np.array(course).T
+    at = np.interp(timestep * np.arange(ends[3] + 1), times, lambdas)
+    near = END + 1e-9
+    away = np.flatnonzero(at[ends[0] : ends[1]] < 1 - near), np.flatnonzero(at[ends[2] : ends[3]] > near)
+    return ends[0] + int(away[0][-1]) + 1, ends[2] + int(away[1][-1]) + 1
+
+
+def _facts(potential: Potential, plan: Plan, path: Path, ends, arrived: tuple[int, int]) -> Facts:
+    kT = float(plan.protocol.temperature.value[0, 0])
     momenta, each = mass_terms(plan, path, kT)
     return Facts(
         steps=ends,
@@ -246,6 +258,8 @@ def _facts(potential: Potential, plan: Plan, path: Path, ends: tuple[int, int, i
         mixing_term=mixing_term(plan.system, path, kT),
         near=nearest_distance(plan.system.structure),
         moving_cell=plan.barostat,
+        free_cell=all_strains(plan),
+        arrived=arrived,
         pressure=float(plan.protocol.pressure.value[0, 0]) if plan.barostat else 0.0,
         known=doubts_beforehand(potential, plan, path),
     )
@@ -271,11 +285,13 @@ def log_masses(system: System, weights) -> Float[np.ndarray, "sites"]:
 def doubts_beforehand(potential: Potential, plan: Plan, path: Path) -> list[str]:
     """What is doubtful of a run before it is made."""
     found, sites = doubts_of_fluctuations(potential, plan.system), plan.system.sites
-    for weights, springs in zip(path.weights[[0, -1]], path.stiffness[[0, -1]], strict=True):
-        filled = np.bincount(sites.node_site, np.append(weights, 1.0)[sites.node_weight])
+    both = [
+        np.bincount(sites.node_site, np.append(weights, 1.0)[sites.node_weight]) for weights in path.weights[[0, -1]]
+    ]
+    for filled, springs in zip(both, path.stiffness[[0, -1]], strict=True):
         if ((filled > NOTHING) & (filled < 1 - NOTHING)).any():
             found.append("sites are partly empty at an end of the path, but have the momentum and the place of an atom")
-        if len(loose := np.flatnonzero((filled <= NOTHING) & (springs == 0))):
+        if len(loose := np.flatnonzero((filled <= NOTHING) & (np.max(both, axis=0) > NOTHING) & (springs == 0))):
             found.append(
                 f"site {loose[0]} is empty at an end of the path and nothing holds what is left there, whose free "
                 "energy grows with the room that it finds; a vacancy is made with a spring (alchemjax vacancy)"
@@ -318,12 +334,12 @@ def _doubts_of_works(forward, backward, kT: float, others: dict, lost: float, co
 
 def _doubts_of_crystal(facts: Facts, record: Record, at) -> list[str]:
     found, starts = [], (0, *at[:-1])
-    for k, switched, where in ((0, 3, "at the start of the path"), (2, 1, "at its end")):
+    for k, way, where in ((0, 1, "at the start of the path"), (2, 0, "at its end")):
         rest, half = slice(starts[k] + 1, at[k] + 1), slice((starts[k] + at[k]) // 2 + 1, at[k] + 1)
         found += doubts_of_warmth(record.temperature[half], facts.kT / KELVIN, where)
         if facts.moving_cell:
-            arrived = slice(at[switched] - int(END * (at[switched] - starts[switched])), at[switched] + 1)
-            found += doubts_of_rest(record.strain[rest], where, alike=True)
+            arrived = slice(np.searchsorted(record.step, facts.arrived[way]), at[2 * way + 1] + 1)
+            found += doubts_of_rest(record.strain[rest], where, alike=True, free=facts.free_cell)
             found += doubts_of_lag(record.strain[arrived], record.strain[half], where)
     wandered = max(
         record.displacement[(first + last) // 2 : last + 1].mean(0).max()

@@ -96,6 +96,8 @@ def vacancy(
         crystal = absolute(system, seed=seed, stiffness=stiffness if isinstance(stiffness, str) else None)
     if isinstance(stiffness, str):
         stiffness = float(harmonic_stiffness(potential, system, stiffness)[site])
+    elif stiffness is None and crystal is not None:
+        stiffness = float(crystal.stiffness[site])
     elif stiffness is None:
         stiffness = float(measured_stiffness(potential, system, duration=measuring, seed=seed, **common)[site])
     ghost = ghost_energy(species, stiffness, temperature * KELVIN)
@@ -105,7 +107,9 @@ def vacancy(
         moving = {} if cell is False else {"cell": cell, "pressure": pressure} | of_cells
         found = METHODS[method](potential, grouped, path, on_chunk=on_chunk, seed=other, **common, **moving, **options)
     else:
-        found = absolute(without(system, site), seed=other, cells=primitive_cells(system))
+        assert crystal is not None
+        left = np.delete(crystal.stiffness, site)
+        found = absolute(without(system, site), seed=other, stiffness=left, cells=primitive_cells(system))
     imposed, bulk = (None, None) if cell is False else (pressure, of_cells.get("bulk_modulus"))
     made = formed(system, found, removed(found, crystal, ghost), ghost, crystal, chemical_potential, imposed, bulk)
     return made._replace(doubts=(*made.doubts, *doubts_of_images(potential, system)))
@@ -117,8 +121,8 @@ def doubts_of_images(potential: Potential, system: System) -> list[str]:
     if (away := nearest_image(system.structure, wanted)) >= wanted:
         return []
     return [
-        f"vacancies are {away:.1f} A from their images, and what is around them sees both, from {wanted:g} A on only "
-        "one: repeat the cell, or compare with a larger one"
+        f"vacancies are {away:.1f} A from their images, and what is around them sees both, which it hardly does from "
+        f"{wanted:g} A on: repeat the cell, or compare with a larger one"
     ]
 
 

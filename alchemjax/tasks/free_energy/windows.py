@@ -17,7 +17,7 @@ from alchemjax.system.neighbours import nearest_distance
 from alchemjax.system.structure import wrapped
 from alchemjax.system.system import System
 from alchemjax.system.topology import block_shapes
-from alchemjax.tasks.free_energy.doubts import doubts_of_places, doubts_of_rest, surely
+from alchemjax.tasks.free_energy.doubts import doubts_of_places, doubts_of_rest
 from alchemjax.tasks.free_energy.estimators import (
     LEAST_SAMPLES,
     Estimate,
@@ -37,11 +37,12 @@ from alchemjax.tasks.free_energy.switching import (
     whole_samples,
 )
 from alchemjax.tasks.md import Trajectory, recorded_run
-from alchemjax.tasks.md_plan import Plan, make_plan
+from alchemjax.tasks.md_plan import Plan, all_strains, make_plan
 from alchemjax.units import KELVIN
 
 LEAST_OVERLAP = 0.03  # P. V. Klimovich, M. R. Shirts, D. L. Mobley, J. Comput. Aided Mol. Des. 29, 397 (2015)
 RULES = ("gauss-legendre", "trapezoid")
+SURELY_MISSED = 4.0  # standard errors; fewer are met by chance now and then, and what they hide is small
 DRAWS = 40  # of samples, for the error of what a quadrature misses
 
 
@@ -72,6 +73,7 @@ class WindowFacts(NamedTuple):
     mass_term: float  # eV
     mixing_term: float  # eV
     near: float  # distance of the two sites that are nearest to each other [A]
+    free_cell: bool  # all strains are free
     known: list[str]  # doubts that do not come from the run
 
 
@@ -143,6 +145,7 @@ def plan_windows(
         mass_term=mass_terms(plan, path, kT)[1],
         mixing_term=mixing_term(system, path, kT),
         near=nearest_distance(system.structure),
+        free_cell=all_strains(plan),
         known=doubts_beforehand(potential, plan, path),
     )
     return WindowRun(plan, path, facts)
@@ -198,14 +201,14 @@ def analyse_windows(facts: WindowFacts, record: WindowRecord) -> Windows:
             "for longer"
         )
     difference = found.profile[-1]
-    missed = _missed(facts, thinned)
-    if abs(missed.value) > max(surely(missed.samples) * missed.error, total.error):
+    missed, unsure = _missed(facts, thinned)
+    if abs(missed) > max(SURELY_MISSED * unsure, total.error):
         doubts.append(
-            f"thermodynamic integration misses the windows together by {1000 * missed.value:+.1f} +- "
-            f"{1000 * missed.error:.1f} meV of the same samples: dE/dlambda is too curved for the nodes; take more "
+            f"thermodynamic integration misses the windows together by {1000 * missed:+.1f} +- "
+            f"{1000 * unsure:.1f} meV of the same samples: dE/dlambda is too curved for the nodes; take more "
             "windows"
         )
-    doubts += doubts_of_rest(record.strain, "in a window", alike=False)
+    doubts += doubts_of_rest(record.strain, "in a window", alike=False, free=facts.free_cell)
     doubts += doubts_of_places(record.displacement.mean(axis=0).max(), facts.near)
     return Windows(
         difference=difference,
@@ -227,8 +230,8 @@ def _together(facts: WindowFacts, energies: list) -> Overlapping:
     return mbar([rows.get(at, np.zeros((0, len(facts.states)))) for at in facts.states], facts.kT)
 
 
-def _missed(facts: WindowFacts, thinned: list) -> Estimate:
-    """What the quadrature has beyond MBAR [eV], of the same samples: their noise is common, and hardly counts."""
+def _missed(facts: WindowFacts, thinned: list) -> tuple[float, float]:
+    """What the quadrature has beyond MBAR, and its error [eV], of the same samples, whose noise hardly counts then."""
 
     def beyond(chosen) -> float:
         picked = [(energies[c], slope[c]) for (energies, slope), c in zip(thinned, chosen, strict=True)]
@@ -237,7 +240,7 @@ def _missed(facts: WindowFacts, thinned: list) -> Estimate:
 
     counts, rng = [len(slope) for _, slope in thinned], np.random.default_rng(0)
     drawn = [beyond([rng.integers(n, size=n) for n in counts]) for _ in range(DRAWS)]
-    return Estimate(beyond([np.arange(n) for n in counts]), float(np.std(drawn, ddof=1)), min(counts))
+    return beyond([np.arange(n) for n in counts]), float(np.std(drawn, ddof=1))
 
 
 def energies_of(potential: Potential, system: System, positions, cells, weights, alphas) -> np.ndarray:
