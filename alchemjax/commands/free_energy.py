@@ -15,6 +15,7 @@ from alchemjax.commands.session import fingerprint_of, prepare_jax, read_system,
 from alchemjax.io import load, write_atomically
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System, checked_weights
+from alchemjax.tasks.free_energy.doubts import MEASURES
 from alchemjax.tasks.free_energy.estimators import Estimate, interval
 from alchemjax.tasks.free_energy.frenkel_ladd import MEASURED, harmonic_stiffness, stiffness_of
 from alchemjax.tasks.free_energy.paths import Path as Way
@@ -37,7 +38,7 @@ from alchemjax.units import EV_PER_A3_IN_GPA, KELVIN
 
 RESULT, FIGURE = "switch.json", "switch.png"
 LAMBDA, SLOPE, FARTHEST = "lambda", "dE/dlambda_eV", "largest_displacement_A"
-STRAINS = tuple(f"strain_{name}" for name in ("xx", "yy", "zz", "yz", "xz", "xy"))
+STRAINS = tuple(f"strain_{name}" for name in MEASURES[1:])
 PROBE = 5  # steps that a dry run makes to measure the time of one
 
 
