@@ -98,6 +98,18 @@ def test_a_log_that_lost_samples_or_numbers_is_not_analysed_and_made_again(run, 
         assert (out / "log.csv").read_text() == log
 
 
+def test_a_stage_that_lost_samples_is_made_again_if_asked_for(run, tmp_path):
+    command = ["frenkel-ladd", "-o", tmp_path / "out", *TIMED, "--springs", "hessian", "--no-plot"]
+    run(*command)
+    before, log = (report_of(tmp_path / "out", "frenkel-ladd.json"), tmp_path / "out" / "switch" / "log.csv")
+    whole = log.read_text()
+    log.write_text(whole[:-40])
+    assert "has lost a part that the checkpoint counts on" in run(*command, status=2)
+    run(*command, "--overwrite")
+    assert log.read_text() == whole
+    assert report_of(tmp_path / "out", "frenkel-ladd.json")["free_energy_eV"] == before["free_energy_eV"]
+
+
 def test_one_structure_of_several_can_be_named(run, crystal, tmp_path):
     import ase.io
 
