@@ -184,5 +184,9 @@ def test_windows_of_a_cell_that_changes_its_shape_are_doubted():
         one[:, 2] += strain
         doubts = analyse_windows(facts, record._replace(strain=one)).doubts
         assert (said in doubts[0]) if said else doubts == ()
+    slowly = np.cumsum(np.random.default_rng(1).normal(0, 1e-3, record.strain.shape), axis=0) / 4
+    together = slowly + np.linspace(0, 0.03, len(record.strain))[:, None, None] * np.array([1, 1, 1, 0, 0, 0])
+    found = analyse_windows(facts, record._replace(strain=together)).doubts
+    assert found == (found[0],) and "the volume drifts by +4." in found[0] and "average of all windows" in found[0]
     drifting = record.strain + np.linspace(0, 0.02, len(record.strain))[:, None, None] * TETRAGONAL
     assert "the shape of the cell drifts by" in analyse_windows(facts, record._replace(strain=drifting)).doubts[0]

@@ -86,11 +86,11 @@ def plot_stability(names: list[str], curves: list[Curve], found: Stability, unit
     with matplotlib.rc_context(STYLE):
         figure = _two_panels()
         left, right = figure.add_subplot(1, 2, 1), figure.add_subplot(1, 2, 2)
-        zero = curves[0].reference.value
+        zero, short = curves[0].reference.value, {"formula unit": "f.u."}.get(unit, unit)
         for colour, name, curve in zip(COLOURS, names, curves, strict=False):
             half = sure(curve.reference.samples) * curve.error
             _band(left, curve.temperatures, curve.gibbs - zero, half, colour, name)
-        left.set_ylabel(f"G − G({curves[0].reference_temperature:g} K) of the first (eV per {unit})")
+        left.set_ylabel(f"G − G({curves[0].reference_temperature:g} K) (eV/{short})")
         left.set_title("(a)", loc="left")
         left.legend(frameon=False)
         half = 1000 * sure(min(curve.reference.samples for curve in curves)) * found.error
@@ -100,7 +100,7 @@ def plot_stability(names: list[str], curves: list[Curve], found: Stability, unit
             right.axvline(found.transition.value, color="black", linewidth=0.8, linestyle=":")
             if np.isfinite(found.transition.error):
                 right.axvspan(*interval(found.transition), color="black", alpha=0.1, linewidth=0)
-        right.set_ylabel(f"G({names[1]}) − G({names[0]}) (meV per {unit})")
+        right.set_ylabel(f"G({names[1]}) − G({names[0]}) (meV/{short})")
         right.set_title("(b)", loc="left")
         for axes in (left, right):
             axes.set_xlabel("Temperature (K)")

@@ -151,5 +151,5 @@ def doubts_of_pressure(measured, pressure: float, space: float, bulk_modulus: fl
     return [
         f"the crystal has a pressure of {in_gpa * apart:+.2f} GPa from the one that is imposed, which changes G of the "
         f"cell by {1000 * change:.1f} meV if its bulk modulus is {in_gpa * bulk_modulus:.0f} GPa (as --bulk-modulus "
-        "says): give the mean cell at this temperature and pressure"
+        "says): it is not the mean cell at this temperature and pressure, which longer runs know better"
     ]

@@ -111,7 +111,8 @@ def averaged(plan: Plan, record: Record, settled: int, enthalpy, cell) -> Heated
     temperatures = plan.protocol.temperature.value[:, 0] / KELVIN
     kinetic = 1.5 * len(plan.start.positions) * KELVIN * temperatures
     means = [mean_of(column) for column in enthalpy[kept].T]
-    near, free, doubts = nearest_distance(plan.system.structure), all_strains(plan), []
+    near, free = nearest_distance(plan.system.structure), all_strains(plan)
+    doubts = doubts_of_rest(record.strain[kept], "on the average of all temperatures", alike=True)
     for k, t in enumerate(temperatures):
         doubts += doubts_of_rest(record.strain[kept, k : k + 1], f"at {t:g} K", alike=False, free=free)
         doubts += doubts_of_places(record.displacement[kept, k].mean(), near, f"at {t:g} K ")

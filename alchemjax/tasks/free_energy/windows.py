@@ -209,6 +209,7 @@ def analyse_windows(facts: WindowFacts, record: WindowRecord) -> Windows:
             "windows"
         )
     doubts += doubts_of_rest(record.strain, "in a window", alike=False, free=facts.free_cell)
+    doubts += doubts_of_rest(record.strain, "on the average of all windows", alike=True)
     doubts += doubts_of_places(record.displacement.mean(axis=0).max(), facts.near)
     return Windows(
         difference=difference,
