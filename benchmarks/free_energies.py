@@ -5,8 +5,9 @@
 
 NaCl to KCl, eight sites in a cell that stays, 300 K, time step 2 fs, float32. `efficiency`: three protocols, each
 several times with about as many evaluations; the scatter of their results is their standard error, whatever they say
-of it. Of switches it is that of groups of four drawn from all of them, with an error from drawing all of them. The published protocol (Nam et al., Nat. Commun. 16, 4350 (2025), and its scripts): equilibration and switch
-as 2 to 3, the polynomial of degree nine, half the difference of the works forward and back, the mean of four runs.
+of it. Of switches it is that of groups of four drawn from all of them, with an error from drawing all of them. The
+published protocol (Nam et al., Nat. Commun. 16, 4350 (2025), and its scripts): equilibration and switch as 2 to 3, the
+polynomial of degree nine, half the difference of the works forward and back, the mean of four runs.
 `cycle`: the same difference from absolute free energies of both ends, longer.
 """
 

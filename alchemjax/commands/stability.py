@@ -226,7 +226,8 @@ def _say(out: Path, curves: list[Curve], found: Stability, t0: float, unit: str)
     first, last = found.temperatures[[0, -1]]
     if found.transition is None and decided(found.difference, found.error, *curves).all():
         lower = "first" if found.difference[at] > 0 else "second"
-        print(f"the {lower} phase is the stable one from {first:g} to {last:g} K")
+        but = ", unless what is doubtful changes it" if found.doubts else ""
+        print(f"the {lower} phase is the stable one from {first:g} to {last:g} K{but}")
     elif found.transition is not None:
         say_estimate("transition", found.transition, "K")
     say_doubts(found.doubts)
