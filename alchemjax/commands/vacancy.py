@@ -25,7 +25,6 @@ from alchemjax.tasks.free_energy.paths import einstein_path, vacancy_path
 from alchemjax.tasks.free_energy.switching import plan_switch
 from alchemjax.tasks.free_energy.vacancy import (
     check_route,
-    doubts_of_images,
     formed,
     ghost_energy,
     removed,
@@ -86,8 +85,8 @@ def run(arguments: dict) -> None:
     ghost = ghost_energy(species, stiffness, kT)
     pressure = options.get("pressure", 0.0) if moving else None
     bulk = options.get("bulk_modulus")
-    result = formed(system, found, removed(found, crystal, ghost), ghost, crystal, mu, pressure, bulk)
-    result = result._replace(doubts=(*result.doubts, *doubts_of_images(potential, system)))
+    removal = removed(found, crystal, ghost)
+    result = formed(potential, system, found, removal, ghost, crystal, mu, pressure, bulk)
     report = {
         "fingerprint": fingerprint,
         "formation_eV": number(result.formation),

@@ -196,10 +196,16 @@ def all_strains(plan: Plan) -> bool:
     return bool(plan.constants.strains.any(axis=(1, 2)).all())
 
 
+def distance_of_images(potential: Potential, system: System) -> tuple[float, float]:
+    """How far sites are from their nearest images, and from where on what is around them hardly sees both [A]."""
+    wanted = SEPARATION * potential.cutoff
+    return nearest_image(system.structure, wanted), wanted
+
+
 def doubts_of_fluctuations(potential: Potential, system: System) -> list[str]:
     """What to say where sites that fluctuate have images within twice the cutoff."""
-    wanted = SEPARATION * potential.cutoff
-    if system.fluctuations is None or (away := nearest_image(system.structure, wanted)) >= wanted:
+    away, wanted = distance_of_images(potential, system)
+    if system.fluctuations is None or away >= wanted:
         return []
     return [
         f"sites fluctuate together with their images, {away:.1f} A away: they are independent of them from {wanted:g} "

@@ -6,12 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alchemjax.calculate import SEPARATION
 from alchemjax.model.load import Potential
 from alchemjax.system.masses import ATOMIC_MASSES
 from alchemjax.system.sites import Group, make_sites
 from alchemjax.system.structure import volume
-from alchemjax.system.supercell import nearest_image
 from alchemjax.system.system import System, make_system
 from alchemjax.tasks.free_energy.doubts import doubts_of_pressure
 from alchemjax.tasks.free_energy.estimators import Estimate
@@ -27,7 +25,7 @@ from alchemjax.tasks.free_energy.frenkel_ladd import (
 from alchemjax.tasks.free_energy.paths import vacancy_path
 from alchemjax.tasks.free_energy.switching import Switching
 from alchemjax.tasks.free_energy.windows import Windows
-from alchemjax.tasks.md_plan import BULK_MODULUS
+from alchemjax.tasks.md_plan import BULK_MODULUS, distance_of_images
 from alchemjax.tasks.seeds import seed_of
 from alchemjax.units import KELVIN
 
@@ -111,14 +109,14 @@ def vacancy(
         left = np.delete(crystal.stiffness, site)
         found = absolute(without(system, site), seed=other, stiffness=left, cells=primitive_cells(system))
     imposed, bulk = (None, None) if cell is False else (pressure, of_cells.get("bulk_modulus"))
-    made = formed(system, found, removed(found, crystal, ghost), ghost, crystal, chemical_potential, imposed, bulk)
-    return made._replace(doubts=(*made.doubts, *doubts_of_images(potential, system)))
+    removal = removed(found, crystal, ghost)
+    return formed(potential, system, found, removal, ghost, crystal, chemical_potential, imposed, bulk)
 
 
-def doubts_of_images(potential: Potential, system: System) -> list[str]:
+def _doubts_of_images(potential: Potential, system: System) -> list[str]:
     """Whether vacancies in neighbouring cells see the same atoms."""
-    wanted = SEPARATION * potential.cutoff
-    if (away := nearest_image(system.structure, wanted)) >= wanted:
+    away, wanted = distance_of_images(potential, system)
+    if away >= wanted:
         return []
     return [
         f"vacancies are {away:.1f} A from their images, and what is around them sees both, which it hardly does from "
@@ -157,6 +155,7 @@ def removed(found: Switching | Windows | FreeEnergy, crystal: FreeEnergy | None,
 
 
 def formed(
+    potential: Potential,
     system: System,
     found,
     removal: Estimate,
@@ -193,6 +192,7 @@ def formed(
         if pressure is not None and isinstance(crystal.path, Switching):
             stiff, least = bulk_modulus or BULK_MODULUS, sites * error
             doubts = (*doubts, *doubts_of_pressure(crystal.path.pressure, pressure, space, stiff, least))
+    doubts = (*doubts, *_doubts_of_images(potential, system))
     least = min(removal.samples, chemical_potential.samples)
     return Vacancy(
         formation=Estimate(removal.value + chemical_potential.value, error, least),
