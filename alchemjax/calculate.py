@@ -105,12 +105,6 @@ def precision(potential: Potential):
     return jax.enable_x64(potential.dtype == "float64")
 
 
-def devices_for(batch: int) -> tuple:
-    """The devices that share a batch: all, if it divides evenly, else one."""
-    every = tuple(jax.devices())
-    return every if batch % len(every) == 0 else every[:1]
-
-
 def check_kind(value, kind: type) -> None:
     """Errors: ValueError unless the value is a `Potential` or `System`, as asked for."""
     if not isinstance(value, kind):

@@ -37,15 +37,16 @@ ENTRANCES = ("alchemjax/__init__.py", "alchemjax/__main__.py")
 ROOMS = {
     "alchemjax/units.py": (set(), set()),
     "alchemjax/selftest.py": (set(), {"jax", "numpy"}),
+    "alchemjax/devices.py": (set(), {"jax", "numpy"}),
     "alchemjax/system/*": ({"units", "system"}, ARRAYS | {"spglib", "vesin"}),
     "alchemjax/model/*": (
-        {"units", "model", "system.graph:Graph", "system.graph:Edges", "system.topology:rows_at_once"},
+        {"units", "devices", "model", "system.graph:Graph", "system.graph:Edges", "system.topology:rows_at_once"},
         ARRAYS | {"e3nn_jax", "safetensors"},
     ),
     "alchemjax/energy.py": ({"units", "system"}, ARRAYS),
     "alchemjax/calculate.py": ({"units", "system", "energy", "model.load:Potential"}, ARRAYS),
     "alchemjax/tasks/*": (
-        {"units", "system", "energy", "calculate", "tasks", "model.load:Potential"},
+        {"units", "devices", "system", "energy", "calculate", "tasks", "model.load:Potential"},
         ARRAYS | {"optax", "pymbar", "scipy", "sqsgenerator"},
     ),
     "weights_convert/*": (set(), {"numpy", "safetensors"}),

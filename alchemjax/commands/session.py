@@ -44,10 +44,11 @@ def warn(sentence: str) -> None:
 
 
 def prepare_jax() -> None:
-    """Keep compiled code in the user's cache folder, and check once for every version of JAX that it computes right.
+    """Make every core of a CPU a device, keep compiled code in the user's cache folder, and check that JAX is right.
 
-    Errors: ValueError if it does not.
+    The check is made once for every version of JAX. Errors: ValueError if it computes wrong numbers.
     """
+    use_cores()
     cache = platformdirs.user_cache_path("alchemjax") / "jax" / _processor()
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache))
@@ -65,6 +66,18 @@ def prepare_jax() -> None:
         passed.touch()
     except OSError:
         pass  # a cache that cannot be written only costs time
+
+
+def use_cores() -> None:
+    """Make every core that this process may use a device of JAX, unless the user chose their number."""
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if chosen or jax.config.jax_num_cpu_devices > 0:  # pyright: ignore[reportAttributeAccessIssue]
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        jax.config.update("jax_num_cpu_devices", cores or 1)
+    except RuntimeError:
+        pass  # JAX is at work already, in the process that called the command
 
 
 def _processor() -> str:

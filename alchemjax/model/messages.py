@@ -14,6 +14,7 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
+from alchemjax.devices import sum_over_rows, working_devices
 from alchemjax.model.convolution import convolve
 from alchemjax.system.graph import Edges, Graph
 from alchemjax.system.topology import rows_at_once
@@ -76,25 +77,30 @@ def _block(hidden, config, by_l1, radial: dict, edges: Edges, geometry: Geometry
     Rows go through in chunks, recomputed in the backward pass: no message and no radial weight of the whole structure
     is ever stored. The sum over neighbours is inside a batched matrix product, paths of one l1 together.
     """
-    worlds, rows, width = edges.source.shape
-    chunk = rows_at_once(rows, width * worlds * min(config.batch, 16))
-    chunk = next((c for c in range(chunk, chunk // 2, -1) if rows % c == 0), chunk)  # without padding
+    worlds, _, width = edges.source.shape
     kernels = [_stack_kernels([geometry.angular[p] for p in group]) for group in by_l1]
     parts = tuple((len(group), x.shape[-1]) for group, x in zip(by_l1, sources, strict=True))
 
-    @jax.checkpoint
-    def of_rows(inputs):
-        kernels, distance, per_edge, weight, source = inputs
-        if weight is not None:
-            kernels = [_times_edges(kernel, weight) for kernel in kernels]
-        sent = [[x[s] for x in sources] for s in jnp.moveaxis(source, 1, 0)]
-        messages = _messages(hidden, config, parts, radial | per_edge, distance, kernels, sent)
-        return [jnp.stack(a, axis=1) for a in zip(*(_by_l3(by_l1, a) for a in messages), strict=True)]
+    def summed(inputs, target, shared):
+        sources, radial = shared
+
+        @jax.checkpoint
+        def of_rows(inputs):
+            kernels, distance, per_edge, weight, source = inputs
+            if weight is not None:
+                kernels = [_times_edges(kernel, weight) for kernel in kernels]
+            sent = [[x[s] for x in sources] for s in jnp.moveaxis(source, 1, 0)]
+            messages = _messages(hidden, config, parts, radial | per_edge, distance, kernels, sent)
+            return [jnp.stack(a, axis=1) for a in zip(*(_by_l3(by_l1, a) for a in messages), strict=True)]
+
+        rows = len(target)
+        chunk = rows_at_once(rows, width * worlds * min(config.batch, 16), several=working_devices() > 1)
+        chunk = next((c for c in range(chunk, chunk // 2, -1) if rows % c == 0), chunk)  # without padding
+        of_row = _map_rows(of_rows, inputs, chunk)
+        return [jax.ops.segment_sum(a.reshape(-1, *a.shape[2:]), target.reshape(-1), num_targets) for a in of_row]
 
     inputs = kernels, geometry.distance, geometry.radial, edges.weight, jnp.moveaxis(edges.source, 0, 1)
-    summed = _map_rows(of_rows, inputs, chunk)
-    target = edges.target.T.reshape(-1)
-    return [jax.ops.segment_sum(a.reshape(-1, *a.shape[2:]), target, num_targets) for a in summed]
+    return sum_over_rows(summed, inputs, edges.target.T, (sources, radial), num_targets)
 
 
 def _by_l3(by_l1, summed: list) -> list:

@@ -14,6 +14,7 @@ from alchemjax.system.sites import Sites, num_weights
 
 COST_OF_ROW = 3  # edges that take as much time as a row by itself (measured, SevenNet-0)
 EDGES_AT_ONCE = 448  # what so many edges carry stays in a CPU's second-level cache, and memory stays small
+EDGES_OF_DEVICE = 150  # the same where several devices work, each in the cache of its own core
 COUPLINGS = ("independent", "paired", "correlated", "published")
 
 
@@ -253,9 +254,9 @@ def _rows_of_species(species: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, place[np.argsort(order)]
 
 
-def rows_at_once(rows: int, width: int) -> int:
-    """Of rows that go through the network in chunks of one size, as many as a chunk has."""
-    chunk = max(1, EDGES_AT_ONCE // width)
+def rows_at_once(rows: int, width: int, *, several: bool = False) -> int:
+    """Of rows that go through the network in chunks of one size, as many as a chunk has; `several` devices work."""
+    chunk = max(1, (EDGES_OF_DEVICE if several else EDGES_AT_ONCE) // width)
     return -(-rows // -(-rows // chunk))
 
 

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from alchemjax.calculate import batch_derivatives
+from alchemjax.devices import on_any
 from alchemjax.system.lists import is_stale
 from alchemjax.tasks.freedom import Freedom
 
@@ -79,8 +80,9 @@ def initial_state(positions: Float[Array, "sites 3"], num_weights: int) -> State
 def run(node_energies, config, params, topology, cell, freedom, limits, skin, weights, alpha, until, state) -> State:
     """FIRE steps of a batch until all are finished, a neighbour list is stale, or step `until`; traced."""
 
-    def going(state):
-        return (~state.finished & (state.step < until)).any() & ~(state.stale & ~state.finished).any()
+    def going(state):  # a list is made again for all at once: while the host makes one, no device works
+        unfinished = ~state.finished
+        return on_any((unfinished & (state.step < until)).any()) & ~on_any((unfinished & state.stale).any())
 
     def body(state):
         place = jax.vmap(strained, in_axes=(None, 0, 0, None))

@@ -7,9 +7,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
-from alchemjax.calculate import TRIES, devices_for, precision
+from alchemjax.calculate import TRIES, precision
+from alchemjax.devices import MEMBERS, mesh_for, spread
 from alchemjax.model.load import Potential
 from alchemjax.system.lists import SPARE, Grid, Neighbours, allocate, no_list, wrap
 from alchemjax.system.neighbours import find_pairs
@@ -84,17 +86,12 @@ def recorded_run(potential: Potential, plan: Plan, on_chunk: Callable | None = N
 
 
 @lru_cache(maxsize=32)
-def _compiled(node_energies, config, scheme: Scheme, devices: tuple):
-    """`chunk`, every device with its part of the replicas."""
-    mesh = jax.sharding.Mesh(np.array(devices), ("replicas",))
-    one, split = jax.P(), jax.P("replicas")
+def _compiled(node_energies, config, scheme: Scheme, mesh: Mesh):
+    """`chunk`, every device with its part of the replicas, or of the edges of the only one."""
+    one, split = jax.P(), jax.P(MEMBERS)
     knots = Knots(one, split)
     specs = (one, one, one, Protocol(*[knots] * 6), split)
-    of_scheme, samples = partial(chunk, node_energies, config, scheme), jax.P(None, "replicas")
-    sharded = jax.shard_map(of_scheme, mesh=mesh, in_specs=specs, out_specs=(split, samples), check_vma=False)
-    run = jax.jit(sharded)
-    place = jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, jax.P))
-    return lambda *arguments: run(*jax.device_put(arguments, place))
+    return spread(partial(chunk, node_energies, config, scheme), mesh, specs, (split, jax.P(None, MEMBERS)))
 
 
 def run_chunks(
@@ -122,12 +119,12 @@ def run_chunks(
 
 def _advance(potential: Potential, plan: Plan, grid: Grid, state: State) -> tuple[State, Sample]:
     """One chunk, in arrays of NumPy."""
-    devices = devices_for(len(plan.seeds))
+    mesh = mesh_for(len(plan.seeds), len(plan.start.positions))
     scheme = Scheme(plan.thermostat, plan.barostat, grid, plan.rule, plan.rows)
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype if np.issubdtype(np.asarray(a).dtype, np.floating) else None)
         given = jax.tree.map(cast, (plan.layout, plan.constants, plan.protocol))
-        run = _compiled(potential.node_energies, potential.config, scheme, devices)
+        run = _compiled(potential.node_energies, potential.config, scheme, mesh)
         return jax.tree.map(np.asarray, run(potential.params, *given, state))
 
 

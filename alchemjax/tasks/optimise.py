@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from alchemjax.calculate import check_kind, devices_for, precision, with_fluctuations
+from alchemjax.calculate import check_kind, precision, with_fluctuations
+from alchemjax.devices import MEMBERS, mesh_for, spread
 from alchemjax.model.load import Potential
 from alchemjax.system.sites import by_group
 from alchemjax.system.structure import Structure, wrapped
@@ -254,7 +256,7 @@ class Judge(NamedTuple):
 
 
 @lru_cache(maxsize=8)
-def _compiled(kind: Kind, judge: Judge, devices: tuple):
+def _compiled(kind: Kind, judge: Judge, mesh: Mesh):
     """What is aimed at, its derivatives and what was found, of problems that differ in state and composition."""
 
     def one(shared: Problem, offset, facts, topology, reference, strain, weights):
@@ -267,13 +269,9 @@ def _compiled(kind: Kind, judge: Judge, devices: tuple):
         aims, back, found = jax.vjp(of, weights, has_aux=True)
         return aims, jax.vmap(back)(jnp.eye(len(aims), dtype=aims.dtype))[0], found
 
-    mesh = jax.sharding.Mesh(np.array(devices), ("starts",))
-    every, split = jax.P(), jax.P("starts")
-    specs = (every,) * 3 + (split,) * 4
+    every, split = jax.P(), jax.P(MEMBERS)
     lanes = jax.vmap(one, in_axes=(None,) * 3 + (0,) * 4)
-    step = jax.jit(jax.shard_map(lanes, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
-    placed = tuple(jax.NamedSharding(mesh, spec) for spec in specs)
-    return lambda *arguments: step(*jax.device_put(arguments, placed))
+    return spread(lanes, mesh, (every,) * 3 + (split,) * 4, split)
 
 
 def _judged(judge: Judge, facts: Facts, material, reference, strain):
@@ -294,7 +292,7 @@ def _evaluator(
     lists = Lists(potential, near, jax.tree.map(np.asarray, problem.freedom), lanes, REACH)
     # a function of the user may change what it looks at, between two calls
     compiled = _compiled if judge.function is None else _compiled.__wrapped__
-    program = compiled(kind, judge, devices_for(lanes))
+    program = compiled(kind, judge, mesh_for(lanes))
     shared = problem._replace(topology=None, positions=None, strain=None, weights=None)
     with precision(potential):
         fresh = initial_state(problem.positions, len(problem.weights))

@@ -7,17 +7,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Float
 
 from alchemjax.calculate import (
     Output,
     check_kind,
-    devices_for,
     for_first_derivatives,
     precision,
     topology_of,
     with_fluctuations,
 )
+from alchemjax.devices import MEMBERS, mesh_for, spread
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations, Variants, index_arrays
 from alchemjax.system.neighbours import find_pairs
@@ -47,18 +48,11 @@ class Relaxed(NamedTuple):
 
 
 @lru_cache(maxsize=32)
-def _compiled_run(node_energies, config, devices: tuple):
-    """`run`, every device with its part of the batch."""
-    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
-    one, split = jax.P(), jax.P("batch")
+def _compiled_run(node_energies, config, mesh: Mesh):
+    """`run`, every device with its part of the batch, or of the edges of its only member."""
+    one, split = jax.P(), jax.P(MEMBERS)
     specs = (one, split, one, one, one, one, split, split, one, split)
-    sharded = jax.shard_map(
-        partial(run, node_energies, config), mesh=mesh, in_specs=specs, out_specs=split, check_vma=False
-    )
-    shardings = [jax.NamedSharding(mesh, spec) for spec in specs]
-    step = jax.jit(sharded)
-    # arguments always lie on the devices in the same way, or the second call would compile again
-    return lambda *arguments: step(*jax.device_put(arguments, tuple(shardings)))
+    return spread(partial(run, node_energies, config), mesh, specs, split)
 
 
 def relax_batch(
@@ -75,7 +69,7 @@ def relax_batch(
     `on_steps` is called with the state from time to time. A member whose sites collapse ends unconverged, energy NaN.
     """
     system = system._replace(structure=wrapped(system.structure))
-    devices = devices_for(len(weights))
+    mesh = mesh_for(len(weights), len(system.structure.positions))
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
         cell, freedom, limits = cast(system.structure.cell), *jax.tree.map(cast, (freedom, limits))
@@ -83,7 +77,7 @@ def relax_batch(
         start = initial_state(cast(system.structure.positions), weights.shape[1])
         state = jax.tree.map(lambda a: jnp.repeat(a[None], len(weights), axis=0), start)
         lists = Lists(potential, system, freedom, len(weights))
-        step = _compiled_run(potential.node_energies, potential.config, devices)
+        step = _compiled_run(potential.node_energies, potential.config, mesh)
         until = 0
         while not np.asarray(state.finished).all():
             state = lists.refresh(state)

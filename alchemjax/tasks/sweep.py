@@ -9,18 +9,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
 from alchemjax.calculate import (
     Derivatives,
     check_kind,
     derivatives,
-    devices_for,
     for_first_derivatives,
     precision,
     topology_of,
     with_fluctuations,
 )
+from alchemjax.devices import MEMBERS, mesh_for, spread
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations, index_arrays
 from alchemjax.system.structure import volume, wrapped
@@ -132,7 +133,7 @@ def _batch_size(potential: Potential, system: System, relax: str, rows: int) -> 
     edges = sum(block.source.size for block in index_arrays(topology).blocks)
     edges *= 1 if potential.dtype == "float32" else 2
     edges *= 1 if system.fluctuations is None else 1 + len(system.fluctuations.variants.site)
-    devices = len(jax.devices())
+    devices = min(len(jax.devices()), rows)
     memory = MEMORY / (devices if jax.default_backend() == "cpu" else 1)  # devices of a CPU share it
     fits = int(memory / (BYTES_PER_EDGE[relax] * edges))
     each = max(1, min(LARGEST_BATCH[relax], fits, -(-rows // devices)))
@@ -203,21 +204,19 @@ def _volumes(system: System, cells) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def _compiled_points(node_energies, config, devices: tuple):
-    mesh = jax.sharding.Mesh(np.array(devices), ("batch",))
-    one, split = jax.P(), jax.P("batch")
+def _compiled_points(node_energies, config, mesh: Mesh):
+    one, split = jax.P(), jax.P(MEMBERS)
     points = jax.vmap(partial(derivatives, node_energies, config), in_axes=(None, None, None, None, 0, 0))
-    specs = (one, one, one, one, split, split)
-    return jax.jit(jax.shard_map(points, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False))
+    return spread(points, mesh, (one, one, one, one, split, split), split)
 
 
 def _single_points(potential, system, plan: Plan, weights, alpha, on_steps) -> Table:
-    devices = devices_for(len(weights))
+    mesh = mesh_for(len(weights))
     with precision(potential):
         cast = lambda a: jnp.asarray(a, potential.dtype)
         near = system._replace(structure=wrapped(system.structure))
-        config = replace(potential.config, batch=potential.config.batch * len(weights) // len(devices))
-        out: Derivatives = _compiled_points(potential.node_energies, config, devices)(
+        config = replace(potential.config, batch=potential.config.batch * len(weights) // mesh.size)
+        out: Derivatives = _compiled_points(potential.node_energies, config, mesh)(
             potential.params,
             topology_of(potential, near),
             cast(near.structure.positions),
