@@ -6,6 +6,7 @@
     python benchmarks/speed_md.py --drift        # of the energy in NVE, against the time step
 
 NVT (Langevin, 300 K, 1 fs) of rattled diamond silicon with SevenNet-0 in float32, two threads each, in turns, medians.
+Every core is a device of JAX, as in the commands of alchemjax.
 A process of its own measures every size of --scaling and --lists, because memory is what a process has had at most.
 """
 
@@ -55,6 +56,7 @@ def bare(potential, cells: int, chunk):
     import jax.numpy as jnp
 
     from alchemjax.calculate import derivatives
+    from alchemjax.devices import mesh_for, spread
     from alchemjax.system.lists import topology
     from alchemjax.tasks.md_plan import make_plan
 
@@ -62,11 +64,13 @@ def bare(potential, cells: int, chunk):
     state = jax.tree.map(lambda a: jnp.asarray(a[0]), chunk.state)
     arrays = jax.tree.map(jnp.asarray, topology(plan.rule, jax.tree.map(jnp.asarray, plan.layout), state.listed))
     numbers = state.positions, state.cell, jnp.zeros(0, "float32"), jnp.float32(0)
-    evaluate = jax.jit(partial(derivatives, potential.node_energies, potential.config))
+    mesh = mesh_for(1, len(state.positions))
+    evaluate = spread(partial(derivatives, potential.node_energies, potential.config), mesh, jax.P(), jax.P())
+    given = jax.device_put((potential.params, arrays, *numbers), jax.NamedSharding(mesh, jax.P()))
 
     def run():
         for _ in range(STEPS):
-            jax.block_until_ready(evaluate(potential.params, arrays, *numbers))
+            jax.block_until_ready(evaluate(*given))
 
     return run
 
@@ -206,6 +210,9 @@ def main():
     parser.add_argument("--one-list")
     args = parser.parse_args()
     use_two_cores()
+    from alchemjax.commands.session import use_cores
+
+    use_cores()
     if args.one_size:
         one_size(args.one_size)
     elif args.one_list:
