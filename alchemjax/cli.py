@@ -377,7 +377,3 @@ def main() -> None:
     except typer.Abort:
         sys.exit(130)
     sys.exit(status if isinstance(status, int) else 0)
-
-
-if __name__ == "__main__":
-    main()

@@ -148,6 +148,13 @@ def test_the_version_is_the_packages(run):
     assert run("--version").stdout == f"alchemjax {aj.__version__}\n"
 
 
+def test_the_package_is_a_command_too():
+    command = [sys.executable, "-m", "alchemjax", "swep"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("alchemjax: No such command 'swep'")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_help_imports_nothing_that_takes_time():
     code = """
 import sys, types

@@ -110,6 +110,23 @@ def test_a_stage_that_lost_samples_is_made_again_if_asked_for(run, tmp_path):
     assert report_of(tmp_path / "out", "frenkel-ladd.json")["free_energy_eV"] == before["free_energy_eV"]
 
 
+@pytest.mark.parametrize("fluctuations", ["none", "site"])
+def test_a_random_alloy_has_its_own_absolute_free_energy(run, tmp_path, monkeypatch, fluctuations):
+    potential = lennard_jones(krypton=(1.5, 1.3), embedding=0.5)
+    monkeypatch.setattr("alchemjax.commands.free_energy.load", lambda *a, **k: potential)
+    large = tmp_path / "large.cif"
+    bulk("Ar", "fcc", A, cubic=True).repeat(2).write(large)
+    chosen = ["--mix", "0=Ar,Kr", "--weights", "0.5,0.5", "--stiffness", "2", "--fluctuations", fluctuations]
+    run("frenkel-ladd", "-o", tmp_path / "out", *TIMED, *chosen, "--no-quantum", "--no-plot", file=large)
+    system = system_of(large, mix={0: ("Ar", "Kr")}, weights=[0.5, 0.5])
+    options = {"stiffness": 2.0, "quantum": False, "every": 10, **TIMES}
+    of = {kind: frenkel_ladd(potential, system, fluctuations=kind, **options).total for kind in ("none", "site")}
+    assert abs(of["none"].value - of["site"].value) > 1e-5  # one site of 32
+    report = report_of(tmp_path / "out", "frenkel-ladd.json")
+    assert report["free_energy_eV"]["value"] == pytest.approx(of[fluctuations].value, abs=1e-9)
+    assert report["quantum_correction_eV"] is None
+
+
 def test_one_structure_of_several_can_be_named(run, crystal, tmp_path):
     import ase.io
 
@@ -318,6 +335,7 @@ WRONG = {
         "--switching 20 fs must be a multiple",
     ),
     "no springs": (["frenkel-ladd", "--stiffness", "0"], "--stiffness 0 must be a positive number"),
+    "fluctuations of ordinary sites": (["frenkel-ladd", "--fluctuations", "site"], "no site is mixed"),
     "no temperature": (["switch", *MIX, "--temperature=0"], "--temperature 0 must be a positive number"),
     "no time": (["frenkel-ladd", "--timestep=0"], "--timestep 0 must be a positive number"),
     "a measurement between lines": (["frenkel-ladd", "--measuring", "50"], "--measuring 50 fs must be a multiple"),

@@ -19,6 +19,7 @@ from alchemjax.commands.free_energy import (
     starting_system,
     switched,
 )
+from alchemjax.commands.options import check_mixed
 from alchemjax.commands.session import provenance
 from alchemjax.model.load import Potential
 from alchemjax.system.system import System
@@ -33,6 +34,7 @@ RESULT = "frenkel-ladd.json"
 def run(arguments: dict) -> None:
     """Carry out the command; `arguments` are those of `alchemjax.cli_free_energy.frenkel_ladd`."""
     system = starting_system(arguments, arguments["weights"])
+    check_mixed(system, arguments)
     potential = loaded(arguments)
     options, out, stiffness = options_of(arguments), arguments["out"], arguments["stiffness"]
     check_volume(system)
@@ -48,10 +50,11 @@ def run(arguments: dict) -> None:
             stages = [*measuring_stages(arguments, options), *stages]
         plan_only(potential, stages, system, options)
         return
+    quantum = arguments["quantum"] and options["fluctuations"] == "none"  # it is that of the mean field
     fingerprint = guard(out, RESULT, arguments, [arguments["file"]])
     if stiffness is None:
         stiffness = springs(potential, system, arguments, options, out / "springs")
-    free = carried_out(potential, system, arguments, options, out / "switch", stiffness, quantum=arguments["quantum"])
+    free = carried_out(potential, system, arguments, options, out / "switch", stiffness, quantum=quantum)
     found = free.path
     assert isinstance(found, Switching)
     sites, space = len(system.structure.positions), check_volume(system)
