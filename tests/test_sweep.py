@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -51,6 +52,13 @@ def test_a_sweep_continued_after_any_batch_has_the_identical_table(potential, sy
         continued = join(whole[:done] + list(sweep_batches(potential, system, plan, done=done)))
         for a, b in zip(join(whole), continued, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("rows, devices, batch", [(1, 1, 1), (8, 1, 8), (9, 1, 5), (21, 1, 7), (1, 2, 1), (21, 2, 12)])
+def test_batches_are_equal_and_hardly_padded(potential, system, monkeypatch, rows, devices, batch):
+    monkeypatch.setattr(jax, "devices", lambda: [None] * devices)
+    x = np.linspace(0, 1, rows)
+    assert make_plan(potential, system, np.stack([1 - x, x], 1), "cell").batch == batch
 
 
 def test_unconverged_rows_say_so(potential, system):

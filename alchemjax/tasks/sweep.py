@@ -135,9 +135,9 @@ def _batch_size(potential: Potential, system: System, relax: str, rows: int) -> 
     edges *= 1 if system.fluctuations is None else 1 + len(system.fluctuations.variants.site)
     devices = min(len(jax.devices()), rows)
     memory = MEMORY / (devices if jax.default_backend() == "cpu" else 1)  # devices of a CPU share it
-    fits = int(memory / (BYTES_PER_EDGE[relax] * edges))
-    each = max(1, min(LARGEST_BATCH[relax], fits, -(-rows // devices)))
-    return each * devices
+    most = devices * max(1, min(LARGEST_BATCH[relax], int(memory / (BYTES_PER_EDGE[relax] * edges))))
+    batches = -(-rows // most)
+    return devices * -(-rows // (devices * batches))  # of one size, with as few repeated members as possible
 
 
 def sweep_batches(
