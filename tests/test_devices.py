@@ -106,6 +106,36 @@ print("same")
 """
 
 
+STARTS = """
+import alchemjax as aj
+from alchemjax.tasks import optimise
+from pair_potential import lennard_jones, mixed_argon
+potential, system = lennard_jones(krypton=(1.5, 1.3), embedding=0.5), mixed_argon()
+structure = system.structure  # so wide that argon leaves its list of neighbours, and krypton does not
+wide = structure._replace(positions=1.1 * structure.positions, cell=1.1 * structure.cell)
+system = system._replace(structure=wide)
+starts, found = [[0.99, 0.01], [0.6, 0.4], [0.01, 0.99]], []
+for alone in (False, True):
+    if alone:
+        optimise.mesh_for = lambda lanes: jax.sharding.Mesh(np.array(jax.devices()[:1]), ("members",))
+    found.append(aj.optimise(potential, system, {"volume": "max"}, start=starts, cell="hydrostatic", evaluations=3))
+one, two = found
+assert len(one.path) == len(two.path) == 3
+for shared, single in zip(one.path, two.path, strict=True):
+    assert single.converged.all()
+    np.testing.assert_array_equal(shared.converged, single.converged)
+    np.testing.assert_allclose(shared.values, single.values, rtol=1e-9)
+    np.testing.assert_allclose(shared.gradient, single.gradient, rtol=1e-6, atol=1e-9)
+assert np.ptp(two.path[0].values) > 1
+print("same")
+"""
+
+
+@pytest.mark.slow
+def test_devices_that_share_starts_search_as_one():
+    in_process(STARTS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "family, coupling", [("sevennet", "independent"), ("nequix", "correlated"), ("mace", "independent")]

@@ -6,6 +6,7 @@ linear space of allowed strains. What is minimised is the enthalpy E + p V.
 FIRE 2.0: J. Guenole et al., Comput. Mater. Sci. 175, 109584 (2020).
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +16,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from alchemjax.calculate import batch_derivatives
-from alchemjax.devices import on_any
 from alchemjax.system.lists import is_stale
 from alchemjax.tasks.freedom import Freedom
 
@@ -77,12 +77,18 @@ def initial_state(positions: Float[Array, "sites 3"], num_weights: int) -> State
     )  # fmt: skip
 
 
-def run(node_energies, config, params, topology, cell, freedom, limits, skin, weights, alpha, until, state) -> State:
-    """FIRE steps of a batch until all are finished, a neighbour list is stale, or step `until`; traced."""
+def run(
+    node_energies, config, params, topology, cell, freedom, limits, skin, weights, alpha, until, state,
+    anywhere: Callable = lambda flag: flag,
+) -> State:  # fmt: skip
+    """FIRE steps of a batch until all are finished, a neighbour list is stale, or step `until`; traced.
 
-    def going(state):  # a list is made again for all at once: while the host makes one, no device works
+    `anywhere`: whether it is so in any part of the batch, where devices share it (`on_any`).
+    """
+
+    def going(state):
         unfinished = ~state.finished
-        return on_any((unfinished & (state.step < until)).any()) & ~on_any((unfinished & state.stale).any())
+        return anywhere((unfinished & (state.step < until)).any()) & ~anywhere((unfinished & state.stale).any())
 
     def body(state):
         place = jax.vmap(strained, in_axes=(None, 0, 0, None))

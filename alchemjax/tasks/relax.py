@@ -18,7 +18,7 @@ from alchemjax.calculate import (
     topology_of,
     with_fluctuations,
 )
-from alchemjax.devices import MEMBERS, mesh_for, spread
+from alchemjax.devices import MEMBERS, mesh_for, on_any, spread
 from alchemjax.model.load import Potential
 from alchemjax.system.fluctuations import Fluctuations, Variants, index_arrays
 from alchemjax.system.neighbours import find_pairs
@@ -52,7 +52,8 @@ def _compiled_run(node_energies, config, mesh: Mesh):
     """`run`, every device with its part of the batch, or of the edges of its only member."""
     one, split = jax.P(), jax.P(MEMBERS)
     specs = (one, split, one, one, one, one, split, split, one, split)
-    return spread(partial(run, node_energies, config), mesh, specs, split)
+    # all devices stop where one member needs a new list: while the host makes it, none of them could go on
+    return spread(partial(run, node_energies, config, anywhere=on_any), mesh, specs, split)
 
 
 def relax_batch(
