@@ -23,6 +23,7 @@ from alchemjax.system.system import checked_weights
 from alchemjax.tasks.free_energy import estimators, paths
 from alchemjax.tasks.free_energy.frenkel_ladd import (
     HBAR,
+    FreeEnergy,
     einstein_free_energy,
     frenkel_ladd,
     harmonic_stiffness,
@@ -33,10 +34,20 @@ from alchemjax.tasks.free_energy.frenkel_ladd import (
     squared_frequencies,
 )
 from alchemjax.tasks.free_energy.paths import Path, composition_path, einstein_path, vacancy_path
-from alchemjax.tasks.free_energy.stability import Heated, compare, gibbs_curve, phase
-from alchemjax.tasks.free_energy.switching import plan_switch, switch
+from alchemjax.tasks.free_energy.stability import (
+    Heated,
+    changed,
+    compare,
+    gibbs_curve,
+    heated,
+    phase,
+    plan_heating,
+    reference_of,
+)
+from alchemjax.tasks.free_energy.switching import Switching, plan_switch, switch
 from alchemjax.tasks.free_energy.vacancy import vacancy, with_group
 from alchemjax.tasks.free_energy.windows import energies_of, plan_windows, windows
+from alchemjax.tasks.md import recorded_run
 from alchemjax.tasks.md_plan import make_plan, masses_of
 from alchemjax.units import KELVIN
 
@@ -570,6 +581,28 @@ def test_a_phase_knows_the_entropy_of_its_mixed_sites_at_the_end_of_its_path(mon
         found = phase(harmonic_crystal(), start, [90, 100, 110], units=8, path=way, cell=False, **short)
         np.testing.assert_allclose(found.mixing, -found.temperatures * KELVIN * np.log(2) * sites / 8, atol=1e-15)
     assert len(set(seeds[:2])) == 2, "runs that feel the same noise are not independent"
+
+
+def test_a_phase_adds_up_momenta_work_against_the_pressure_and_masses():
+    potential, system, pressure = harmonic_crystal(), argon(), 2e-3
+    short = {"equilibration": 40.0, "sampling": 400.0, "timestep": 4.0, "bulk_modulus": 0.03, "cell": "hydrostatic"}
+    temperatures = np.array([60.0, 100.0, 140.0])
+    found = heated(potential, system, temperatures, pressure=pressure, **short)
+    plan, settled = plan_heating(potential, system, temperatures, pressure=pressure, **short)
+    run = recorded_run(potential, plan)
+    kept = run.step > settled
+    enthalpy = (run.energy + pressure * run.volume)[kept].mean(0) + 1.5 * len(
+        system.structure.positions
+    ) * KELVIN * temperatures
+    np.testing.assert_allclose([one.value for one in found.enthalpies], enthalpy, rtol=1e-12)
+    total = estimators.Estimate(-3.0, 0.03, 8)
+    known = lambda kind, **numbers: kind._make([None] * len(kind._fields))._replace(**numbers)
+    space = abs(np.linalg.det(system.structure.cell))
+    assert reference_of(system, known(FreeEnergy, total=total), pressure).value == pytest.approx(
+        -3.0 + pressure * space
+    )
+    moved = known(Switching, difference=estimators.Estimate(0.5, 0.04, 4), mass_term=0.25)
+    assert changed(total, moved) == pytest.approx((-2.25, 0.05, 4))
 
 
 def test_cells_of_different_sizes_are_doubtful_where_that_counts():
