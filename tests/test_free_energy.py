@@ -302,6 +302,15 @@ def test_a_path_between_compositions_closes_the_cycle_of_absolute_free_energies(
     assert windowed.states[[0, -1]].tolist() == [0, 1] and len(windowed.profile) == 8
 
 
+def test_a_free_centre_is_all_that_pushes_on_the_cell_of_springs():
+    """PV = kT, which dynamics with a centre at rest do not show."""
+    system = argon()
+    times = {"equilibration": 8000.0, "switching": 400.0, "replicas": 16, "quantum": False}
+    pushed = frenkel_ladd(harmonic_crystal(), system, stiffness=2.2, **times, **SHORT).path.pressure
+    space = abs(np.linalg.det(system.structure.cell))
+    assert_is(pushed._replace(value=pushed.value * space / KT, error=pushed.error * space / KT), 1.0, 0.2)
+
+
 @pytest.mark.parametrize("route", ["alchemical", "absolute"])
 def test_both_routes_to_a_vacancy_of_a_harmonic_crystal_agree_with_its_normal_modes(route):
     potential, system = harmonic_crystal(), argon()
