@@ -198,7 +198,7 @@ def test_two_sites_that_approach_each_other_by_half_the_skin_make_the_list_stale
 def test_the_batch_that_memory_allows_counts_every_world_and_the_skin(pair, monkeypatch):
     system, many = salt(coupling="correlated"), [[0.5, 0.5]] * 1000
     monkeypatch.setattr(sweep_module, "LARGEST_BATCH", {"none": 10**6, "positions": 10**6, "cell": 10**6})
-    monkeypatch.setattr(sweep_module, "MEMORY", 1e8)
+    monkeypatch.setattr(sweep_module, "MEMORY", 3e7)
     monkeypatch.setattr(sweep_module, "BYTES_PER_EDGE", dict.fromkeys(sweep_module.RELAX, 3e3))
     batch = {c: make_plan(pair, system._replace(coupling=c), many, "none", alpha=a).batch for c, a in COUPLINGS.items()}
     assert batch["correlated"] < 0.8 * batch["independent"]
