@@ -8,8 +8,12 @@ import numpy as np
 from ase.build import bulk
 from pair_potential import SPECIES, A
 
+import alchemjax as aj
 from alchemjax.model.load import Potential
 from alchemjax.model.messages import mix, read
+from alchemjax.system.masses import node_masses
+from alchemjax.system.system import checked_weights
+from alchemjax.tasks.md_plan import masses_of
 
 SHIFT = {"Ar": 0.0, "Kr": -0.05}  # eV
 STIFFNESS = {"Ar": 0.25, "Kr": 0.55}  # of half a bond [eV/A^2]
@@ -53,3 +57,18 @@ def harmonic_crystal(dtype="float64") -> Potential:
         sha256="",
         source={},
     )
+
+
+def argon(repeat=2, **options):
+    """Cubic cells in a row, at rest."""
+    return aj.from_atoms(bulk("Ar", "fcc", A, cubic=True) * (repeat, 1, 1), **options)
+
+
+def mixed(**options):
+    """The same, with krypton on every site."""
+    return argon(mix={"Ar": ("Ar", "Kr")}, **options)
+
+
+def system_masses(system):
+    """Of its sites [amu]."""
+    return masses_of(system, checked_weights(system, system.weights), node_masses(system.sites))
